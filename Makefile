@@ -1,0 +1,42 @@
+# respkv: run it, test it. Needs python3 (3.11 or newer) and nothing else; everything is installed into .venv.
+#
+#   make run     a cluster of three nodes in ./data; then: redis-cli -p 7001
+#   make test    lint, types, import directions and all tests
+#   make lint    the first three alone
+#   make bench   the benchmarks
+#   make clean   removes what was built and cached (not ./data)
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := respkv tests
+
+.PHONY: run test lint bench clean
+.DEFAULT_GOAL := run
+
+run: .venv/.stamp
+	$(BIN)/respkv cluster ./data
+
+test: lint
+	@.ci/redis
+	$(BIN)/pytest -q
+
+lint: .venv/.stamp-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.stamp-dev
+	@.ci/redis
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find respkv tests -name __pycache__ -type d -exec rm -rf {} +
+
+.venv/.stamp: pyproject.toml
+	.ci/venv $(PYTHON) .
+	@touch $@
+
+.venv/.stamp-dev: pyproject.toml
+	.ci/venv $(PYTHON) '.[dev]'
+	@touch $@ .venv/.stamp

@@ -1,0 +1,317 @@
+"""The links between nodes: one connection per pair of nodes for all shards, one frame per peer and loop turn.
+
+A frame is `payload_bytes u32 | crc32 u32 | payload` (little endian), the payload a MessagePack array of messages
+(`respkv.cluster.codec`). Before the first frame both ends prove that they know the cluster's secret (`handshake`); the first message
+names the sender, its cluster and the fingerprint of its topology. The node that comes first in the topology dials.
+
+Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and `disconnected` says so.
+A link on which nothing was received for `DEAD_AFTER_S` is broken on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from zlib import crc32
+
+import structlog
+
+from respkv.cluster.codec import decode, encode
+from respkv.cluster.handshake import Handshake, HandshakeError
+from respkv.cluster.topology import Topology
+
+log = structlog.get_logger()
+
+HEADER_BYTES = 8
+FRAME_BYTES_MAX = (1 << 32) - 1
+HANDSHAKE_S = 5.0
+DEAD_AFTER_S = 4.0
+HANDSHAKES_MAX = 128
+SEND_BUFFER_BYTES_MAX = 256 << 20
+
+HELLO = 250
+PING = 251
+
+Message = Any
+
+
+class Link(asyncio.Protocol):
+    """One connection to another node. `name` is None until its HELLO has come."""
+
+    def __init__(self, peers: Peers, dialed: str | None) -> None:
+        self.name: str | None = None
+        self.out: list[Message] = []
+        self.heard_at = peers.loop.time()
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.closed = asyncio.Event()
+        self._peers = peers
+        self._dialed = dialed
+        self._handshake: Handshake | None = Handshake(peers.secret, dialer=dialed is not None)
+        self._transport: asyncio.Transport | None = None
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = HEADER_BYTES
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        assert self._handshake is not None
+        if not self._peers.admit(self):
+            self._transport.abort()
+            return
+        self._transport.write(self._handshake.take_output())
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._peers.loop.time()
+        if self._handshake is not None:
+            data = self._shake(data)
+            if not data:
+                return
+        self.received_bytes += len(data)
+        self._parts.append(data)
+        self._have += len(data)
+        if self._have >= self._need:
+            self._read_frames()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.closed.set()
+        self._peers.lost(self)
+
+    # -- inside
+
+    def _shake(self, data: bytes) -> bytes:
+        assert self._handshake is not None and self._transport is not None
+        try:
+            self._handshake.feed(data)
+        except HandshakeError as error:
+            log.warning("peer_refused", reason=str(error), address=self._transport.get_extra_info("peername"))
+            self.abort()
+            return b""
+        self._transport.write(self._handshake.take_output())
+        if not self._handshake.done:
+            return b""
+        rest, self._handshake = self._handshake.rest, None
+        self.send_now([(HELLO, *self._peers.hello)])
+        return rest
+
+    def _read_frames(self) -> None:
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        at, size = 0, len(data)
+        self._need = HEADER_BYTES
+        while size - at >= HEADER_BYTES and self._transport is not None:
+            length = int.from_bytes(data[at : at + 4], "little")
+            end = at + HEADER_BYTES + length
+            if self.name is None and length > 4096:
+                self._refuse("the first message is too long")
+                return
+            if end > size:
+                self._need = end - at
+                break
+            payload = memoryview(data)[at + HEADER_BYTES : end]
+            if crc32(payload) != int.from_bytes(data[at + 4 : at + 8], "little"):
+                self._refuse("a frame does not check")
+                return
+            try:
+                messages = decode(payload)
+            except ValueError as error:
+                self._refuse(f"a frame is no MessagePack: {error}")
+                return
+            at = end
+            self._deliver(messages)
+        self._parts = [data[at:]] if at < size else []
+        self._have = size - at
+
+    def _deliver(self, messages: list[Message]) -> None:
+        if self.name is None:
+            hello = messages.pop(0) if messages else None
+            if not isinstance(hello, list) or len(hello) != 4 or hello[0] != HELLO:
+                self._refuse("no HELLO")
+                return
+            reason = self._peers.welcome(self, *hello[1:], dialed=self._dialed)
+            if reason:
+                self._refuse(reason)
+                return
+        deliver, name = self._peers.deliver, self.name
+        for message in messages:
+            if message[0] != PING:
+                deliver(name, message)
+
+    def _refuse(self, reason: str) -> None:
+        log.warning("peer_link_broken", peer=self.name or self._dialed, reason=reason)
+        self.abort()
+
+    def flush(self) -> None:
+        messages, self.out = self.out, []
+        self.send_now(messages)
+
+    def send_now(self, messages: list[Message]) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        payload = encode(messages)
+        if len(payload) > FRAME_BYTES_MAX:
+            half = len(messages) // 2
+            if not half:
+                self._refuse("a message is longer than a frame may be")
+                return
+            self.send_now(messages[:half])
+            self.send_now(messages[half:])
+            return
+        header = len(payload).to_bytes(4, "little") + crc32(payload).to_bytes(4, "little")
+        self.sent_bytes += HEADER_BYTES + len(payload)
+        if len(payload) < 65536:
+            transport.write(header + payload)
+        else:
+            transport.writelines((header, payload))
+        if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX + len(payload):
+            self._refuse("the peer does not read")
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Peers:
+    """All links of this node.
+
+    Args:
+        deliver: called as `deliver(node_id, message)` for each message received.
+        connected, disconnected: called with the node's id when a link is ready and when it is gone.
+        dirty: called when there is something to flush this turn.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        node: str,
+        secret: bytes,
+        *,
+        deliver: Callable[[str, Message], None],
+        connected: Callable[[str], None],
+        disconnected: Callable[[str], None],
+        dirty: Callable[[], None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.secret = secret
+        self.hello = (node, topology.cluster_id, topology.fingerprint)
+        self.deliver = deliver
+        self.links: dict[str, Link] = {}
+        self._topology = topology
+        self._node = node
+        self._connected = connected
+        self._disconnected = disconnected
+        self._dirty = dirty
+        self._waiting: list[Link] = []
+        self._greeting: set[Link] = set()
+        self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, addresses: Sequence[str], port: int) -> None:
+        """Listens on the peer port and dials the nodes that come after this one. Raises OSError."""
+        if len(self._topology.nodes) == 1:
+            return
+        self._server = await self.loop.create_server(lambda: Link(self, None), list(addresses), port, backlog=64)
+        names = [node.id for node in self._topology.nodes]
+        for name in names[names.index(self._node) + 1 :]:
+            self._tasks.append(self.loop.create_task(self._dial(name)))
+        self._tasks.append(self.loop.create_task(self._watch()))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._server is not None:
+            self._server.close()
+        for link in (*self.links.values(), *self._greeting):
+            link.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def send(self, name: str, message: Message) -> bool:
+        """Joins this turn's frame to node `name`; False if there is no link (the message is dropped)."""
+        link = self.links.get(name)
+        if link is None:
+            return False
+        if not link.out:
+            self._waiting.append(link)
+            self._dirty()
+        link.out.append(message)
+        return True
+
+    def flush(self) -> None:
+        """Sends what this turn has gathered, one frame per peer."""
+        waiting, self._waiting = self._waiting, []
+        for link in waiting:
+            link.flush()
+
+    # -- called by links
+
+    def admit(self, link: Link) -> bool:
+        if len(self._greeting) >= HANDSHAKES_MAX:
+            return False
+        self._greeting.add(link)
+        self.loop.call_later(HANDSHAKE_S, self._expire, link)
+        return True
+
+    def _expire(self, link: Link) -> None:
+        if link in self._greeting:
+            link.abort()
+
+    def welcome(self, link: Link, name: Any, cluster: Any, fingerprint: Any, *, dialed: str | None) -> str | None:
+        """Takes a link whose other end has named itself; returns why not, if not."""
+        known = {node.id for node in self._topology.nodes} - {self._node}
+        if name not in known or (dialed is not None and name != dialed):
+            return f"unexpected node {name!r}"
+        if cluster != self._topology.cluster_id or fingerprint != self._topology.fingerprint:
+            return f"node {name} has another cluster map"
+        self._greeting.discard(link)
+        old = self.links.pop(name, None)
+        if old is not None:
+            old.abort()
+            old.name = None
+            self._disconnected(name)
+        link.name = name
+        self.links[name] = link
+        log.info("peer_connected", peer=name)
+        self._connected(name)
+        return None
+
+    def lost(self, link: Link) -> None:
+        self._greeting.discard(link)
+        name = link.name
+        if name is not None and self.links.get(name) is link:
+            del self.links[name]
+            log.info("peer_disconnected", peer=name)
+            self._disconnected(name)
+
+    # -- tasks
+
+    async def _dial(self, name: str) -> None:
+        peer = self._topology.node(name)
+        delay = 0.05
+        while True:
+            if name not in self.links:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(HANDSHAKE_S):
+                        _, link = await self.loop.create_connection(
+                            lambda: Link(self, name), peer.host, peer.peer_port
+                        )
+                    await link.closed.wait()
+                    delay = 0.05 if link.name is not None else delay
+            await asyncio.sleep(delay * (0.75 + random.random() / 2))
+            delay = min(delay * 1.5, 1.0)
+
+    async def _watch(self) -> None:
+        """Keeps idle links known to be alive, and breaks those on which nothing comes any more."""
+        while True:
+            await asyncio.sleep(DEAD_AFTER_S / 4)
+            for name, link in list(self.links.items()):
+                if self.loop.time() - link.heard_at > DEAD_AFTER_S:
+                    log.warning("peer_silent", peer=name, seconds=DEAD_AFTER_S)
+                    link.abort()
+                else:
+                    self.send(name, (PING,))

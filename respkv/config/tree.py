@@ -1,0 +1,191 @@
+"""The options: one tree of frozen dataclasses with, for each, its name, default, check and one sentence about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from respkv.config.values import (
+    CLUSTER_ID,
+    NODE_ID,
+    PORT,
+    PORT_OR_ZERO,
+    Parser,
+    addresses,
+    choice,
+    directory,
+    integer,
+    path,
+    ratio,
+    size,
+    text,
+)
+
+ENVIRONMENT_PREFIX: Final = "RESPKV_"
+SHARDS_MAX: Final = 100  # what respkv.cluster.ring can place
+
+
+def option(default: Any, name: str, parse: Parser, about: str, *, live: bool = False, secret: bool = False) -> Any:
+    """A dataclass field that is a configuration option; the arguments are those of `Option`."""
+    metadata = {"name": name, "parse": parse, "about": about, "live": live}
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """One node as `[[cluster.nodes]]` lists it. Ports are never 0 once loaded."""
+
+    id: str
+    host: str
+    port: int
+    cluster_port: int
+    peer_port: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The `[cluster]` table; it must be the same on every node."""
+
+    id: str = option("", "id", CLUSTER_ID, "Tells clusters apart: nodes of different ids refuse each other.")
+    secret: str = option("", "secret", text(), "What nodes prove to each other when they connect.", secret=True)
+    shards: int = option(3, "shards", integer(1, SHARDS_MAX), "Number of shards of a new cluster.")
+    replicas: int = option(1, "replicas", integer(1, 15), "Nodes that hold each shard; 3 survive the loss of one.")
+    nodes: tuple[ClusterNode, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A node's configuration. From `load`, every port is the real one and `cluster.nodes` holds at least this node."""
+
+    dir: Path = option(Path("respkv-data"), "dir", directory, "Where the node keeps its data.")
+    node: str = option("n1", "node", NODE_ID, "This node's id, one of those in cluster.nodes.")
+    bind: str = option("127.0.0.1", "bind", addresses, "Addresses to listen on, separated by spaces.")
+    port: int = option(6379, "port", PORT, "Port of the standalone view: looks like one Redis server.")
+    cluster_port: int = option(0, "cluster-port", PORT_OR_ZERO, "Port of the cluster view; 0 is port + 1000.")
+    peer_port: int = option(0, "peer-port", PORT_OR_ZERO, "Port for the other nodes; 0 is port + 10000.")
+
+    requirepass: str = option(
+        "", "requirepass", text(), "Password clients must give; empty is none.", live=True, secret=True
+    )
+    maxclients: int = option(10_000, "maxclients", integer(1, 1_000_000), "Most client connections at once.", live=True)
+    timeout_s: int = option(
+        0, "timeout", integer(0, 1 << 31), "Seconds after which an idle client is closed; 0 is never.", live=True
+    )
+    tcp_keepalive_s: int = option(
+        300, "tcp-keepalive", integer(0, 1 << 15), "Seconds between TCP keepalive probes; 0 is none.", live=True
+    )
+    tcp_backlog: int = option(511, "tcp-backlog", integer(1, 65535), "Connections waiting to be accepted.")
+    proto_max_bulk_bytes: int = option(
+        512 << 20, "proto-max-bulk-len", size(1 << 20, 1 << 31), "Longest single argument of a command.", live=True
+    )
+    client_query_buffer_bytes: int = option(
+        1 << 30, "client-query-buffer-limit", size(1 << 20, 1 << 40), "Longest whole command of a client.", live=True
+    )
+    client_output_buffer_bytes: int = option(
+        0,
+        "client-output-buffer-limit",
+        size(0, 1 << 40),
+        "Replies waiting for one client before it is closed; 0 is no limit.",
+        live=True,
+    )
+
+    log_level: str = option(
+        "info", "log-level", choice("debug", "info", "warning", "error"), "Least level that is logged.", live=True
+    )
+    log_format: str = option("console", "log-format", choice("console", "json"), "Lines for people or for machines.")
+    log_file: Path | None = option(None, "log-file", path, "File to log to; empty is standard error.")
+
+    appendfsync: str = option(
+        "always",
+        "appendfsync",
+        choice("always", "everysec", "no"),
+        "When writes reach the disk: before they are answered, every second, or when the system likes.",
+    )
+    cluster_timeout_ms: int = option(
+        5000, "cluster-timeout-ms", integer(1, 3_600_000), "Longest a command waits for its shard.", live=True
+    )
+    read_mode: str = option(
+        "lease",
+        "read-mode",
+        choice("lease", "readindex"),
+        "Reads trust the leader's lease or ask a majority each time.",
+    )
+    election_timeout_ms: int = option(
+        500,
+        "election-timeout-ms",
+        integer(50, 60_000),
+        "Silence after which a follower stands for leader (up to twice this).",
+    )
+    heartbeat_ms: int = option(100, "heartbeat-ms", integer(10, 10_000), "How often a leader shows that it lives.")
+    segment_bytes: int = option(
+        128 << 20, "segment-bytes", size(64 << 10, 2 << 30), "Length of a data file before the next is begun."
+    )
+    journal_segment_bytes: int = option(
+        64 << 20, "journal-segment-bytes", size(64 << 10, 2 << 30), "Length of a journal file before the next is begun."
+    )
+    journal_keep_bytes: int = option(
+        64 << 20, "journal-keep-bytes", size(0, 1 << 40), "Log kept, in memory and on disk, for followers that lag."
+    )
+    merge_dead_ratio: float = option(
+        0.5, "merge-dead-ratio", ratio(0.05, 0.95), "Share of dead bytes at which data files are merged.", live=True
+    )
+    disk_headroom_bytes: int = option(
+        64 << 20, "disk-headroom-bytes", size(0, 1 << 50), "Free disk below which writes are refused.", live=True
+    )
+    pending_bytes_max: int = option(
+        64 << 20,
+        "pending-bytes-max",
+        size(64 << 10, 1 << 40),
+        "Unanswered writes per shard before clients wait.",
+        live=True,
+    )
+    metrics_port: int = option(0, "metrics-port", PORT_OR_ZERO, "Port of the Prometheus endpoint; 0 is off.")
+
+    cluster: Cluster = Cluster()
+
+    @property
+    def bind_addresses(self) -> tuple[str, ...]:
+        return tuple(self.bind.split())
+
+    @property
+    def self_node(self) -> ClusterNode:
+        """This node as the others see it. Only of a loaded configuration."""
+        return next(node for node in self.cluster.nodes if node.id == self.node)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key: its name in TOML, its field in `Config` (or `Cluster`), and what may be done with it."""
+
+    name: str  # as in TOML: "cluster-port", "cluster.shards"
+    field: str
+    parse: Parser
+    about: str
+    default: Any
+    live: bool  # CONFIG SET may change it
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace(".", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", self.name).upper()
+
+
+@cache
+def options() -> Mapping[str, Option]:
+    """Every key by its TOML name, in the order of the dataclasses; those of the `[cluster]` table as `cluster.id`..."""
+    found = {}
+    for cls, prefix in ((Config, ""), (Cluster, "cluster.")):
+        for field in dataclasses.fields(cls):
+            if field.metadata:
+                meta = field.metadata
+                name = prefix + meta["name"]
+                found[name] = Option(name, field.name, meta["parse"], meta["about"], field.default, meta["live"])
+    return found

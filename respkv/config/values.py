@@ -1,0 +1,116 @@
+"""What the value of an option may be: parsers that turn a TOML value or a text into the typed value, or refuse it.
+
+A text comes from a flag, the environment or CONFIG SET; a TOML value is a str, int, float or bool. A parser raises
+ValueError with the reason alone; who calls it knows the option's name.
+
+Sizes take Redis's units: 1k is 1000 bytes, 1kb is 1024, likewise m, mb, g, gb.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+Parser = Callable[[Any], Any]
+
+_UNITS: Final = {"": 1, "b": 1, "k": 1000, "kb": 1 << 10, "m": 10**6, "mb": 1 << 20, "g": 10**9, "gb": 1 << 30}
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_:.%-]{0,254}")
+
+
+def integer(low: int, high: int) -> Parser:
+    def parse(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"must be an integer from {low} to {high}, not {shown(value)}")
+        return value
+
+    return parse
+
+
+def size(low: int, high: int) -> Parser:
+    """Bytes, as an integer or with a unit."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, str):
+            match = re.fullmatch(r"([0-9]{1,20})([a-z]{0,2})", value.strip().lower())
+            if match and match[2] in _UNITS:
+                value = int(match[1]) * _UNITS[match[2]]
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"must be a size such as 1048576, 64mb or 1gb, not {shown(value)}")
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high} bytes, not {value}")
+        return value
+
+    return parse
+
+
+def ratio(low: float, high: float) -> Parser:
+    def parse(value: object) -> float:
+        try:
+            number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else -1.0
+        except ValueError:
+            number = -1.0
+        if not low <= number <= high:
+            raise ValueError(f"must be a number from {low} to {high}, not {shown(value)}")
+        return number
+
+    return parse
+
+
+def choice(*words: str) -> Parser:
+    def parse(value: object) -> str:
+        word = value.lower() if isinstance(value, str) else value
+        if word not in words:
+            raise ValueError(f"must be one of {', '.join(words)}, not {shown(value)}")
+        return str(word)
+
+    return parse
+
+
+def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty: bool = True) -> Parser:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or "\0" in value or "\n" in value:
+            raise ValueError(f"must be {what}, not {shown(value)}")
+        if (not value and not empty) or (value and pattern and not pattern.fullmatch(value)):
+            raise ValueError(f"must be {what}, not {shown(value)}")
+        return value
+
+    return parse
+
+
+def path(value: object) -> Path | None:
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise ValueError(f"must be a path, not {shown(value)}")
+    return Path(value) if str(value) else None
+
+
+def directory(value: object) -> Path:
+    found = path(value)
+    if found is None:
+        raise ValueError("must not be empty")
+    return found
+
+
+def addresses(value: object) -> str:
+    """One or more IP addresses or host names, separated by spaces, as Redis's `bind` has them."""
+    words = value.split() if isinstance(value, str) else []
+    if not words or not all(_HOST.fullmatch(word) for word in words):
+        raise ValueError(f"must be one or more addresses separated by spaces, not {shown(value)}")
+    return " ".join(words)
+
+
+def shown(value: object) -> str:
+    """A value as error messages show it: short, on one line."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+PORT: Final = integer(1, 65535)
+PORT_OR_ZERO: Final = integer(0, 65535)
+NODE_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64", empty=False)
+CLUSTER_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64")
+HOST: Final = text(_HOST, "a host name or address", empty=False)

@@ -1,0 +1,64 @@
+"""The disk as the two logs see it: the few system calls they make, in one replaceable place.
+
+Every call that changes what is on the disk goes through a `Disk`, so that a test can make it fail, cut it short or
+forget what was never synced. It adds nothing: errors are the operating system's `OSError`. Reading is not here:
+readers use `mmap` or ordinary file calls.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class Disk:
+    """The real disk. Stateless; one instance may serve any number of files and threads."""
+
+    def create(self, path: Path, size_bytes: int = 0) -> int:
+        """Creates `path` (which must not exist) for reading and writing, `size_bytes` long, and returns its descriptor."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if size_bytes:
+            os.ftruncate(fd, size_bytes)
+        return fd
+
+    def open(self, path: Path) -> int:
+        """Opens an existing file for reading and writing."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        """Reserves blocks up to `size_bytes`, so that writing there needs no more space and no metadata."""
+        os.posix_fallocate(fd, 0, size_bytes)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """Writes all of `data` at `offset`."""
+        done = os.pwrite(fd, data, offset)
+        while done < len(data):
+            done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        os.ftruncate(fd, size_bytes)
+
+    def sync(self, fd: int) -> None:
+        """Returns once the file's data is on the disk (fdatasync)."""
+        os.fdatasync(fd)
+
+    def sync_dir(self, path: Path) -> None:
+        """Makes the names in the directory `path` durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.replace(old, new)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def remove_dir(self, path: Path) -> None:
+        """Removes an empty directory."""
+        os.rmdir(path)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)

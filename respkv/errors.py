@@ -1,0 +1,276 @@
+"""Every error text a client can see, in one place, in Redis 7.0's words where Redis has the case.
+
+Each function makes a new `RespError` (a shared instance would collect the traceback of everyone who raised it): raise
+it inside a command, or return it as a reply. Text that came from a client is cut as Redis cuts it (128 bytes, at a NUL)
+and freed of line breaks, so that it cannot end the reply early.
+
+What goes wrong with a command in a cluster is told by the first word: `CLUSTERDOWN`, `BUSY` and `MISCONF` mean that
+the command was *not applied* and may be sent again; `TIMEOUT` means that it *may have been applied*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from respkv.reply import RespError
+
+_QUOTED_BYTES_MAX = 128
+
+
+def quoted(text: bytes, bytes_max: int = _QUOTED_BYTES_MAX) -> str:
+    """A client's bytes as they may appear inside an error line: cut, on one line.
+
+    Bytes that are not UTF-8 stay as surrogate escapes, which the encoder turns back.
+    """
+    cut = text.split(b"\0", 1)[0][:bytes_max]
+    return cut.decode("utf-8", "surrogateescape").replace("\r", " ").replace("\n", " ")
+
+
+# --- the command and its arguments ---
+
+
+def unknown_command(args: Sequence[bytes]) -> RespError:
+    """`args` is the whole command, name first."""
+    shown, shown_bytes = "", 0
+    for arg in args[1:]:
+        if shown_bytes >= _QUOTED_BYTES_MAX:
+            break
+        cut = arg.split(b"\0", 1)[0][: _QUOTED_BYTES_MAX - shown_bytes]
+        shown += f"'{quoted(cut)}' "
+        shown_bytes += len(cut) + 3
+    return RespError(f"ERR unknown command '{quoted(args[0])}', with args beginning with: {shown}")
+
+
+def unknown_subcommand(command: bytes, subcommand: bytes) -> RespError:
+    return RespError(f"ERR unknown subcommand '{quoted(subcommand)}'. Try {quoted(command).upper()} HELP.")
+
+
+def bad_subcommand_syntax(command: bytes, subcommand: bytes) -> RespError:
+    """A known container whose subcommand did not understand its arguments."""
+    return RespError(
+        f"ERR unknown subcommand or wrong number of arguments for '{quoted(subcommand)}'. "
+        f"Try {quoted(command).upper()} HELP."
+    )
+
+
+def arity(name: str) -> RespError:
+    """`name` is the lower-case full name, `"client|list"` for a subcommand."""
+    return RespError(f"ERR wrong number of arguments for '{name}' command")
+
+
+def generic(text: str) -> RespError:
+    """A plain `ERR`, for a text that only one command has."""
+    return RespError("ERR " + text.replace("\r", " ").replace("\n", " "))
+
+
+def syntax() -> RespError:
+    return RespError("ERR syntax error")
+
+
+def wrong_type() -> RespError:
+    return RespError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+
+def not_integer() -> RespError:
+    return RespError("ERR value is not an integer or out of range")
+
+
+def out_of_range() -> RespError:
+    return RespError("ERR value is out of range")
+
+
+def not_float() -> RespError:
+    return RespError("ERR value is not a valid float")
+
+
+def increment_overflow() -> RespError:
+    return RespError("ERR increment or decrement would overflow")
+
+
+def decrement_overflow() -> RespError:
+    return RespError("ERR decrement would overflow")
+
+
+def increment_not_finite() -> RespError:
+    return RespError("ERR increment would produce NaN or Infinity")
+
+
+def string_too_long() -> RespError:
+    return RespError("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+
+
+def offset_out_of_range() -> RespError:
+    return RespError("ERR offset is out of range")
+
+
+def invalid_expire(name: str) -> RespError:
+    return RespError(f"ERR invalid expire time in '{name}' command")
+
+
+def unsupported_option(option: bytes) -> RespError:
+    shown = option.split(b"\0", 1)[0].rstrip(b"\r\n")
+    return RespError(f"ERR Unsupported option {quoted(shown, len(shown))}")
+
+
+def expire_nx_with_others() -> RespError:
+    return RespError("ERR NX and XX, GT or LT options at the same time are not compatible")
+
+
+def expire_gt_with_lt() -> RespError:
+    return RespError("ERR GT and LT options at the same time are not compatible")
+
+
+def invalid_cursor() -> RespError:
+    return RespError("ERR invalid cursor")
+
+
+def no_such_key() -> RespError:
+    return RespError("ERR no such key")
+
+
+def key_too_long(bytes_max: int) -> RespError:
+    return RespError(f"ERR key exceeds maximum allowed size ({bytes_max} bytes)")
+
+
+# --- connection and authentication ---
+
+
+def db_out_of_range() -> RespError:
+    return RespError("ERR DB index is out of range")
+
+
+def select_in_cluster() -> RespError:
+    return RespError("ERR SELECT is not allowed in cluster mode")
+
+
+def no_auth() -> RespError:
+    return RespError("NOAUTH Authentication required.")
+
+
+def hello_no_auth() -> RespError:
+    return RespError(
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> "
+        "option can be used to authenticate the client and select the RESP protocol version at the same time"
+    )
+
+
+def wrong_pass() -> RespError:
+    return RespError("WRONGPASS invalid username-password pair or user is disabled.")
+
+
+def auth_without_password() -> RespError:
+    return RespError(
+        "ERR AUTH <password> called without any password configured for the default user. "
+        "Are you sure your configuration is correct?"
+    )
+
+
+def no_permission(name: str) -> RespError:
+    return RespError(f"NOPERM this user has no permissions to run the '{name}' command")
+
+
+def no_permission_key() -> RespError:
+    return RespError("NOPERM this user has no permissions to access one of the keys used as arguments")
+
+
+def no_proto() -> RespError:
+    return RespError("NOPROTO unsupported protocol version")
+
+
+def proto_not_integer() -> RespError:
+    return RespError("ERR Protocol version is not an integer or out of range")
+
+
+def hello_syntax(option: bytes) -> RespError:
+    return RespError(f"ERR Syntax error in HELLO option '{quoted(option, len(option))}'")
+
+
+def client_name() -> RespError:
+    return RespError("ERR Client names cannot contain spaces, newlines or special characters.")
+
+
+def no_such_client() -> RespError:
+    return RespError("ERR No such client")
+
+
+def max_clients() -> RespError:
+    return RespError("ERR max number of clients reached")
+
+
+def protocol(text: str) -> RespError:
+    """A malformed frame; the connection is closed after it. `text` as in `"invalid multibulk length"`."""
+    return RespError(f"ERR Protocol error: {text}")
+
+
+# --- transactions ---
+
+
+def multi_nested() -> RespError:
+    return RespError("ERR MULTI calls can not be nested")
+
+
+def exec_without_multi() -> RespError:
+    return RespError("ERR EXEC without MULTI")
+
+
+def discard_without_multi() -> RespError:
+    return RespError("ERR DISCARD without MULTI")
+
+
+def watch_inside_multi() -> RespError:
+    return RespError("ERR WATCH inside MULTI is not allowed")
+
+
+def not_in_multi() -> RespError:
+    return RespError("ERR Command not allowed inside a transaction")
+
+
+def exec_abort() -> RespError:
+    return RespError("EXECABORT Transaction discarded because of previous errors.")
+
+
+# --- where a key lives ---
+
+
+def cross_slot() -> RespError:
+    return RespError("CROSSSLOT Keys in request don't hash to the same slot")
+
+
+def moved(slot: int, host: str, port: int) -> RespError:
+    return RespError(f"MOVED {slot} {host}:{port}")
+
+
+def slot_not_served() -> RespError:
+    return RespError("CLUSTERDOWN Hash slot not served")
+
+
+# --- what happened to a command in the cluster ---
+
+
+def cluster_down(reason: str = "no leader for the shard of this key") -> RespError:
+    """Nothing was proposed: safe to send again."""
+    return RespError(f"CLUSTERDOWN {reason}; the command was not applied")
+
+
+def timeout(reason: str = "no outcome in time") -> RespError:
+    """An entry may exist somewhere: only the data can tell."""
+    return RespError(f"TIMEOUT {reason}; the command may have been applied")
+
+
+def partly_applied(error: RespError) -> RespError:
+    """Of a command that spans shards, some did their part and one answered `error`."""
+    return RespError(f"TIMEOUT some shards applied their part, another answered '{error.text}'; "
+                     "the command may have been applied in part")
+
+
+def misconf(reason: str) -> RespError:
+    """Writes are refused before anything is proposed (disk full, damage, read-only by the operator)."""
+    return RespError(f"MISCONF writes are refused: {reason}; the command was not applied")
+
+
+def busy(reason: str = "too many bytes are waiting for this shard") -> RespError:
+    return RespError(f"BUSY {reason}; the command was not applied")
+
+
+def is_outcome_unknown(error: RespError) -> bool:
+    return error.text.startswith("TIMEOUT ")

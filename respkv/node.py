@@ -1,0 +1,335 @@
+"""The node: puts the parts together, starts and stops them in order, and turns the crank once per loop turn.
+
+Start: lock and read the journal, open each shard's Bitcask log, join the groups, listen for peers, then for clients.
+Stop (SIGTERM, SIGINT, SHUTDOWN): stop listening, hand leadership over, answer what is under way, close what is open, in the
+opposite order. What cannot be trusted any more (a failed fdatasync, an exception in apply) stops the node at once with status 1.
+
+The turn: whatever happened marks its replica dirty; `_turn` then lets each dirty replica propose, send and apply, sends one frame per
+peer, writes the journal once, and writes the replies that are complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import uvloop
+
+from respkv import errors
+from respkv.cluster.peers import Peers
+from respkv.cluster.topology import Topology
+from respkv.config import Config
+from respkv.config.live import Live
+from respkv.disk import Disk
+from respkv.log import set_level
+from respkv.offload import Syncer, Worker
+from respkv.raft.journal import Journal, JournalDamaged, JournalInUse
+from respkv.raft.messages import SNAPSHOT_ACK
+from respkv.server.connection import Connection
+from respkv.server.server import Server
+from respkv.shard.proposer import Proposer
+from respkv.shard.replica import Replica, StartError
+from respkv.storage.errors import StorageError
+
+log = structlog.get_logger()
+
+TICK_S = 0.025
+UPKEEP_S = 0.5
+STOP_S = 5.0
+EVERYSEC_S = 1.0
+
+
+class Node:
+    """One node of the cluster, or the only one."""
+
+    def __init__(self, config: Config, disk: Disk | None = None) -> None:
+        self.config = config
+        self.live = Live(config)
+        self.live.watch(lambda current: set_level(current.log_level))
+        self.topology = Topology.from_config(config)
+        self.exit_status = 0
+        self._disk = disk or Disk()
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._dirty: list[Replica] = []
+        self._scheduled = False
+        self._servers: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- start
+
+    async def start(self) -> None:
+        """Opens everything and serves.
+
+        Raises:
+            StartError, JournalDamaged, JournalInUse, StorageError, OSError: with a text for the operator.
+        """
+        config, node = self.config, self.config.node
+        config.dir.mkdir(parents=True, exist_ok=True)
+        shards = self.topology.shards_of(node)
+        self.journal = Journal.open(
+            config.dir / "journal",
+            [shard.id for shard in shards],
+            segment_bytes=config.journal_segment_bytes,
+            disk=self._disk,
+        )
+        self.journal.on_failure = self.fatal
+        (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
+        self._worker = Worker(self._loop, "upkeep")
+        self._syncer = Syncer(self._loop, self._synced, self._disk.sync)
+        self.peers = Peers(
+            self.topology,
+            node,
+            config.cluster.secret.encode(),
+            deliver=self._deliver,
+            connected=self._link_up,
+            disconnected=self._link_down,
+            dirty=self._schedule,
+        )
+        self.replicas = {shard.id: self._make_replica(shard) for shard in shards}
+        self.proposers = [self._proposer(shard) for shard in self.topology.shards]
+        self._choose_sync()
+        self.server = Server(
+            self.live,
+            self.topology,
+            node,
+            self.proposers,
+            list(self.replicas.values()),
+            self.journal,
+            self.peers,
+            wake=self._schedule,
+            stop=self.stop,
+        )
+        await self.peers.start(config.bind_addresses, config.peer_port)
+        await self._listen()
+        self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
+        log.info(
+            "node_started",
+            node=node,
+            port=config.port,
+            cluster_port=config.cluster_port,
+            shards=len(shards),
+            pid=os.getpid(),
+        )
+
+    def _make_replica(self, shard: Any) -> Replica:
+        return Replica(
+            shard,
+            self.config.node,
+            self.config,
+            self.journal,
+            send=self.peers.send,
+            wake=self._wake,
+            worker=self._worker,
+            fatal=self.fatal,
+            disk=self._disk,
+            now=self._loop.time,
+        )
+
+    def _proposer(self, shard: Any) -> Proposer:
+        replica = self.replicas.get(shard.id)
+        if replica is not None:
+            return replica.proposer
+        proposer = Proposer(
+            shard, self.config.node, None, None, send=self.peers.send, wake=self._schedule, now=self._loop.time
+        )
+        self._remote = [*getattr(self, "_remote", []), proposer]
+        return proposer
+
+    async def _listen(self) -> None:
+        config = self.config
+        for address in config.bind_addresses:
+            for port, cluster_view in ((config.port, False), (config.cluster_port, True)):
+                server = await self._loop.create_server(
+                    self._accept(cluster_view), address, port, backlog=config.tcp_backlog
+                )
+                self._servers.append(server)
+
+    def _accept(self, cluster_view: bool) -> Callable[[], Connection]:
+        return lambda: Connection(self.server, cluster_view)
+
+    # -- the turn
+
+    def _wake(self, replica: Replica) -> None:
+        if not replica.dirty:
+            replica.dirty = True
+            self._dirty.append(replica)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, []
+        try:
+            for replica in dirty:
+                replica.pump()
+            for proposer in self._remote:
+                proposer.pump()
+        except Exception as error:  # noqa: BLE001 - what escapes apply leaves a state nobody may trust
+            self.fatal(error)
+            return
+        self.peers.flush()
+        self.journal.flush()
+        self.server.flush_finished()
+
+    _remote: list[Proposer] = []  # noqa: RUF012 - replaced, never changed in place
+
+    # -- the disk
+
+    def _choose_sync(self) -> None:
+        """`always` asks for an fdatasync after each write; otherwise what is written counts at once."""
+        if self.config.appendfsync == "always":
+            self.journal.sync_request = self._syncer.request
+        else:
+            self.journal.sync_request = lambda _, sequence: self._synced(sequence, None)
+            if self.config.appendfsync == "everysec":
+                self._tasks.append(self._loop.create_task(self._sync_every_second()))
+
+    async def _sync_every_second(self) -> None:
+        while True:
+            await asyncio.sleep(EVERYSEC_S)
+            try:
+                await self._worker.run(self.journal.sync_files)
+            except OSError as error:
+                self.fatal(error)
+
+    def _synced(self, sequence: int, error: BaseException | None) -> None:
+        for shard_log in self.journal.sync_done(sequence, error):
+            replica = self.replicas[shard_log.shard]
+            replica.group.durable_moved()
+
+    # -- other nodes
+
+    def _deliver(self, peer: str, message: Any) -> None:
+        kind, shard = message[0], message[1]
+        try:
+            if kind <= SNAPSHOT_ACK:
+                replica = self.replicas.get(shard)
+                if replica is not None:
+                    replica.receive(peer, message)
+            else:
+                self.proposers[shard].receive(peer, message)
+        except Exception as error:  # noqa: BLE001 - a contradiction in the log, or a fault of ours
+            self.fatal(error)
+
+    def _link_up(self, peer: str) -> None:
+        for replica in self.replicas.values():
+            replica.link_up(peer)
+
+    def _link_down(self, peer: str) -> None:
+        for replica in self.replicas.values():
+            replica.link_down(peer)
+        for proposer in self._remote:
+            proposer.link_lost(peer)
+
+    # -- time
+
+    async def _tick(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            turn += 1
+            for replica in self.replicas.values():
+                replica.tick()
+            if turn % 4 == 0:
+                for proposer in self.proposers:
+                    proposer.tick()
+                    proposer.remove_expired()
+
+    async def _keep_up(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self._watch_disk()
+            self.server.close_idle()
+            self.journal.release()
+            for replica in self.replicas.values():
+                replica.start_upkeep()
+                replica.send_snapshots()
+                replica.return_leadership()
+
+    def _watch_disk(self) -> None:
+        """Refuses writes before the disk is full, so that reads, merges and recovery still work."""
+        free = shutil.disk_usage(self.config.dir).free
+        headroom = self.live.config.disk_headroom_bytes
+        refusal = errors.misconf(f"less than {headroom >> 20} MiB of disk are free") if free < headroom else None
+        for replica in self.replicas.values():
+            proposer = replica.proposer
+            if (proposer.refusal is None) is not (refusal is None):
+                log.warning("disk_nearly_full" if refusal else "disk_has_room_again", free_bytes=free)
+            proposer.refusal = refusal
+
+    # -- stop
+
+    def fatal(self, error: BaseException) -> None:
+        """Stops the node at once: nothing more is acknowledged."""
+        log.critical("node_failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        sys.stderr.flush()
+        os._exit(1)
+
+    def stop(self) -> None:
+        """Asks for an orderly stop."""
+        self._stopping.set()
+
+    async def run_until_stopped(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        await self._stopping.wait()
+        await self._shut_down()
+
+    async def _shut_down(self) -> None:
+        log.info("node_stopping", node=self.config.node)
+        for server in self._servers:
+            server.close()
+        for replica in self.replicas.values():
+            replica.step_aside()
+        end = time.monotonic() + STOP_S
+        while time.monotonic() < end and self._busy():
+            await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self.server.clients.values()):
+            connection.close_now()
+        await self.peers.stop()
+        self._syncer.stop()
+        self.journal.close()
+        for replica in self.replicas.values():
+            replica.close()
+        self._worker.stop()
+        (self.config.dir / "respkv.pid").unlink(missing_ok=True)
+        log.info("node_stopped", node=self.config.node)
+
+    def _busy(self) -> bool:
+        """Whether leadership is still here while somebody could take it, or a client waits for an outcome."""
+        leading = any(replica.group.leader and replica.group.transferring for replica in self.replicas.values())
+        return leading or any(connection.waiting for connection in self.server.clients.values())
+
+
+def run(config: Config) -> int:
+    """Runs a node in the foreground until it is told to stop; returns the exit status. Logging is set up already."""
+    try:
+        return uvloop.run(_main(config))
+    except (StartError, JournalDamaged, JournalInUse, StorageError, OSError) as error:
+        log.critical("node_cannot_start", error=str(error))
+        return 1
+
+
+async def _main(config: Config) -> int:
+    node = Node(config)
+    await node.start()
+    await node.run_until_stopped()
+    return node.exit_status

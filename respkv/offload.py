@@ -1,0 +1,122 @@
+"""Threads for what must not hold the event loop: waiting for the disk. Completions come back to the loop.
+
+A hop to a thread and back costs 50-150 us, so only fdatasync and its like go here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+Job = Callable[[], None]
+Done = Callable[[BaseException | None], None]
+
+
+class Worker:
+    """One thread that runs jobs in order; `done(error or None)` is then called on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._jobs: deque[tuple[Job, Done] | None] = deque()
+        self._ready = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job, done: Done) -> None:
+        self._jobs.append((job, done))
+        self._ready.release()
+
+    async def run(self, job: Job) -> None:
+        """Awaits `job`; raises what it raised."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: BaseException | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+        self.submit(job, done)
+        await future
+
+    def stop(self) -> None:
+        """Finishes the jobs submitted so far and ends the thread."""
+        self._jobs.append(None)
+        self._ready.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._ready.acquire()
+            item = self._jobs.popleft()
+            if item is None:
+                return
+            job, done = item
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as caught:  # noqa: BLE001 - handed to the loop, whatever it is
+                error = caught
+            try:
+                self._loop.call_soon_threadsafe(done, error)
+            except RuntimeError:  # the loop is closed
+                return
+
+
+class Syncer:
+    """Group commit: one thread that fdatasyncs the newest request whenever it is free; requests in between are one.
+
+    `done(sequence, error or None)` is called on the loop once everything up to `sequence` is on the disk.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        done: Callable[[int, BaseException | None], None],
+        sync: Callable[[int], None] = os.fdatasync,
+    ) -> None:
+        self._loop = loop
+        self._done = done
+        self._sync = sync
+        self._condition = threading.Condition()
+        self._request: tuple[tuple[int, ...], int] | None = None
+        self._stopping = False
+        self.count = 0
+        self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
+        self._thread.start()
+
+    def request(self, descriptors: tuple[int, ...], sequence: int) -> None:
+        with self._condition:
+            self._request = (descriptors, sequence)
+            self._condition.notify()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while self._request is None and not self._stopping:
+                    self._condition.wait()
+                if self._request is None:
+                    return
+                descriptors, sequence = self._request
+                self._request = None
+            error: BaseException | None = None
+            try:
+                for descriptor in descriptors:
+                    self._sync(descriptor)
+            except BaseException as caught:  # noqa: BLE001 - handed to the loop, whatever it is
+                error = caught
+            self.count += 1
+            try:
+                self._loop.call_soon_threadsafe(self._done, sequence, error)
+            except RuntimeError:  # the loop is closed
+                return

@@ -1,0 +1,329 @@
+"""The node's journal: the Raft logs of all its shards in one append-only file set with group commit.
+
+Promises: what `flush` wrote is found again by `Journal.open` once the frame's sequence number is at or below `synced`;
+a loop turn costs one write and at most one fdatasync however many shards it touched; an error of the disk is reported once
+to `on_failure` and nothing counts as durable afterwards. Trimming never rewrites: a segment whose entries all lie at or
+below their shards' bases is reused for a later one. The bytes are described in `respkv.raft.segment`.
+
+Opening compacts: what is still needed is written to a fresh segment, synced, and the old ones are dropped. So a torn
+tail is never appended to, and after a failed fdatasync nothing is trusted to be on the disk that was only in the page cache.
+
+When to sync, and on which thread, is the caller's: `sync_request` is called with the descriptors and the sequence number, and
+`sync_done` is to be called on the loop afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from respkv.disk import Disk
+from respkv.raft.log import ShardLog
+from respkv.raft.segment import (
+    FRAME,
+    RECORD,
+    START,
+    SUFFIX,
+    JournalDamaged,
+    encode_frame,
+    list_segments,
+    scan,
+    segment_path,
+)
+
+log = structlog.get_logger()
+
+SyncRequest = Callable[[tuple[int, ...], int], None]
+
+
+@dataclass(slots=True)
+class _Segment:
+    """An open segment file: its size, its newest frame and the highest index of each shard in it."""
+
+    number: int
+    path: Path
+    fd: int
+    size: int
+    last: int = 0
+    top: dict[int, int] = field(default_factory=dict)
+
+
+class JournalInUse(Exception):
+    """Another process holds the journal's directory."""
+
+
+class Journal:
+    """All Raft logs of one node.
+
+    Attributes:
+        logs: shard number to its `ShardLog`.
+        sequence: number of the newest frame written.
+        synced: number of the newest frame known to be on the disk.
+    """
+
+    def __init__(self, directory: Path, shards: Iterable[int], *, segment_bytes: int, disk: Disk) -> None:
+        self.directory = directory
+        self.sequence = 0
+        self.synced = 0
+        self.sync_request: SyncRequest | None = None
+        self.on_failure: Callable[[BaseException], None] = _raise
+        self._disk = disk
+        self._segment_bytes = segment_bytes
+        self._records: list[bytes] = []
+        self._dirty: list[ShardLog] = []
+        self.logs = {shard: ShardLog(shard, self._records, self._dirty.append) for shard in shards}
+        self._segments: list[_Segment] = []
+        self._unsynced: list[_Segment] = []
+        self._spare: Path | None = None
+        self._at = 0
+        self._failed = False
+        self._lock = -1
+
+    @classmethod
+    def open(
+        cls, directory: Path, shards: Iterable[int], *, segment_bytes: int = 64 << 20, disk: Disk | None = None
+    ) -> Journal:
+        """Reads the journal in `directory` (made if it is missing), compacts it and returns it ready to append.
+
+        Raises:
+            JournalDamaged: bytes that were synced do not check.
+            JournalInUse: another process has it open.
+            OSError: from the disk.
+        """
+        disk = disk or Disk()
+        directory.mkdir(parents=True, exist_ok=True)
+        journal = cls(directory, shards, segment_bytes=segment_bytes, disk=disk)
+        journal._take_lock()
+        try:
+            journal._recover()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    # -- the hot path
+
+    def flush(self) -> None:
+        """Writes the records noted since the last call as one frame and asks for its sync."""
+        if not self._records or self._failed:
+            return
+        try:
+            self._write_frame(self._records)
+        except OSError as error:
+            self._fail(error)
+            return
+        self._records.clear()
+        top, sequence = self._segments[-1].top, self.sequence
+        for shard_log in self._dirty:
+            shard_log.written(sequence)
+            top[shard_log.shard] = max(top.get(shard_log.shard, 0), shard_log[-1][1])
+        self._dirty.clear()
+        if self.sync_request is not None:
+            self.sync_request(tuple(segment.fd for segment in self._unsynced), sequence)
+
+    def sync_done(self, sequence: int, error: BaseException | None = None) -> list[ShardLog]:
+        """Notes that frames up to `sequence` are on the disk; returns the logs that gained durable entries."""
+        if error is not None or self._failed:
+            if error is not None:
+                self._fail(error)
+            return []
+        self.synced = max(self.synced, sequence)
+        while len(self._unsynced) > 1 and self._unsynced[0].last <= sequence:
+            del self._unsynced[0]
+        return [shard_log for shard_log in self.logs.values() if shard_log.synced(sequence)]
+
+    def sync_files(self) -> None:
+        """Blocks until all that was written is on the disk; may run on another thread. Raises OSError."""
+        for segment in tuple(self._unsynced):
+            self._disk.sync(segment.fd)
+
+    # -- upkeep
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(segment.size for segment in self._segments)
+
+    def pinned(self) -> dict[int, int]:
+        """What keeps the oldest segment alive: shard to the index that its base must reach (empty: nothing to free)."""
+        if len(self._segments) < 2:
+            return {}
+        top = self._segments[0].top
+        return {shard: index for shard, index in top.items() if index > self.logs[shard].base_index}
+
+    def release(self) -> None:
+        """Frees the oldest segments that no log needs any more; one is kept for reuse."""
+        while len(self._segments) > 1 and self._is_free(self._segments[0]):
+            segment = self._segments.pop(0)
+            try:
+                self._disk.close(segment.fd)
+                if self._spare is None and segment.size == self._segment_bytes:
+                    self._spare = segment.path.with_suffix(".spare")
+                    self._disk.rename(segment.path, self._spare)
+                else:
+                    self._disk.unlink(segment.path)
+            except OSError as error:
+                self._fail(error)
+                return
+
+    def _is_free(self, segment: _Segment) -> bool:
+        logs = self.logs
+        unsynced = any(segment is other for other in self._unsynced)
+        return not unsynced and all(index <= logs[shard].durable_base for shard, index in segment.top.items())
+
+    def close(self) -> None:
+        """Writes what is pending, syncs, and gives up the directory."""
+        if not self._failed and self._segments:
+            with contextlib.suppress(OSError):
+                if self._records:
+                    self._write_frame(self._records)
+                for segment in self._unsynced:
+                    self._disk.sync(segment.fd)
+        self._failed = True
+        for segment in self._segments:
+            with contextlib.suppress(OSError):
+                self._disk.close(segment.fd)
+        self._segments.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # -- inside
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = -1
+            raise JournalInUse(f"{self.directory}: in use by another process") from None
+
+    def _recover(self) -> None:
+        for leftover in (*self.directory.glob("*.tmp"), *self.directory.glob("*.spare")):
+            self._disk.unlink(leftover)
+        frames, torn = scan(self.directory)
+        if torn is not None:
+            log.warning("journal_torn_tail_cut", at=torn)
+        for frame in frames:
+            self.sequence = frame.sequence
+            for kind, shard, index, term, payload in frame.records():
+                if kind == START:
+                    continue
+                if shard not in self.logs:
+                    raise JournalDamaged(frame.file, frame.offset, f"records of shard {shard}, which this node does not have")
+                try:
+                    self.logs[shard].replay(kind, index, term, payload)
+                except ValueError as error:
+                    raise JournalDamaged(frame.file, frame.offset, f"shard {shard}: {error}") from None
+        for shard, shard_log in self.logs.items():
+            if shard_log.has_gap:
+                raise JournalDamaged(self.directory, 0, f"shard {shard}: entries up to {shard_log.base_index} are missing")
+        self._compact()
+
+    def _compact(self) -> None:
+        """Starts over in a fresh segment that holds all that is still needed, then drops the old ones."""
+        old = list_segments(self.directory)
+        number = old[-1][0] + 1 if old else 1
+        parts = [RECORD.pack(START, 0, number, 1, 0)]
+        for shard_log in self.logs.values():
+            parts += shard_log.checkpoint()
+            parts += shard_log.entries_as_records()
+        frame = encode_frame(self.sequence + 1, self.sequence, parts)
+        path = segment_path(self.directory, number)
+        temporary = path.with_suffix(".tmp")
+        fd = self._disk.create(temporary)
+        size = max(self._segment_bytes, len(frame))
+        self._disk.allocate(fd, size)
+        self._disk.write(fd, frame, 0)
+        self._disk.sync(fd)
+        self._disk.rename(temporary, path)
+        self._disk.sync_dir(self.directory)
+        self.sequence += 1
+        self.synced = self.sequence
+        self._at = len(frame)
+        segment = _Segment(number, path, fd, size, {s: shard_log.last_index for s, shard_log in self.logs.items()})
+        self._segments = [segment]
+        self._unsynced = [segment]
+        for _, stale in old:
+            self._disk.unlink(stale)
+
+    def _write_frame(self, parts: list[bytes]) -> None:
+        body_bytes = FRAME.size + sum(map(len, parts))
+        if self._at + body_bytes > self._segments[-1].size:
+            self._roll(body_bytes)
+        self._append(encode_frame(self.sequence + 1, self.synced, parts))
+
+    def _append(self, frame: bytes) -> None:
+        self._disk.write(self._segments[-1].fd, frame, self._at)
+        self.sequence += 1
+        self._segments[-1].last = self.sequence
+        self._at += len(frame)
+
+    def _roll(self, frame_bytes: int) -> None:
+        number = self._segments[-1].number + 1
+        parts = [RECORD.pack(START, 0, number, 0, 0)]
+        for shard_log in self.logs.values():
+            parts += shard_log.checkpoint()
+        checkpoint = encode_frame(self.sequence + 1, self.synced, parts)
+        needed = len(checkpoint) + frame_bytes
+        path = segment_path(self.directory, number)
+        if self._spare is not None and needed <= self._segment_bytes:
+            self._disk.rename(self._spare, path)
+            self._spare = None
+            fd, size = self._disk.open(path), self._segment_bytes
+        else:
+            size = max(self._segment_bytes, needed)
+            fd = self._disk.create(path)
+            self._disk.allocate(fd, size)
+        self._disk.sync_dir(self.directory)
+        segment = _Segment(number, path, fd, size)
+        self._segments.append(segment)
+        self._unsynced.append(segment)
+        self._at = 0
+        self._append(checkpoint)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            log.error("journal_failed", error=str(error), directory=str(self.directory))
+            self.on_failure(error)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Damage found offline: the file, the byte offset, a word for the kind and a sentence."""
+
+    file: Path
+    offset: int
+    kind: str
+    detail: str
+
+
+def check(directory: Path) -> list[Finding]:
+    """Reads the journal of a stopped node without changing it; returns what is damaged (a torn tail is not damage)."""
+    if not list(directory.glob(f"*{SUFFIX}")):
+        return [Finding(directory, 0, "missing", "no journal segment")]
+    try:
+        frames, _ = scan(directory)
+        shards = sorted({shard for frame in frames for kind, shard, *_ in frame.records() if kind != START})
+        logs = {shard: ShardLog(shard, [], lambda _: None) for shard in shards}
+        for frame in frames:
+            for kind, shard, index, term, payload in frame.records():
+                if kind != START:
+                    try:
+                        logs[shard].replay(kind, index, term, payload)
+                    except ValueError as error:
+                        return [Finding(frame.file, frame.offset, "order", f"shard {shard}: {error}")]
+    except JournalDamaged as damage:
+        return [Finding(damage.file, damage.offset, "damaged", damage.detail)]
+    return []

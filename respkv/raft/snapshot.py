@@ -1,0 +1,211 @@
+"""Snapshots for replicas that are too far behind: the files of the state machine's log, sent in checked chunks.
+
+The sender asks its source for files (open descriptors, so that merging them away does no harm) and keeps at most `WINDOW` chunks
+unacknowledged. The receiver gathers them in a directory of its own and hands that over when every byte has come; until then nothing
+of the old state is touched. A transfer that stalls or whose link breaks is dropped and started anew.
+
+| message        | fields after (kind, shard)                                        | from     |
+| -------------- | ----------------------------------------------------------------- | -------- |
+| `SNAPSHOT_BEGIN` | transfer, term, index, index_term, [(file name, bytes)]         | leader   |
+| `SNAPSHOT_CHUNK` | transfer, number, file position in the list, offset, data       | leader   |
+| `SNAPSHOT_END`   | transfer, number of chunks                                      | leader   |
+| `SNAPSHOT_ACK`   | transfer, chunks received in order, or -1: stop                 | follower |
+
+Frames carry a CRC; the files' own CRCs are checked when they are opened.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from respkv.disk import Disk
+from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END, Message
+
+log = structlog.get_logger()
+
+CHUNK_BYTES = 512 << 10
+WINDOW = 8
+STALLED_S = 10.0
+
+
+class SourceFile(Protocol):
+    """A file of a snapshot: `length` bytes of the descriptor `fd`, to be called `name`."""
+
+    name: str
+    fd: int
+    length: int
+
+
+class Source(Protocol):
+    """A snapshot as the state machine's log offers it."""
+
+    index: int
+    term: int
+    files: list[Any]
+
+    def close(self) -> None: ...
+
+
+class SnapshotSender:
+    """One snapshot on its way to one follower. `finished` once everything was sent and acknowledged, or it failed."""
+
+    def __init__(
+        self, shard: int, transfer: int, term: int, source: Source, send: Callable[[Message], bool], now: float
+    ) -> None:
+        self.source = source
+        self.finished = False
+        self._shard = shard
+        self._transfer = transfer
+        self._send = send
+        self._moved_at = now
+        self._sent = 0
+        self._acknowledged = -1
+        self._chunks = self._read_chunks()
+        self._ended = False
+        files = [(file.name, file.length) for file in source.files]
+        self._send((SNAPSHOT_BEGIN, shard, transfer, term, source.index, source.term, files))
+
+    def _read_chunks(self) -> Any:
+        for position, file in enumerate(self.source.files):
+            for offset in range(0, file.length, CHUNK_BYTES):
+                yield position, offset, os.pread(file.fd, min(CHUNK_BYTES, file.length - offset), offset)
+
+    def acknowledged(self, transfer: int, chunks: int, now: float) -> None:
+        """The follower holds the first `chunks` chunks."""
+        if transfer != self._transfer or self.finished:
+            return
+        if chunks < 0:
+            self.stop()
+            return
+        self._moved_at = now
+        self._acknowledged = chunks
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._sent - self._acknowledged < WINDOW and not self._ended:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                self._ended = True
+                self._send((SNAPSHOT_END, self._shard, self._transfer, self._sent))
+                break
+            position, offset, data = chunk
+            self._send((SNAPSHOT_CHUNK, self._shard, self._transfer, self._sent, position, offset, data))
+            self._sent += 1
+        if self._ended and self._acknowledged > self._sent:
+            self.stop()
+
+    def tick(self, now: float) -> None:
+        if not self.finished and now - self._moved_at > STALLED_S:
+            log.warning("snapshot_stalled", shard=self._shard)
+            self.stop()
+
+    def stop(self) -> None:
+        if not self.finished:
+            self.finished = True
+            self.source.close()
+
+
+@dataclass
+class _Incoming:
+    peer: str
+    transfer: int
+    index: int
+    term: int
+    fds: list[int]
+    lengths: list[int]
+    received: int = 0
+
+
+class SnapshotReceiver:
+    """Gathers one snapshot at a time in `directory`; `install(index, term)` is called when it is complete and synced."""
+
+    def __init__(
+        self,
+        shard: int,
+        directory: Path,
+        disk: Disk,
+        send: Callable[[str, Message], bool],
+        install: Callable[[int, int], None],
+    ) -> None:
+        self._shard = shard
+        self._directory = directory
+        self._disk = disk
+        self._send = send
+        self._install = install
+        self._incoming: _Incoming | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._incoming is not None
+
+    def receive(self, peer: str, message: Message, applied: int) -> None:
+        """Takes a message of the leader. Raises OSError from the disk."""
+        kind, _, transfer, *rest = message
+        if kind == SNAPSHOT_BEGIN:
+            self._begin(peer, transfer, rest, applied)
+            return
+        incoming = self._incoming
+        if incoming is None or (incoming.peer, incoming.transfer) != (peer, transfer):
+            self._answer(peer, transfer, -1)
+        elif kind == SNAPSHOT_CHUNK:
+            self._chunk(incoming, *rest)
+        elif kind == SNAPSHOT_END:
+            self._end(incoming, rest[0])
+
+    def _begin(self, peer: str, transfer: int, fields: list[Any], applied: int) -> None:
+        _, index, index_term, files = fields
+        self.drop()
+        if index <= applied:
+            self._answer(peer, transfer, -1)
+            return
+        log.info("snapshot_receiving", shard=self._shard, peer=peer, index=index, bytes=sum(size for _, size in files))
+        self._directory.mkdir(parents=True)
+        fds = []
+        for name, _ in files:
+            if "/" in name or name.startswith("."):
+                raise ValueError(f"a snapshot may not contain {name!r}")
+            fds.append(self._disk.create(self._directory / name))
+        self._incoming = _Incoming(peer, transfer, index, index_term, fds, [size for _, size in files])
+        self._answer(peer, transfer, 0)
+
+    def _chunk(self, incoming: _Incoming, number: int, position: int, offset: int, data: bytes) -> None:
+        if number != incoming.received or offset + len(data) > incoming.lengths[position]:
+            self._answer(incoming.peer, incoming.transfer, -1)
+            self.drop()
+            return
+        self._disk.write(incoming.fds[position], data, offset)
+        incoming.received += 1
+        self._answer(incoming.peer, incoming.transfer, incoming.received)
+
+    def _end(self, incoming: _Incoming, chunks: int) -> None:
+        if chunks != incoming.received:
+            self._answer(incoming.peer, incoming.transfer, -1)
+            self.drop()
+            return
+        for fd in incoming.fds:
+            self._disk.sync(fd)
+            self._disk.close(fd)
+        self._disk.sync_dir(self._directory)
+        self._incoming = None
+        self._install(incoming.index, incoming.term)
+        self._answer(incoming.peer, incoming.transfer, chunks + 1)
+
+    def _answer(self, peer: str, transfer: int, chunks: int) -> None:
+        self._send(peer, (SNAPSHOT_ACK, self._shard, transfer, chunks))
+
+    def drop(self, peer: str | None = None) -> None:
+        """Forgets the transfer under way (if it is from `peer`) and what it has left on the disk."""
+        incoming = self._incoming
+        if incoming is not None and peer in (None, incoming.peer):
+            for fd in incoming.fds:
+                self._disk.close(fd)
+            self._incoming = None
+        if self._incoming is None and self._directory.exists():
+            shutil.rmtree(self._directory)

@@ -1,0 +1,79 @@
+"""Reply values: what a command returns, before any wire format is chosen.
+
+Plain Python values stand for themselves: `bytes` is a bulk string, `int` an integer, `None` a null, `list` an
+array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set.
+What has no Python counterpart has a small type here. The encoder (`respkv.resp.encoder`) turns them into RESP2 or
+RESP3; node-to-node links carry them as MessagePack (`respkv.shard.wire`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+
+class Simple:
+    """A simple string (`+OK`): a short status without CR or LF."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Simple) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Simple({self.text!r})"
+
+
+class RespError(Exception):
+    """An error reply, raised or returned by a command; equal on every replica.
+
+    `text` is the whole line without the leading `-`, its first word the error code: `"ERR syntax error"`.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RespError) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+class Push:
+    """An out-of-band message of RESP3 (`>`); RESP2 connections get it as an array."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+
+class Verbatim:
+    """A verbatim string of RESP3 with its three-letter format; a bulk string in RESP2."""
+
+    __slots__ = ("format", "text")
+
+    def __init__(self, text: bytes, format: bytes = b"txt") -> None:
+        self.text = text
+        self.format = format
+
+
+class NullArray:
+    """A null array (`*-1`) in RESP2, a null in RESP3."""
+
+
+
+OK: Final = Simple(b"OK")
+PONG: Final = Simple(b"PONG")
+NULL_ARRAY: Final = NullArray()
+
+Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | (
+    Simple | RespError | Push | Verbatim | NullArray
+)

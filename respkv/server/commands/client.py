@@ -1,0 +1,241 @@
+"""CLIENT: who is connected, what they call themselves, and how to get rid of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from respkv import errors
+from respkv.commands.args import integer
+from respkv.commands.table import command
+from respkv.reply import OK, Reply, RespError, Verbatim
+from respkv.server.commands.connection import DEFAULT_USER, is_printable, set_name
+from respkv.server.commands.helping import help_reply
+from respkv.server.connection import Connection
+from respkv.server.dispatch import Call
+
+_TYPES = {b"normal": True, b"master": False, b"replica": False, b"slave": False, b"pubsub": False}
+
+
+@command("CLIENT", kind="server", arity=-2, group="connection", since="2.4.0", complexity="Depends on subcommand.",
+         summary="A container for client connection commands")
+def client(call: Call) -> Reply:
+    raise errors.unknown_subcommand(call.args[0], call.args[1])
+
+
+@command("CLIENT|ID", kind="server", arity=2, flags="loading stale noscript", group="connection", since="5.0.0",
+         summary="Returns the client ID for the current connection")
+def client_id(call: Call) -> Reply:
+    return call.session.id
+
+
+@command("CLIENT|GETNAME", kind="server", arity=2, flags="loading stale noscript", group="connection", since="2.6.9",
+         summary="Get the current connection name")
+def client_getname(call: Call) -> Reply:
+    return call.session.name or None
+
+
+@command("CLIENT|SETNAME", kind="server", arity=3, flags="loading stale noscript", group="connection", since="2.6.9",
+         summary="Set the current connection name")
+def client_setname(call: Call) -> Reply:
+    set_name(call, call.args[2])
+    return OK
+
+
+@command("CLIENT|SETINFO", kind="server", arity=4, flags="loading stale noscript", group="connection", since="7.2.0",
+         summary="Set client or connection specific info")
+def client_setinfo(call: Call) -> Reply:
+    """As Redis 7.2 has it: clients send it when they connect."""
+    _, _, option, value = call.args
+    attribute = {b"LIB-NAME": "lib_name", b"LIB-VER": "lib_version"}.get(option.upper())
+    if attribute is None:
+        raise errors.generic(f"Unrecognized option '{errors.quoted(option)}'")
+    if not is_printable(value):
+        name = option.decode().lower()
+        raise errors.generic(f"{name} cannot contain spaces, newlines or special characters.")
+    setattr(call.session, attribute, value)
+    return OK
+
+
+@command("CLIENT|NO-EVICT", kind="server", arity=3, flags="admin loading stale noscript", group="connection",
+         since="7.0.0", summary="Set client eviction mode for the current connection")
+def client_no_evict(call: Call) -> Reply:
+    call.session.no_evict = _choice(call.args[2], b"ON", b"OFF")
+    return OK
+
+
+def _choice(word: bytes, yes: bytes, no: bytes) -> bool:
+    if word.upper() not in (yes, no):
+        raise errors.syntax()
+    return word.upper() == yes
+
+
+@command("CLIENT|INFO", kind="server", arity=2, flags="loading stale noscript", group="connection", since="6.2.0",
+         summary="Returns information about the current client connection.", tips="nondeterministic_output")
+def client_info(call: Call) -> Reply:
+    return _listing(call, [call.connection])
+
+
+@command("CLIENT|LIST", kind="server", arity=-2, flags="admin loading stale noscript", group="connection",
+         since="2.4.0", summary="Get the list of client connections", tips="nondeterministic_output",
+         complexity="O(N) where N is the number of client connections")
+def client_list(call: Call) -> Reply:
+    """Every client is of type `normal`."""
+    args, clients = call.args, call.server.clients
+    if len(args) == 4 and args[2].upper() == b"TYPE":
+        return _listing(call, clients.values() if _is_normal(args[3]) else [])
+    if len(args) > 3 and args[2].upper() == b"ID":
+        wanted = [_integer(text, "Invalid client ID") for text in args[3:]]
+        return _listing(call, [clients[number] for number in wanted if number in clients])
+    if len(args) > 2:
+        raise errors.syntax()
+    return _listing(call, clients.values())
+
+
+def _is_normal(type: bytes) -> bool:
+    if type.lower() not in _TYPES:
+        raise errors.generic(f"Unknown client type '{errors.quoted(type)}'")
+    return _TYPES[type.lower()]
+
+
+def _integer(text: bytes, otherwise: str, least: int | None = None) -> int:
+    try:
+        value = integer(text)
+    except RespError:
+        raise errors.generic(otherwise) from None
+    if least is not None and value < least:
+        raise errors.generic(otherwise)
+    return value
+
+
+def _listing(call: Call, connections: Iterable[Connection]) -> Verbatim:
+    now = time.monotonic()
+    own = call.server.command_name(call.args)
+    lines = [_line(c, now, own if c is call.connection else c.session.last_command) for c in connections]
+    return Verbatim(b"".join(lines))
+
+
+def _line(connection: Connection, now: float, last_command: str) -> bytes:
+    """One client as Redis 7.0 shows it, with the library's name and version as 7.2 adds them.
+
+    What has no counterpart here (buffers of Redis's allocator, databases, subscriptions) is 0, or what Redis shows for
+    none.
+    """
+    session = connection.session
+    flags = ("r" if session.readonly else "") + ("e" if session.no_evict else "") + ("c" if connection.closing else "")
+    fields = {
+        "id": session.id,
+        "addr": session.address,
+        "laddr": session.local_address,
+        "fd": -1,
+        "name": session.name.decode(),
+        "age": int(now - session.created_at),
+        "idle": int(now - session.last_at),
+        "flags": flags or "N",
+        "db": 0,
+        "sub": 0,
+        "psub": 0,
+        "ssub": 0,
+        "multi": -1,
+        "qbuf": connection.input_bytes,
+        "qbuf-free": 0,
+        "argv-mem": 0,
+        "multi-mem": 0,
+        "rbs": 0,
+        "rbp": 0,
+        "obl": 0,
+        "oll": 0,
+        "omem": connection.output_bytes,
+        "tot-mem": connection.input_bytes + connection.output_bytes,
+        "events": "r",
+        "cmd": last_command,
+        "user": DEFAULT_USER.decode() if session.authenticated else "(superuser)",
+        "redir": -1,
+        "resp": session.protocol,
+        "lib-name": session.lib_name.decode(),
+        "lib-ver": session.lib_version.decode(),
+    }
+    return " ".join(f"{name}={value}" for name, value in fields.items()).encode() + b"\n"
+
+
+@command("CLIENT|KILL", kind="server", arity=-3, flags="admin loading stale noscript", group="connection",
+         since="2.4.0", summary="Kill the connection of a client",
+         complexity="O(N) where N is the number of client connections")
+def client_kill(call: Call) -> Reply:
+    args, connections = call.args, list(call.server.clients.values())
+    if len(args) == 3:
+        for connection in connections:
+            if connection.session.address.encode() == args[2]:
+                _kill(call, connection)
+                return OK
+        raise errors.no_such_client()
+    if len(args) % 2:
+        raise errors.syntax()
+    skip_me = True
+    for option, value in zip(args[2::2], args[3::2], strict=True):
+        if option.upper() == b"SKIPME":
+            skip_me = _choice(value, b"YES", b"NO")
+        else:
+            connections = _filtered(connections, option.upper(), value)
+    killed = 0
+    for connection in connections:
+        if not (skip_me and connection is call.connection):
+            _kill(call, connection)
+            killed += 1
+    return killed
+
+
+def _filtered(connections: list[Connection], option: bytes, value: bytes) -> list[Connection]:
+    if option == b"ID":
+        wanted = _integer(value, "client-id should be greater than 0", least=1)
+        return [c for c in connections if c.session.id == wanted]
+    if option == b"TYPE":
+        return connections if _is_normal(value) else []
+    if option == b"ADDR":
+        return [c for c in connections if c.session.address.encode() == value]
+    if option == b"LADDR":
+        return [c for c in connections if c.session.local_address.encode() == value]
+    if option == b"USER":
+        if value != DEFAULT_USER:
+            raise errors.generic(f"No such user '{errors.quoted(value)}'")
+        return [c for c in connections if c.session.authenticated]
+    raise errors.syntax()
+
+
+def _kill(call: Call, connection: Connection) -> None:
+    """The client that asks still gets its reply."""
+    if connection is call.connection:
+        connection.close_after_replies()
+    else:
+        connection.abort()
+
+
+@command("CLIENT|HELP", kind="server", arity=2, flags="loading stale", group="connection", since="5.0.0",
+         summary="Show helpful text about the different subcommands")
+def client_help(call: Call) -> Reply:
+    kill = (
+        "Kill connections. Options are:\n"
+        "* ADDR <ip:port>\n  Kill connections made from the specified address\n"
+        "* ID <client-id>\n  Kill the connection of this ID\n"
+        "* LADDR <ip:port>\n  Kill connections made to specified local address\n"
+        "* TYPE (NORMAL|MASTER|REPLICA|PUBSUB)\n  Kill connections by type.\n"
+        "* USER <username>\n  Kill connections authenticated by <username>.\n"
+        "* SKIPME (YES|NO)\n  Skip killing current connection (default: yes)."
+    )
+    list_ = (
+        "Return information about client connections. Options:\n"
+        "* TYPE (NORMAL|MASTER|REPLICA|PUBSUB)\n  Return clients of specified type.\n"
+        "* ID <client-id> [<client-id> ...]\n  Return clients of these IDs."
+    )
+    return help_reply(
+        "CLIENT",
+        ("GETNAME", "Return the name of the current connection."),
+        ("ID", "Return the ID of the current connection."),
+        ("INFO", "Return information about the current client connection."),
+        ("KILL <ip:port>", "Kill connection made from <ip:port>."),
+        ("KILL <option> <value> [<option> <value> [...]]", kill),
+        ("LIST [options ...]", list_),
+        ("NO-EVICT (ON|OFF)", "Protect current client connection from eviction."),
+        ("SETINFO (LIB-NAME|LIB-VER) <value>", "Tell the name or version of the client library."),
+        ("SETNAME <name>", "Assign the name <name> to the current connection."),
+    )

@@ -1,0 +1,163 @@
+"""The commands with which a client says who it is and how it wants to be spoken to: HELLO, AUTH, SELECT and their like.
+
+There is one user, `default`, with one password, `requirepass`; without a password every client is authenticated.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from respkv import errors
+from respkv.commands.args import integer
+from respkv.commands.table import command
+from respkv.reply import OK, PONG, Reply, RespError, Simple
+from respkv.server.dispatch import Call
+
+REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
+DEFAULT_USER = b"default"
+_INT_MAX = (1 << 31) - 1
+
+
+@command("PING", kind="server", arity=-1, flags="fast", group="connection", since="1.0.0", summary="Ping the server",
+         tips="request_policy:all_shards response_policy:all_succeeded")
+def ping(call: Call) -> Reply:
+    args = call.args
+    if len(args) > 2:
+        raise errors.arity("ping")
+    return args[1] if len(args) == 2 else PONG
+
+
+@command("ECHO", kind="server", arity=2, flags="fast loading stale", group="connection", since="1.0.0",
+         summary="Echo the given string")
+def echo(call: Call) -> Reply:
+    return call.args[1]
+
+
+@command("HELLO", kind="server", arity=-1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
+         since="6.0.0", summary="Handshake with Redis")
+def hello(call: Call) -> Reply:
+    args, session = call.args, call.session
+    protocol = _protocol(args[1]) if len(args) > 1 else session.protocol
+    at = 2
+    while at < len(args):
+        option, left = args[at].upper(), len(args) - at - 1
+        if option == b"AUTH" and left >= 2:
+            _log_in(call, args[at + 1], args[at + 2])
+            at += 3
+        elif option == b"SETNAME" and left:
+            set_name(call, args[at + 1])
+            at += 2
+        else:
+            raise errors.hello_syntax(args[at])
+    if not session.authenticated:
+        raise errors.hello_no_auth()
+    session.protocol = protocol
+    return {
+        b"server": b"redis",  # clients look for this word
+        b"version": REDIS_VERSION.encode(),
+        b"proto": protocol,
+        b"id": session.id,
+        b"mode": b"cluster" if session.cluster_view else b"standalone",
+        b"role": b"master",
+        b"modules": [],
+    }
+
+
+def _protocol(text: bytes) -> int:
+    try:
+        protocol = integer(text)
+    except RespError:
+        raise errors.proto_not_integer() from None
+    if protocol not in (2, 3):
+        raise errors.no_proto()
+    return protocol
+
+
+@command("AUTH", kind="server", arity=-2, flags="fast loading stale noscript no_auth allow_busy", group="connection",
+         since="1.0.0", summary="Authenticate to the server",
+         complexity="O(N) where N is the number of passwords defined for the user")
+def auth(call: Call) -> Reply:
+    args = call.args
+    if len(args) > 3:
+        raise errors.syntax()
+    if len(args) == 2 and not call.server.config.config.requirepass:
+        raise errors.auth_without_password()
+    _log_in(call, DEFAULT_USER if len(args) == 2 else args[1], args[-1])
+    return OK
+
+
+def _log_in(call: Call, user: bytes, password: bytes) -> None:
+    """Raises WRONGPASS. The time it takes tells nothing about the password."""
+    wanted = call.server.config.config.requirepass.encode(errors="surrogateescape")
+    if user != DEFAULT_USER or (wanted and not hmac.compare_digest(wanted, password)):
+        raise errors.wrong_pass()
+    call.connection.authenticated()
+
+
+def set_name(call: Call, name: bytes) -> None:
+    """Raises an error for a name with spaces or control characters; an empty name is none."""
+    if not is_printable(name):
+        raise errors.client_name()
+    call.session.name = name
+
+
+def is_printable(text: bytes) -> bool:
+    """Only visible ASCII characters: what can stand in a line of CLIENT LIST."""
+    return all(0x21 <= byte <= 0x7E for byte in text)
+
+
+@command("SELECT", kind="server", arity=2, flags="fast loading stale", group="connection", since="1.0.0",
+         summary="Change the selected database for the current connection")
+def select(call: Call) -> Reply:
+    index = integer(call.args[1])
+    if not -_INT_MAX - 1 <= index <= _INT_MAX:
+        raise errors.generic(f"value is out of range, value must between {-_INT_MAX - 1} and {_INT_MAX}")
+    if index != 0:
+        raise errors.select_in_cluster() if call.session.cluster_view else errors.db_out_of_range()
+    return OK
+
+
+@command("QUIT", kind="server", arity=-1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
+         since="1.0.0", summary="Close the connection")
+def quit_(call: Call) -> Reply:
+    call.connection.close_after_replies()
+    return OK
+
+
+@command("RESET", kind="server", arity=1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
+         since="6.2.0", summary="Reset the connection")
+def reset(call: Call) -> Reply:
+    call.connection.deauthenticated()
+    return Simple(b"RESET")
+
+
+# --- what clients of a Redis Cluster say first ---
+
+
+@command("READONLY", kind="server", arity=1, flags="fast loading stale", group="cluster", since="3.0.0",
+         categories="connection", summary="Enables read queries for a connection to a cluster replica node")
+def readonly(call: Call) -> Reply:
+    _only_in_cluster_view(call)
+    call.session.readonly = True
+    return OK
+
+
+@command("READWRITE", kind="server", arity=1, flags="fast loading stale", group="cluster", since="3.0.0",
+         categories="connection", summary="Disables read queries for a connection to a cluster replica node")
+def readwrite(call: Call) -> Reply:
+    _only_in_cluster_view(call)
+    call.session.readonly = False
+    return OK
+
+
+@command("ASKING", kind="server", arity=1, flags="fast", group="cluster", since="3.0.0", categories="connection",
+         summary="Sent by cluster clients after an -ASK redirect")
+def asking(call: Call) -> Reply:
+    """Nothing to do: no `-ASK` is ever answered."""
+    _only_in_cluster_view(call)
+    return OK
+
+
+def _only_in_cluster_view(call: Call) -> None:
+    if not call.session.cluster_view:
+        raise errors.generic("This instance has cluster support disabled")

@@ -1,0 +1,122 @@
+"""COMMAND: the command table as clients ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from respkv import errors
+from respkv.commands import describe
+from respkv.commands.glob import matches
+from respkv.commands.table import Spec, all_specs, command, find, spec_keys
+from respkv.reply import NULL_ARRAY, Reply, Simple
+from respkv.server.commands.helping import help_reply
+from respkv.server.dispatch import Call
+
+_ORDER = "nondeterministic_output_order"
+
+
+@command("COMMAND", kind="server", arity=-1, flags="loading stale", group="server", since="2.8.13",
+         categories="connection", summary="Get array of Redis command details",
+         complexity="O(N) where N is the total number of Redis commands", tips=_ORDER)
+def command_(call: Call) -> Reply:
+    return [describe.info(spec) for spec in all_specs()]
+
+
+@command("COMMAND|COUNT", kind="server", arity=2, flags="loading stale", group="server", since="2.8.13",
+         categories="connection", summary="Get total number of Redis commands")
+def command_count(call: Call) -> Reply:
+    return len(all_specs())
+
+
+@command("COMMAND|INFO", kind="server", arity=-2, flags="loading stale", group="server", since="2.8.13",
+         categories="connection", complexity="O(N) where N is the number of commands to look up", tips=_ORDER,
+         summary="Get array of specific Redis command details, or all when no argument is given.")
+def command_info(call: Call) -> Reply:
+    names = call.args[2:]
+    if not names:
+        return command_(call)
+    specs = map(find, names)
+    return [NULL_ARRAY if spec is None else describe.info(spec) for spec in specs]
+
+
+@command("COMMAND|DOCS", kind="server", arity=-2, flags="loading stale", group="server", since="7.0.0",
+         categories="connection", summary="Get array of specific Redis command documentation",
+         complexity="O(N) where N is the number of commands to look up", tips=_ORDER)
+def command_docs(call: Call) -> Reply:
+    names = call.args[2:]
+    specs = [spec for spec in map(find, names) if spec is not None] if names else all_specs()
+    return {spec.name.encode(): describe.docs(spec) for spec in specs}
+
+
+@command("COMMAND|LIST", kind="server", arity=-2, flags="loading stale", group="server", since="7.0.0",
+         categories="connection", summary="Get an array of Redis command names",
+         complexity="O(N) where N is the total number of Redis commands", tips=_ORDER)
+def command_list(call: Call) -> Reply:
+    args = call.args
+    if len(args) == 2:
+        return [spec.name.encode() for spec in all_specs()]
+    if len(args) != 5 or args[2].upper() != b"FILTERBY":
+        raise errors.syntax()
+    wanted = _filter(args[3].upper(), args[4])
+    every = [each for spec in all_specs() for each in (spec, *describe.children(spec))]
+    return [spec.name.encode() for spec in every if wanted(spec)]
+
+
+def _filter(kind: bytes, value: bytes) -> Callable[[Spec], bool]:
+    if kind == b"MODULE":
+        return lambda spec: False
+    if kind == b"ACLCAT":
+        category = value.decode(errors="replace").lower()
+        return lambda spec: category in spec.categories
+    if kind == b"PATTERN":
+        return lambda spec: matches(value, spec.name.encode(), ignore_case=True)
+    raise errors.syntax()
+
+
+def _parse(args: list[bytes]) -> Spec:
+    """The command that `args` is, as far as it has keys."""
+    spec = find(args[0])
+    if spec is not None and spec.subcommands and len(args) > 1:
+        spec = spec.subcommands.get(args[1].lower())
+    if spec is None:
+        raise errors.generic("Invalid command specified")
+    if not spec.first and spec.keys_of is None:
+        raise errors.generic("The command has no key arguments")
+    if not spec.arity_ok(len(args)):
+        raise errors.generic("Invalid number of arguments specified for command")
+    return spec
+
+
+@command("COMMAND|GETKEYS", kind="server", arity=-4, flags="loading stale", group="server", since="2.8.13",
+         categories="connection", summary="Extract keys given a full Redis command",
+         complexity="O(N) where N is the number of arguments to the command")
+def command_getkeys(call: Call) -> Reply:
+    args = call.args[2:]
+    return list(spec_keys(_parse(args), args))
+
+
+@command("COMMAND|GETKEYSANDFLAGS", kind="server", arity=-4, flags="loading stale", group="server", since="7.0.0",
+         categories="connection", summary="Extract keys and access flags given a full Redis command",
+         complexity="O(N) where N is the number of arguments to the command")
+def command_getkeysandflags(call: Call) -> Reply:
+    args = call.args[2:]
+    spec = _parse(args)
+    access = spec.key_specs[0].access if spec.key_specs else ()
+    flags = {Simple(flag.encode()) for flag in access}
+    return [[key, flags] for key in spec_keys(spec, args)]
+
+
+@command("COMMAND|HELP", kind="server", arity=2, flags="loading stale", group="server", since="5.0.0",
+         categories="connection", summary="Show helpful text about the different subcommands")
+def command_help(call: Call) -> Reply:
+    every = "If no command names are given, documentation details for all\ncommands are returned."
+    return help_reply(
+        "COMMAND",
+        ("(no subcommand)", "Return details about all Redis commands."),
+        ("COUNT", "Return the total number of commands in this Redis server."),
+        ("LIST", "Return a list of all commands in this Redis server."),
+        ("INFO [<command-name> ...]", "Return details about multiple Redis commands.\n" + every),
+        ("DOCS [<command-name> ...]", "Return documentation details about multiple Redis commands.\n" + every),
+        ("GETKEYS <full-command>", "Return the keys from a full Redis command."),
+        ("GETKEYSANDFLAGS <full-command>", "Return the keys and the access flags from a full Redis command."),
+    )

@@ -1,0 +1,369 @@
+"""A client's connection: bytes in, commands run in order, replies out in order.
+
+What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET run here, in the one loop that the speed of the
+server hangs on; everything else goes through `respkv.server.dispatch`. A burst whose replies are all there at once is
+written at once; otherwise it waits in line, and is written, with those behind it, when its last reply has come.
+
+Back-pressure: reading stops while the client does not take its replies, and while it has too much under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from binascii import crc_hqx
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from respkv import errors
+from respkv.cluster.slots import slot_of
+from respkv.raft.group import Clock
+from respkv.reply import Reply, RespError
+from respkv.resp.encoder import BULK_HEADERS, CRLF, encode
+from respkv.resp.limits import ProtocolError
+from respkv.resp.parser import Parser
+from respkv.server.dispatch import dispatch
+from respkv.server.session import Session
+from respkv.shard.waiting import Part
+
+if TYPE_CHECKING:
+    from respkv.server.server import Server
+
+KEY_BYTES_MAX = 65_536
+BURST_COMMANDS = 512
+OPEN_BURSTS_MAX = 64
+OPEN_BYTES_MAX = 1 << 20
+WRITE_BUFFER_BYTES = 1 << 20
+_HEADERS = len(BULK_HEADERS)
+
+
+class Burst(Part):
+    """The commands of (a part of) one read, as a waiter: `replies` in order, encoded."""
+
+    __slots__ = ("connection", "protocol", "replies")
+
+    def __init__(self, connection: Connection, size: int) -> None:
+        self.pending = 0
+        self.size = size
+        self.joined = []
+        self.connection = connection
+        self.protocol = connection.session.protocol
+        self.replies: list[bytes] = []
+
+    def put(self, token: int, value: Reply) -> None:
+        self.replies[token] = encode(value, self.protocol)
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        line = encode(error, self.protocol)
+        self.replies = [line if reply is ok else reply for reply in self.replies]
+
+    def done(self) -> None:
+        self.connection.server.finished(self.connection)
+
+
+class Connection(asyncio.Protocol):
+    """One client. Created by the listeners; `cluster_view` says which door."""
+
+    __slots__ = (
+        "_backlog",
+        "_open_bytes",
+        "_parser",
+        "_reading",
+        "_transport",
+        "_write_blocked",
+        "closing",
+        "fast",
+        "flush_scheduled",
+        "protocol_error",
+        "server",
+        "session",
+        "waiting",
+    )
+
+    def __init__(self, server: Server, cluster_view: bool) -> None:
+        self.server = server
+        self.session = Session(
+            cluster_view=cluster_view, authenticated=not server.config.config.requirepass, address="", local_address=""
+        )
+        self.fast = self.session.authenticated
+        self.waiting: deque[Burst] = deque()
+        self.closing = False
+        self.flush_scheduled = False
+        self.protocol_error: str | None = None
+        self._parser = Parser(server.limits, authenticated=self.session.authenticated)
+        self._transport: asyncio.Transport | None = None
+        self._backlog: list[list[bytes]] = []
+        self._open_bytes = 0
+        self._reading = True
+        self._write_blocked = False
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)
+        session = self.session
+        session.address = _address(transport.get_extra_info("peername"))
+        session.local_address = _address(transport.get_extra_info("sockname"))
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
+        if not self.server.admit(self):
+            transport.write(encode(errors.max_clients(), 2))
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.closing = True
+        self._backlog.clear()
+        self.server.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        try:
+            commands = self._parser.feed(data)
+        except ProtocolError as error:
+            commands = error.commands
+            self.protocol_error = error.text
+        if self._backlog:
+            self._backlog += commands
+        elif commands:
+            self._execute(commands, len(data))
+        if self.protocol_error is not None and not self._backlog:
+            self._end_with_protocol_error()
+
+    def eof_received(self) -> bool:
+        """A client that closes its side still gets the replies of what it sent."""
+        if self.waiting or self._backlog:
+            self.closing = True
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        self._write_blocked = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self._write_blocked = False
+        self._continue()
+
+    # -- running commands
+
+    def _execute(self, commands: list[list[bytes]], size: int) -> None:
+        server = self.server
+        server.stats.commands += len(commands)
+        self.session.last_at = time.monotonic()
+        count = len(commands)
+        if count <= BURST_COMMANDS:
+            self._run(commands, size)
+            return
+        for start in range(0, count, BURST_COMMANDS):
+            if self._write_blocked or self.closing:
+                self._backlog = commands[start:]
+                self._pause()
+                return
+            self._run(commands[start : start + BURST_COMMANDS], size * BURST_COMMANDS // count)
+
+    def _run(self, commands: list[list[bytes]], size: int) -> None:
+        """The hot loop."""
+        burst = Burst(self, size)
+        replies = burst.replies
+        append = replies.append
+        server = self.server
+        table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
+        standalone = not self.session.cluster_view
+        alone = not self.waiting
+        nil = server.nil if self.session.protocol == 2 else server.nil3
+        gets = hits = 0
+        try:
+            for args in commands:
+                name = args[0]
+                count = len(args)
+                if count == 3 and name == b"SET" and fast:
+                    key = args[1]
+                    slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+                    proposer = table[slot]
+                    if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
+                        if proposer.part is not burst:
+                            proposer.join(burst)
+                        proposer.slots.append(slot)
+                        proposer.keys.append(key)
+                        proposer.values.append(args[2])
+                        append(proposer.ok)
+                        continue
+                elif count == 2 and name == b"GET" and fast and alone:
+                    key = args[1]
+                    slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+                    proposer = table[slot]
+                    if proposer.lease.lease_until > now and not burst.joined:
+                        value = proposer.get_plain(slot, key)
+                        if value is None:
+                            gets += 1
+                            append(nil)
+                            continue
+                        if value is not False:
+                            gets += 1
+                            hits += 1
+                            length = len(value)
+                            if length < _HEADERS:
+                                append(BULK_HEADERS[length] + value + CRLF)
+                            else:
+                                append(b"$%d\r\n%b\r\n" % (length, value))
+                            continue
+                if self.closing:
+                    break
+                dispatch(self, burst, args)
+                fast = self.fast
+        except TypeError:
+            self._check_arguments(commands)
+            raise
+        stats = server.stats
+        stats.hits += hits
+        stats.misses += gets - hits
+        if commands:
+            self._finish_run(burst, commands[-1])
+
+    def _finish_run(self, burst: Burst, last: list[bytes]) -> None:
+        self.session.last_command = self.server.command_name(last)
+        if burst.pending or self.waiting:
+            self.waiting.append(burst)
+            self._open_bytes += burst.size
+            if len(self.waiting) >= OPEN_BURSTS_MAX or self._open_bytes > OPEN_BYTES_MAX or self.server.crowded(burst):
+                self._pause()
+            if not burst.pending:
+                self.flush()
+        else:
+            self._write(burst.replies)
+            if self.closing:
+                self._close()
+
+    def _check_arguments(self, commands: list[list[bytes]]) -> None:
+        """A TypeError in the hot loop may come from an argument that is no bulk string: not a fault of ours."""
+        for args in commands:
+            if type(args) is not list or not all(type(arg) is bytes for arg in args):
+                self.protocol_error = "Protocol error: expected '$', got '*'"
+                self._end_with_protocol_error()
+                return
+
+    # -- replies
+
+    def flush(self) -> None:
+        """Writes the replies of the bursts at the head of the line that are complete."""
+        self.flush_scheduled = False
+        waiting = self.waiting
+        out: list[bytes] = []
+        while waiting and waiting[0].pending == 0:
+            burst = waiting.popleft()
+            self._open_bytes -= burst.size
+            out += burst.replies
+        if out:
+            self._write(out)
+        if not waiting:
+            if self.closing and not self._backlog:
+                self._close()
+                return
+        if not self._reading and not self._write_blocked:
+            self._continue()
+
+    def _write(self, replies: list[bytes]) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        limit = self.server.config.config.client_output_buffer_bytes
+        if limit and transport.get_write_buffer_size() > limit:
+            self.server.log_output_limit(self)
+            self.abort()
+
+    def push(self, value: Any) -> None:
+        """Writes a message that answers no command."""
+        self._write([encode(value, self.session.protocol)])
+
+    # -- flow control
+
+    def _pause(self) -> None:
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _continue(self) -> None:
+        """Takes up what was put off, and reads on once that is done and not too much is under way."""
+        if self._backlog and not self._write_blocked:
+            backlog, self._backlog = self._backlog, []
+            self.server.stats.commands -= len(backlog)  # counted when they came
+            self._execute(backlog, 0)
+        if self._backlog or self._write_blocked or len(self.waiting) >= OPEN_BURSTS_MAX // 2:
+            return
+        if self.protocol_error is not None and not self.closing:
+            self._end_with_protocol_error()
+        if not self._reading and self._transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
+            self._reading = True
+            self._transport.resume_reading()
+
+    # -- the end
+
+    def close_after_replies(self) -> None:
+        """No further command is run; the connection closes when the replies so far are out."""
+        self.closing = True
+        self._backlog.clear()
+
+    def close_now(self) -> None:
+        """The server stops: what was written is still sent, nothing more is read."""
+        self.closing = True
+        self._close()
+
+    def abort(self) -> None:
+        self.closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end_with_protocol_error(self) -> None:
+        text, self.protocol_error = self.protocol_error or "", None
+        if self.closing:
+            return
+        self.closing = True
+        burst = Burst(self, 0)
+        burst.replies.append(encode(errors.protocol(text), self.session.protocol))
+        self.waiting.append(burst)
+        self.flush()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def authenticated(self) -> None:
+        """The client has given the password."""
+        self.session.authenticated = self.fast = True
+        self._parser.authenticated = True
+
+    def deauthenticated(self) -> None:
+        """RESET: back to what a new connection may do."""
+        allowed = not self.server.config.config.requirepass
+        self.session.reset(authenticated=allowed)
+        self.fast = allowed
+        self._parser.authenticated = allowed
+
+    @property
+    def output_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
+    def input_bytes(self) -> int:
+        return self._parser.pending_bytes
+
+
+def _address(name: Any) -> str:
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(name or "?:0")
+
+
+def _keep_alive(sock: Any, seconds: int) -> None:
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    if seconds:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

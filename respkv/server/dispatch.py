@@ -1,0 +1,223 @@
+"""From a command's arguments to where it runs: the server itself, one shard, or several shards.
+
+The standalone view routes by key and spans shards where the command's `Spread` says how; the cluster view answers `MOVED` and
+`CROSSSLOT` as a Redis Cluster node does, and its keyspace-wide commands cover the shards that this node leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from respkv import errors
+from respkv.cluster.slots import slot_of
+from respkv.commands.spread import Part as SpreadPart
+from respkv.commands.spread import Spread
+from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
+from respkv.reply import Reply, RespError
+from respkv.resp.encoder import encode
+from respkv.shard.proposer import Proposer
+from respkv.shard.waiting import Part, finish
+
+if TYPE_CHECKING:
+    from respkv.server.connection import Burst, Connection
+    from respkv.server.server import Server
+    from respkv.server.session import Session
+
+log = structlog.get_logger()
+
+KEY_BYTES_MAX = 65_536
+
+
+class Later:
+    """The type of `LATER`."""
+
+
+LATER: Final = Later()
+
+
+class Call:
+    """One server command being run: what its function gets.
+
+    Its function returns the reply, or takes `later()` and returns `LATER`.
+    """
+
+    __slots__ = ("args", "burst", "connection", "token")
+
+    def __init__(self, connection: Connection, burst: Burst, token: int, args: list[bytes]) -> None:
+        self.connection = connection
+        self.burst = burst
+        self.token = token
+        self.args = args
+
+    @property
+    def server(self) -> Server:
+        return self.connection.server
+
+    @property
+    def session(self) -> Session:
+        return self.connection.session
+
+    def later(self) -> Callable[[Reply], None]:
+        """A function to call once, with the reply."""
+        burst, token = self.burst, self.token
+        burst.pending += 1
+
+        def answer(reply: Reply) -> None:
+            burst.put(token, reply)
+            finish(burst)
+
+        return answer
+
+
+class Spanning(Part):
+    """One command that runs on several shards: collects the parts' replies and merges them."""
+
+    __slots__ = ("_args", "_burst", "_parts", "_spread", "_token", "_values")
+
+    def __init__(self, burst: Burst, token: int, args: list[bytes], spread: Spread, parts: list[SpreadPart]) -> None:
+        super().__init__(burst.size // max(1, len(parts)))
+        self._burst = burst
+        self._token = token
+        self._args = args
+        self._spread = spread
+        self._parts = parts
+        self._values: list[Reply] = [None] * len(parts)
+
+    def put(self, token: int, value: Reply) -> None:
+        self._values[token] = value
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        """Nothing was answered in advance."""
+
+    def done(self) -> None:
+        self._burst.put(self._token, self._spread.merge(self._args, self._parts, self._values, slot_of))
+        finish(self._burst)
+
+
+def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
+    """Runs one command; its reply gets the next place in the burst, now or later."""
+    token = len(burst.replies)
+    burst.replies.append(b"")
+    try:
+        reply = _run(connection, burst, token, args)
+    except RespError as error:
+        reply = error.with_traceback(None)
+        connection.server.stats.errors += 1
+    except Exception as fault:
+        if isinstance(fault, TypeError) and not all(type(arg) is bytes for arg in args):
+            raise  # an argument is no bulk string: a protocol error, for the connection to tell
+        # One command's fault must not cost other clients their connections.
+        log.exception("command_failed", command=connection.server.command_name(args), client=connection.session.id)
+        reply = errors.generic("internal error")
+    if not isinstance(reply, Later):
+        burst.replies[token] = encode(reply, connection.session.protocol)
+        burst.protocol = connection.session.protocol
+
+
+def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
+    spec = resolve(args)
+    if not connection.session.authenticated and "no_auth" not in spec.flags:
+        raise errors.no_auth()
+    connection.server.stats.calls[spec] += 1
+    if spec.kind == "server":
+        assert spec.fn is not None
+        reply: Reply | Later = spec.fn(Call(connection, burst, token, args))
+        return reply
+    if args[0] not in COMMANDS:
+        args[0] = args[0].upper()
+    return _run_data(connection, burst, token, spec, args)
+
+
+def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
+    server = connection.server
+    keys = spec_keys(spec, args)
+    for key in keys:
+        if len(key) > KEY_BYTES_MAX:
+            raise errors.key_too_long(KEY_BYTES_MAX)
+    if len(keys) == 1:
+        proposer = server.proposer_of_slot[slot_of(keys[0])]
+    elif keys:
+        found = _one_shard(server, connection.session, spec, keys)
+        if found is None:
+            return _span(connection, burst, token, spec, args, server.proposers)
+        proposer = found
+    elif connection.session.cluster_view:
+        return _span(connection, burst, token, spec, args, [p for p in server.proposers if p.leads])
+    else:
+        return _span(connection, burst, token, spec, args, server.proposers)
+    if connection.session.cluster_view:
+        _check_leader(server, proposer, slot_of(keys[0]))
+    return _run_on(connection, burst, token, spec, args, proposer)
+
+
+def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[bytes]) -> Proposer | None:
+    """The shard of several keys; None if they are on several and the command may span them. Raises CROSSSLOT."""
+    slots = {slot_of(key) for key in keys}
+    if len(slots) > 1 and (session.cluster_view or spec.spread is None):
+        raise errors.cross_slot()
+    proposers = {server.proposer_of_slot[slot] for slot in slots}
+    return proposers.pop() if len(proposers) == 1 else None
+
+
+def _check_leader(server: Server, proposer: Proposer, slot: int) -> None:
+    leader = proposer.leader()
+    if leader is not None and leader[0] != server.node:
+        node = server.topology.node(leader[0])
+        raise errors.moved(slot, node.host, node.cluster_port)
+
+
+def _run_on(
+    connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
+) -> Reply | Later:
+    if spec.is_write:
+        if proposer.refusal is not None:
+            raise proposer.refusal
+        proposer.write(burst, token, args)
+        return LATER
+    if _has_open_writes(connection, burst, proposer):
+        proposer.write(burst, token, args)
+        return LATER
+    if proposer.serves_reads and proposer.machine is not None:
+        return proposer.machine.read(args)
+    proposer.read(burst, token, args)
+    return LATER
+
+
+def _has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
+    """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its turn."""
+    return any(proposer is p for p in burst.joined) or any(
+        proposer is p for earlier in connection.waiting if earlier.pending for p in earlier.joined
+    )
+
+
+def _span(
+    connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposers: Sequence[Proposer]
+) -> Reply | Later:
+    server, spread = connection.server, spec.spread
+    if spread is None:
+        raise errors.cross_slot()
+    if not spec.arity_ok(len(args)):
+        raise errors.arity(spec.name)
+    shards = [proposer.shard for proposer in proposers]
+    parts = spread.split(args, slot_of, server.topology.slots, shards)
+    if not parts:
+        return spread.merge(args, parts, [], slot_of)
+    targets = [server.proposers[shard] for shard, _ in parts]
+    if spec.is_write:
+        for proposer in targets:
+            if proposer.refusal is not None:
+                raise proposer.refusal
+    spanning = Spanning(burst, token, args, spread, parts)
+    burst.pending += 1
+    spanning.pending = 1
+    for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
+        if spec.is_write or _has_open_writes(connection, burst, proposer):
+            proposer.write(spanning, position, part_args)
+            burst.joined.append(proposer)
+        else:
+            proposer.read(spanning, position, part_args)
+    finish(spanning)
+    return LATER

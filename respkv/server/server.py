@@ -1,0 +1,157 @@
+"""The server as its connections and its commands see it: who is connected, what is counted, and where the shards are."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from respkv.cluster.peers import Peers
+from respkv.cluster.topology import Topology
+from respkv.commands.table import COMMANDS, Spec
+from respkv.config import Config
+from respkv.config.live import Live
+from respkv.raft.journal import Journal
+from respkv.resp.limits import Limits
+from respkv.shard.proposer import Proposer
+from respkv.shard.replica import Replica
+
+if TYPE_CHECKING:
+    from respkv.server.connection import Burst, Connection
+
+log = structlog.get_logger()
+
+RATE_S = 0.9  # shortest time over which a rate is taken
+
+
+class Stats:
+    """Plain counters of this node since its start or the last CONFIG RESETSTAT."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.commands = 0
+        self.hits = 0
+        self.misses = 0
+        self.errors = 0
+        self.connections = 0
+        self.rejected = 0
+        self.expired = 0
+        self.calls: Counter[Spec] = Counter()
+        self.fast_gets = 0  # plain GET and SET, which the connections run themselves
+        self.fast_sets = 0
+        self.error_codes: Counter[str] = Counter()
+        self.commands_per_s = 0
+        self._sample = (time.monotonic(), 0)
+
+    def sample(self) -> None:
+        """Works out the rate since the last call; to be called about once a second."""
+        now, (then, commands) = time.monotonic(), self._sample
+        if now - then >= RATE_S:
+            self.commands_per_s = round((self.commands - commands) / (now - then))
+            self._sample = (now, self.commands)
+
+
+class Server:
+    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns."""
+
+    def __init__(
+        self,
+        config: Live,
+        topology: Topology,
+        node: str,
+        proposers: Sequence[Proposer],
+        replicas: Sequence[Replica],
+        journal: Journal,
+        peers: Peers,
+        *,
+        wake: Callable[[], None],
+        stop: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.topology = topology
+        self.node = node
+        self.proposers = list(proposers)
+        self.replicas = list(replicas)
+        self.journal = journal
+        self.peers = peers
+        self.stop = stop
+        self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
+        self.stats = Stats()
+        self.clients: dict[int, Connection] = {}
+        self.limits = Limits()
+        self.run_id = secrets.token_hex(20)
+        self.started_at = time.time()
+        self.nil = b"$-1\r\n"
+        self.nil3 = b"_\r\n"
+        self._wake = wake
+        self._finished: list[Connection] = []
+        self._pending_bytes_max = 0
+        config.watch(self._configure)
+
+    def _configure(self, config: Config) -> None:
+        self.limits.max_bulk_bytes = config.proto_max_bulk_bytes
+        self.limits.query_buffer_bytes = config.client_query_buffer_bytes
+        self._pending_bytes_max = config.pending_bytes_max
+        for proposer in self.proposers:
+            proposer.timeout_s = config.cluster_timeout_ms / 1000
+        if not config.requirepass:  # whoever had not given it need not any more; who had stays in when there is one again
+            for connection in self.clients.values():
+                if not connection.session.authenticated:
+                    connection.authenticated()
+
+    # -- connections
+
+    def admit(self, connection: Connection) -> bool:
+        """Registers a new client; False if there are too many."""
+        if len(self.clients) >= self.config.config.maxclients:
+            self.stats.rejected += 1
+            return False
+        self.stats.connections += 1
+        self.clients[connection.session.id] = connection
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        self.clients.pop(connection.session.id, None)
+
+    def finished(self, connection: Connection) -> None:
+        """A burst of `connection` has all its replies: it is flushed at the end of this turn."""
+        if not connection.flush_scheduled:
+            connection.flush_scheduled = True
+            self._finished.append(connection)
+            self._wake()
+
+    def flush_finished(self) -> None:
+        finished, self._finished = self._finished, []
+        for connection in finished:
+            connection.flush()
+
+    def crowded(self, burst: Burst) -> bool:
+        """Whether a shard that the burst writes to has more waiting than it should."""
+        return any(proposer.pending_bytes > self._pending_bytes_max for proposer in burst.joined)
+
+    def close_idle(self) -> None:
+        """Closes the clients that were silent for longer than `timeout` allows."""
+        limit = self.config.config.timeout_s
+        if limit:
+            oldest = time.monotonic() - limit
+            for connection in list(self.clients.values()):
+                if connection.session.last_at < oldest and not connection.waiting:
+                    connection.abort()
+
+    def log_output_limit(self, connection: Connection) -> None:
+        log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
+
+    def command_name(self, args: list[bytes]) -> str:
+        """The lower-case full name of a command for people: `get`, `client|list`."""
+        spec = COMMANDS.get(args[0]) or COMMANDS.get(args[0].lower())
+        if spec is None:
+            return "unknown"
+        if spec.subcommands and len(args) > 1:
+            spec = spec.subcommands.get(args[1]) or spec.subcommands.get(args[1].lower()) or spec
+        return spec.name

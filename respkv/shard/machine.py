@@ -1,0 +1,105 @@
+"""The state machine of one shard: committed entries in, replies out, the same on every replica.
+
+`apply` is called with each committed entry in order, exactly once per index as far as the Bitcask log remembers (its frames hold
+the index); it may not fail: a refusal is a `RespError` reply, any other exception is fatal to the node. `read` serves a
+command from the applied state; whether that is allowed now is the caller's to know (lease, ReadIndex).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import respkv.commands  # noqa: F401 - fills the table
+from respkv.commands.context import Context
+from respkv.commands.table import COMMANDS
+from respkv.keyspace.db import Db
+from respkv.reply import Reply, RespError
+from respkv.shard.batch import Entry, Ops, Puts, Run, joined
+from respkv.storage import Bitcask
+
+EXPIRE_OP = b"\0expire"
+
+
+def wall_ms() -> int:
+    """Unix time in milliseconds: the leader's stamp."""
+    return time.time_ns() // 1_000_000
+
+
+class Machine:
+    """Applies entries to a shard's keyspace and reads from it."""
+
+    def __init__(self, cask: Bitcask, clock_ms: Callable[[], int] = wall_ms) -> None:
+        self.cask = cask
+        self.db = Db(cask)
+        self.get_plain = cask.get_plain
+        self._wall_ms = clock_ms
+        self._read_context = Context(seed=time.monotonic_ns())
+
+    @property
+    def applied(self) -> int:
+        return self.cask.applied
+
+    def apply(self, index: int, term: int, entry: Entry) -> list[Any]:
+        """Makes the entry's effects durable as one frame of the Bitcask log; returns the replies of its commands."""
+        now_ms = max(self.cask.clock_ms, entry.now_ms)
+        runs = entry.runs
+        if all(isinstance(run, Puts) for run in runs):
+            self._apply_puts(index, term, now_ms, runs)
+            return []
+        db = self.db
+        db.now_ms = now_ms
+        batch = db.begin()
+        context = Context(seed=entry.seed)
+        replies: list[Any] = []
+        for run in runs:
+            if isinstance(run, Puts):
+                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+            else:
+                replies += [self._run(args, context) for args in run.commands]
+        db.commit(index, term)
+        return replies
+
+    def apply_nothing(self, index: int, term: int) -> None:
+        """An entry without effects (a leader's first): only the index moves."""
+        self.cask.append_puts(index, term, self.cask.clock_ms, [], [], [], b"")
+
+    def _apply_puts(self, index: int, term: int, now_ms: int, runs: list[Run]) -> None:
+        puts = joined(runs)  # type: ignore[arg-type]  # checked by the caller, without a copy
+        self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
+
+    def _run(self, args: list[bytes], context: Context) -> Reply:
+        if args[0] == EXPIRE_OP:
+            return self._remove_expired(args[1:])
+        spec = COMMANDS[args[0]]
+        assert spec.fn is not None
+        try:
+            reply: Reply = spec.fn(self.db, args, context)
+        except RespError as refusal:
+            return refusal.with_traceback(None)
+        return reply
+
+    def _remove_expired(self, keys: list[bytes]) -> int:
+        return sum(self.db.remove_expired(key) for key in keys)
+
+    def read(self, args: list[bytes]) -> Reply:
+        """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
+        db = self.db
+        db.now_ms = max(self.cask.clock_ms, self._wall_ms())
+        spec = COMMANDS[args[0]]
+        assert spec.fn is not None
+        try:
+            reply: Reply = spec.fn(db, args, self._read_context)
+        except RespError as refusal:
+            return refusal.with_traceback(None)
+        return reply
+
+    def due(self, limit: int) -> list[bytes]:
+        """Keys whose expiry has passed, for the leader to propose their removal."""
+        return self.db.deadlines.due(self._wall_ms(), limit)
+
+
+def expire_run(keys: list[bytes]) -> Ops:
+    """The run that removes keys whose expiry has passed when it is applied."""
+    return Ops([[EXPIRE_OP, *keys]])

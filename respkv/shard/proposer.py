@@ -1,0 +1,562 @@
+"""The proposer: gathers what clients write to one shard in a loop turn, gets it into the log, and tells them how it ended.
+
+On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes to the leader's
+node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way; what comes meanwhile gathers.
+
+Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
+was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
+
+Outcome, exactly one for each batch:
+
+- *applied*: its entry was applied here, or the leader says so, or (if the leader is gone) this node's own replica applies an entry that
+  carries the batch.
+- *not applied for sure*: never proposed; refused; or an entry of a later term was applied here, which shows that the log has no
+  place for it any more. It is proposed again until its deadline; then the client gets `-CLUSTERDOWN`, not applied.
+- *unknown* at the deadline: `-TIMEOUT`, may have been applied. It is never proposed again.
+
+Reads are served from the leader's applied state under its lease, or after a majority has confirmed it. Reads that wait on the
+leader while a batch is about to be proposed go into that batch, so that they keep their place.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Literal
+
+import structlog
+
+from respkv import errors
+from respkv.cluster.topology import Shard
+from respkv.raft.group import Clock, Group
+from respkv.reply import RespError
+from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, decode_runs, encode_entry, encode_runs
+from respkv.shard.machine import Machine, wall_ms
+from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.storage.record import encode_puts
+
+log = structlog.get_logger()
+
+IN_FLIGHT_MAX = 2
+ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
+
+FORWARD = 20  # shard, request, term or -1, runs
+FORWARDED = 21  # shard, request, status, values or (leader, term)
+READ = 22  # shard, request, term or -1, commands
+READ_DONE = 23  # shard, request, status, values or (leader, term)
+
+_APPLIED, _REFUSED, _FAILED = 0, 1, 2
+
+
+GetPlain = Callable[[int, bytes], bytes | None | Literal[False]]
+
+
+class _NoLease:
+    """Stands for the group on a node without a replica."""
+
+    lease_until = float("-inf")
+
+
+def _not_here(slot: int, key: bytes) -> Literal[False]:
+    return False
+
+
+class _Forwarded(Part):
+    """Another node's batch or reads: its outcome goes back as one message."""
+
+    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed")
+
+    def __init__(self, proposer: Proposer, peer: str, kind: int, request: int, count: int) -> None:
+        super().__init__()
+        self._proposer = proposer
+        self._peer = peer
+        self._kind = kind
+        self._request = request
+        self._values: list[Any] = [None] * count
+        self.failed: RespError | None = None
+
+    def put(self, token: int, value: Any) -> None:
+        self._values[token] = value
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        self.failed = error
+
+    def done(self) -> None:
+        status, content = (_APPLIED, self._values) if self.failed is None else (_FAILED, self.failed)
+        self._proposer.send(self._peer, (self._kind, self._proposer.shard, self._request, status, content))
+
+
+class Proposer:
+    """One shard as this node's clients see it.
+
+    Connections append plain puts to `slots`, `keys` and `values` after `join`; everything else goes through `write` and `read`.
+    `ok` is the object that stands for the reply of such a put until its batch has its outcome.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        node: str,
+        group: Group | None,
+        machine: Machine | None,
+        *,
+        send: Callable[[str, Any], bool],
+        wake: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        self.shard = shard.id
+        self.group = group
+        self.lease: Group | _NoLease = group or _NoLease()
+        self.use(machine)
+        self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
+        self.slots: list[int] = []
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+        self.part: Part | None = None
+        self.refusal: RespError | None = None
+        self.send = send
+        self.wake = wake
+        self.timeout_s = 5.0
+        self.pending_bytes = 0
+        self.proposed = 0
+        self._node = node
+        self._replicas = shard.replicas
+        self._now = now
+        self._runs: list[Run] = []
+        self._ops: list[list[bytes]] | None = None
+        self._sinks: list[Sink] = []
+        self._parts: list[Part] = []
+        self._bytes = 0
+        self._since = 0.0
+        self._queue: list[Batch] = []
+        self._proposals: dict[int, tuple[int, list[Batch]]] = {}
+        self._entries_by_index: dict[int, Entry] = {}
+        self._forwards: dict[int, Batch] = {}
+        self._reads: list[Read] = []
+        self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
+        self._sequence = 0
+        self._request = random.getrandbits(48)
+        self._hint: tuple[str, int] = (shard.replicas[0], -1)
+        self._asked_at = float("-inf")
+        self._applied_term = 0
+
+    def use(self, machine: Machine | None) -> None:
+        """The state to read from and to apply to (None: this node holds no replica)."""
+        self.machine = machine
+        self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
+
+    @property
+    def leads(self) -> bool:
+        return self.group is not None and self.group.leader
+
+    # -- clients write and read
+
+    def join(self, part: Part) -> None:
+        """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
+        if not self._parts:
+            self._since = self._now()
+        self.part = part
+        part.pending += 1
+        part.joined.append(self)
+        self._parts.append(part)
+        self._bytes += part.size
+        self.pending_bytes += part.size
+        self.wake()
+
+    def write(self, part: Part, token: int, args: list[bytes]) -> None:
+        """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
+        if self.part is not part:
+            self.join(part)
+        if self.keys:
+            self._close_puts()
+        if self._ops is None:
+            self._ops = []
+            self._runs.append(Ops(self._ops))
+        self._ops.append(args)
+        self._sinks.append((part, token))
+
+    @property
+    def serves_reads(self) -> bool:
+        """Whether a read may be answered from the applied state at this moment."""
+        group = self.group
+        return group is not None and group.lease_until > Clock.now()
+
+    def read(self, part: Part, token: int, args: list[bytes]) -> None:
+        """A read-only command whose reply goes to `part.put(token, ...)`, now or later."""
+        part.pending += 1
+        read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
+        if self.serves_reads and self.machine is not None:
+            read.answer(self.machine.read(args))
+            return
+        self._reads.append(read)
+        self.wake()
+
+    # -- once per loop turn
+
+    def pump(self) -> None:
+        """Proposes or forwards what was gathered, and serves the reads that may be served."""
+        group = self.group
+        if group is not None and group.leader:
+            if self._reads:
+                self._serve_reads(group)
+            if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
+                self._propose(group)
+        elif self._parts or self._queue or self._reads:
+            self._forward_all()
+        if group is not None:
+            group.pump()
+            if self._reads and group.leader:
+                self._serve_reads(group)
+
+    def _may_propose(self, group: Group) -> bool:
+        return len(self._proposals) < IN_FLIGHT_MAX and not self._older_under_way(group.term)
+
+    def _older_under_way(self, term: int) -> bool:
+        """A batch of an earlier term has no outcome yet: later ones must not overtake it."""
+        return any(batch.term != term for batch in self._forwards.values()) or any(
+            proposal[0] != term for proposal in self._proposals.values()
+        )
+
+    def _close_puts(self) -> None:
+        sizes, records = encode_puts(self.keys, self.values)
+        self._runs.append(Puts(self.slots, self.keys, sizes, records))
+        self.slots, self.keys, self.values = [], [], []
+        self._ops = None
+
+    def _seal(self) -> None:
+        """Moves what was gathered to the end of the queue."""
+        if not self._parts:
+            return
+        if self.keys:
+            self._close_puts()
+        batch = Batch(self._runs, self._sinks, self._parts, self.ok, self._since + self.timeout_s, self._bytes)
+        self._sequence += 1
+        batch.sequence = self._sequence
+        self._queue.append(batch)
+        self._runs, self._sinks, self._parts, self._ops = [], [], [], None
+        self._bytes, self.part = 0, None
+
+    def _take(self) -> list[Batch]:
+        """The next batches for one entry."""
+        self._seal()
+        queue, size, count = self._queue, 0, 0
+        while count < len(queue) and (size < ENTRY_BYTES_MAX or count == 0):
+            size += queue[count].bytes
+            count += 1
+        batches, self._queue = queue[:count], queue[count:]
+        return batches
+
+    def _propose(self, group: Group) -> None:
+        batches = self._take()
+        if self._reads:
+            batches.insert(0, self._reads_as_batch())
+        term = group.term
+        origins, runs, first = [], [], 0
+        for batch in batches:
+            runs += batch.runs
+            ops = len(batch.sinks)
+            if batch.origin is not None:
+                origins.append((batch.origin, batch.request, first, ops))
+            first += ops
+            batch.term = term
+        entry = Entry(wall_ms(), random.getrandbits(63), origins, runs)
+        index = group.propose(encode_entry(entry))
+        self._proposals[index] = (term, batches)
+        self._entries_by_index[index] = entry
+        self.proposed += 1
+
+    def _reads_as_batch(self) -> Batch:
+        reads, self._reads = self._reads, []
+        sinks: list[Sink] = [(read.part, read.token) for read in reads]
+        deadline = min(read.deadline for read in reads)
+        ops = Ops([read.args for read in reads])
+        return Batch([ops], sinks, [read.part for read in reads], self.ok, deadline, 0)
+
+    # -- the group applies
+
+    def apply(self, index: int, term: int, command: bytes) -> None:
+        """Called by the group for each committed entry. What escapes is fatal to the node."""
+        machine = self.machine
+        assert machine is not None
+        proposal = self._proposals.pop(index, None)
+        entry = self._entries_by_index.pop(index, None)
+        if proposal is not None and proposal[0] != term:
+            self._requeue(proposal[1])
+            proposal = entry = None
+        if command[0] != 0:
+            machine.apply_nothing(index, term)
+        else:
+            self._apply_entry(index, term, entry, command, proposal[1] if proposal else None)
+        if term > self._applied_term:
+            self._applied_term = term
+            self._resolve_older(term)
+        if self._queue or self._parts:
+            self.wake()
+
+    def _apply_entry(
+        self, index: int, term: int, entry: Entry | None, command: bytes, batches: list[Batch] | None
+    ) -> None:
+        assert self.machine is not None
+        if entry is None:
+            entry = decode_entry(command)
+        replies = self.machine.apply(index, term, entry)
+        if batches is not None:
+            first = 0
+            for batch in batches:
+                ops = len(batch.sinks)
+                self._settle(batch, replies[first : first + ops])
+                first += ops
+        elif entry.origins and self._forwards:
+            for node, request, first, ops in entry.origins:
+                if node == self._node and request in self._forwards:
+                    self._settle(self._forwards.pop(request), replies[first : first + ops])
+
+    def _settle(self, batch: Batch, replies: list[Any]) -> None:
+        self.pending_bytes -= batch.bytes
+        batch.applied(replies)
+
+    def _fail(self, batch: Batch, error: RespError) -> None:
+        self.pending_bytes -= batch.bytes
+        batch.fail(error)
+
+    def _resolve_older(self, term: int) -> None:
+        """An entry of `term` was applied: what was meant for earlier terms and was not applied by now never will be."""
+        lost: list[Batch] = []
+        for index in [i for i, proposal in self._proposals.items() if proposal[0] < term]:
+            lost += self._proposals.pop(index)[1]
+            self._entries_by_index.pop(index, None)
+        for request in [r for r, batch in self._forwards.items() if 0 <= batch.term < term]:
+            lost.append(self._forwards.pop(request))
+        self._requeue(lost)
+
+    def _requeue(self, batches: list[Batch]) -> None:
+        """Batches that were not applied for sure: in their old order, before everything gathered later."""
+        for batch in batches:
+            batch.term = -1
+            if batch.origin is not None:
+                self._refuse(batch)
+        mine = [batch for batch in batches if batch.origin is None]
+        if mine:
+            self._queue = sorted(mine + self._queue, key=lambda batch: batch.sequence)
+            self.wake()
+
+    def _refuse(self, batch: Batch) -> None:
+        self.pending_bytes -= batch.bytes
+        if batch.origin is not None:
+            self.send(batch.origin, (FORWARDED, self.shard, batch.request, _REFUSED, self._leader_hint()))
+
+    # -- reads that have to wait
+
+    def _serve_reads(self, group: Group) -> None:
+        assert self.machine is not None
+        if not group.readable:
+            return
+        if self.serves_reads:
+            ready, self._reads = self._reads, []
+        else:
+            confirmed = group.confirmed if self._replicas[1:] else Clock.now()
+            ready = [read for read in self._reads if read.asked_at <= confirmed]
+            self._reads = [read for read in self._reads if read.asked_at > confirmed]
+            newest = max((read.asked_at for read in self._reads), default=self._asked_at)
+            if newest > self._asked_at:
+                self._asked_at = Clock.now()
+                group.confirm()
+        for read in ready:
+            read.answer(self.machine.read(read.args))
+
+    # -- forwarding
+
+    def leader(self) -> tuple[str, int] | None:
+        """The node that leads, as far as is known here, and its term (-1: not known)."""
+        group = self.group
+        if group is None:
+            return self._hint
+        leader = group.leader_id
+        return None if leader is None else (leader, group.term)
+
+    def _leader_hint(self) -> tuple[str, int] | None:
+        return self.leader()
+
+    def _forward_all(self) -> None:
+        leader = self.leader()
+        if leader is None or leader[0] == self._node:
+            return
+        name, term = leader
+        if self._reads:
+            self._forward_reads(name, term)
+        limit = IN_FLIGHT_MAX if self.group is not None else 1
+        while (self._parts or self._queue) and len(self._forwards) < limit and not self._older_under_way(term):
+            if not self._forward_batch(name, term):
+                return
+
+    def _forward_batch(self, name: str, term: int) -> bool:
+        self._seal()
+        batch = self._queue[0]
+        self._request += 1
+        if not self.send(name, (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))):
+            return False
+        del self._queue[0]
+        batch.term = term
+        self._forwards[self._request] = batch
+        return True
+
+    def _forward_reads(self, name: str, term: int) -> None:
+        self._request += 1
+        reads = self._reads
+        if self.send(name, (READ, self.shard, self._request, term, [read.args for read in reads])):
+            self._reads = []
+            self._read_forwards[self._request] = (name, reads)
+
+    # -- what other nodes send
+
+    def receive(self, peer: str, message: Any) -> None:
+        """A message of the proposer of the same shard on node `peer`."""
+        kind, _, request, *rest = message
+        if kind == FORWARD:
+            self._on_forward(peer, request, *rest)
+        elif kind == FORWARDED:
+            self._on_forwarded(request, *rest)
+        elif kind == READ:
+            self._on_read(peer, request, *rest)
+        elif kind == READ_DONE:
+            self._on_read_done(request, *rest)
+
+    def _leads_in(self, term: int) -> bool:
+        group = self.group
+        return group is not None and group.leader and term in (-1, group.term) and group.transferring is None
+
+    def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
+        if not self._leads_in(term):
+            self.send(peer, (FORWARDED, self.shard, request, _REFUSED, self._leader_hint()))
+            return
+        if self.refusal is not None:
+            self.send(peer, (FORWARDED, self.shard, request, _FAILED, self.refusal))
+            return
+        runs = decode_runs(encoded)
+        part = _Forwarded(self, peer, FORWARDED, request, count_ops(runs))
+        part.pending = 1
+        sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
+        batch = Batch(runs, sinks, [part], self.ok, self._now() + self.timeout_s, len(encoded))
+        batch.origin, batch.request = peer, request
+        self._seal()
+        self._sequence += 1
+        batch.sequence = self._sequence
+        self.pending_bytes += batch.bytes
+        self._queue.append(batch)
+        self.wake()
+
+    def _on_forwarded(self, request: int, status: int, content: Any) -> None:
+        batch = self._forwards.pop(request, None)
+        if batch is None:
+            return
+        if status == _APPLIED:
+            self._settle(batch, content)
+        elif status == _REFUSED:
+            self._note_hint(content)
+            self._requeue([batch])
+        else:
+            self._fail(batch, content)
+        self.wake()
+
+    def _on_read(self, peer: str, request: int, term: int, commands: list[list[bytes]]) -> None:
+        if not self._leads_in(term):
+            self.send(peer, (READ_DONE, self.shard, request, _REFUSED, self._leader_hint()))
+            return
+        part = _Forwarded(self, peer, READ_DONE, request, len(commands))
+        part.pending = 1
+        for token, args in enumerate(commands):
+            self.read(part, token, args)
+        finish(part)
+
+    def _on_read_done(self, request: int, status: int, content: Any) -> None:
+        _, reads = self._read_forwards.pop(request, ("", []))
+        if status == _REFUSED:
+            self._note_hint(content)
+            self._reads = reads + self._reads
+            self.wake()
+            return
+        for position, read in enumerate(reads):
+            read.answer(content[position] if status == _APPLIED else content)
+
+    def _note_hint(self, hint: Any) -> None:
+        if hint is not None:
+            self._hint = (hint[0], -1)
+        elif self.group is None:
+            following = self._replicas.index(self._hint[0]) + 1 if self._hint[0] in self._replicas else 0
+            self._hint = (self._replicas[following % len(self._replicas)], -1)
+
+    def installed(self) -> None:
+        """A snapshot replaced the state: what it holds of the batches under way cannot be told."""
+        for _, batches in self._proposals.values():
+            for batch in batches:
+                self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
+        for batch in self._forwards.values():
+            self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
+        self._proposals.clear()
+        self._entries_by_index.clear()
+        self._forwards.clear()
+
+    def link_lost(self, peer: str) -> None:
+        """The link to node `peer` broke: what it was asked may or may not have been done."""
+        for request in [r for r, (name, _) in self._read_forwards.items() if name == peer]:
+            self._reads = self._read_forwards.pop(request)[1] + self._reads
+        if self.group is None and peer == self._hint[0]:
+            self._note_hint(None)
+            forwards, self._forwards = self._forwards, {}
+            for batch in forwards.values():
+                self._fail(batch, errors.timeout("the leader's node was lost"))
+        self.wake()
+
+    # -- time
+
+    def tick(self) -> None:
+        """Ends what has waited too long; to be called a few times per second."""
+        now = self._now()
+        if self._parts and self._since + self.timeout_s <= now:
+            self._seal()
+        for batch in [b for b in self._queue if b.deadline <= now]:
+            self._queue.remove(batch)
+            self._fail(batch, errors.cluster_down())
+        for request in [r for r, batch in self._forwards.items() if batch.deadline <= now]:
+            self._fail(self._forwards.pop(request), errors.timeout())
+        for index in [i for i, (_, batches) in self._proposals.items() if batches and batches[0].deadline <= now]:
+            term, batches = self._proposals[index]
+            self._proposals[index] = (term, [])
+            for batch in batches:
+                self._fail(batch, errors.timeout())
+        self._tick_reads(now)
+        if self._queue or self._parts or self._reads:
+            self.wake()
+
+    def _tick_reads(self, now: float) -> None:
+        late = [read for read in self._reads if read.deadline <= now]
+        if late:
+            self._reads = [read for read in self._reads if read.deadline > now]
+        for request in [r for r, (_, reads) in self._read_forwards.items() if reads and reads[0].deadline <= now]:
+            late += self._read_forwards.pop(request)[1]
+        for read in late:
+            read.answer(errors.cluster_down())
+
+    def remove_expired(self, limit: int = 256) -> None:
+        """On a leader: proposes the removal of keys whose expiry has passed."""
+        if self.group is None or not self.group.readable or self.machine is None or self._proposals:
+            return
+        keys = self.machine.due(limit)
+        if keys:
+            part = _Unheard()
+            self.write(part, 0, [b"\0expire", *keys])
+
+
+class _Unheard(Part):
+    """Waits for nobody: upkeep that the node itself proposes."""
+
+    __slots__ = ()
+
+    def put(self, token: int, value: Any) -> None:
+        """Nobody asks."""
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        """It will be proposed again if it is still needed."""
+
+    def done(self) -> None:
+        """Nobody waits."""

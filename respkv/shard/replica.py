@@ -1,0 +1,295 @@
+"""A shard's replica on this node: Bitcask, machine, Raft group and proposer, put together, with their upkeep.
+
+Upkeep, once a second or sooner: the Bitcask log is fdatasynced when the journal wants to be trimmed, the journal is trimmed behind
+what is synced, sealed files are hinted and merged in slices, expired keys are proposed for removal, lagging followers get
+snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from respkv.cluster.slots import SLOTS, slot_of
+from respkv.cluster.topology import Shard
+from respkv.config import Config
+from respkv.disk import Disk
+from respkv.offload import Worker
+from respkv.raft.group import Group, Timing
+from respkv.raft.journal import Journal
+from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
+from respkv.raft.snapshot import SnapshotReceiver, SnapshotSender
+from respkv.shard.machine import Machine
+from respkv.shard.proposer import Proposer
+from respkv.storage import Bitcask
+
+log = structlog.get_logger()
+
+SYNC_EVERY_S = 10.0
+SLICE_PAUSE_S = 0.002
+
+
+class StartError(Exception):
+    """The node's data do not allow it to start; the text says what to do."""
+
+
+class Replica:
+    """One shard on one node that holds it. Owns everything of the shard but the journal."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        node: str,
+        config: Config,
+        journal: Journal,
+        *,
+        send: Callable[[str, Any], bool],
+        wake: Callable[[Replica], None],
+        worker: Worker,
+        fatal: Callable[[BaseException], None],
+        disk: Disk,
+        now: Callable[[], float],
+    ) -> None:
+        self.shard = shard
+        self.node = node
+        self.path = config.dir / f"shard-{shard.id}"
+        self.dirty = False
+        self._config = config
+        self._journal = journal
+        self._send = send
+        self._worker = worker
+        self._fatal = fatal
+        self._disk = disk
+        self._now = now
+        self._synced_at = now()
+        self._led_since = now()
+        self._senders: dict[str, SnapshotSender] = {}
+        self._upkeep: asyncio.Task[None] | None = None
+        self.cask = self._open_cask()
+        shard_log = journal.logs[shard.id]
+        self._reconcile()
+        self.machine = Machine(self.cask)
+        others = [name for name in shard.replicas if name != node]
+        timing = Timing(config.election_timeout_ms / 1000, config.heartbeat_ms / 1000)
+        self.group = Group(
+            shard.id,
+            node,
+            others,
+            shard_log,
+            self.cask.applied,
+            apply=self._apply,
+            send=send,
+            wake=lambda: wake(self),
+            role_changed=self._role_changed,
+            timing=timing,
+            eager=shard.replicas[0] == node,
+            lease=config.read_mode == "lease",
+        )
+        self.proposer = Proposer(
+            shard, node, self.group, self.machine, send=send, wake=lambda: wake(self), now=now
+        )
+        self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
+
+    @property
+    def _incoming_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".incoming")
+
+    def _open_cask(self) -> Bitcask:
+        return Bitcask(
+            self.path,
+            buckets=SLOTS,
+            bucket_of=slot_of,
+            segment_bytes=self._config.segment_bytes,
+            disk=self._disk,
+            merge_dead_ratio=self._config.merge_dead_ratio,
+        )
+
+    def _reconcile(self) -> None:
+        """Makes journal and Bitcask log meet. Raises StartError if entries between them are missing."""
+        cask, shard_log = self.cask, self._journal.logs[self.shard.id]
+        if cask.applied > shard_log.last_index:
+            # Applied entries are committed; those that the journal lost in a power cut are in the Bitcask log.
+            log.warning("journal_behind_data", shard=self.shard.id, journal=shard_log.last_index, data=cask.applied)
+            shard_log.reset(cask.applied, cask.applied_term)
+        elif max(1, cask.applied) < shard_log.base_index:
+            raise StartError(
+                f"{self.path}: holds entries up to {cask.applied}, the journal begins behind {shard_log.base_index}; "
+                "the data are older than the journal"
+            )
+
+    # -- called by the group
+
+    def _apply(self, index: int, term: int, command: bytes) -> None:
+        self.proposer.apply(index, term, command)
+
+    def _role_changed(self) -> None:
+        group = self.group
+        self._led_since = self._now()
+        for sender in self._senders.values():
+            sender.stop()
+        self._senders.clear()
+        log.info("leader_elected" if group.leader else "leader_lost", shard=self.shard.id, term=group.term)
+
+    # -- called by the node
+
+    def pump(self) -> None:
+        self.dirty = False
+        self.proposer.pump()
+
+    def tick(self) -> None:
+        self.group.tick()
+
+    def receive(self, peer: str, message: Message) -> None:
+        """A Raft or snapshot message from the replica on `peer`."""
+        kind = message[0]
+        if kind < SNAPSHOT_BEGIN:
+            self.group.receive(peer, message)
+        elif kind == SNAPSHOT_ACK:
+            sender = self._senders.get(peer)
+            if sender is not None:
+                sender.acknowledged(message[2], message[3], self._now())
+        else:
+            try:
+                self.receiver.receive(peer, message, self.group.applied)
+            except OSError as error:
+                self._fatal(error)
+
+    def link_up(self, peer: str) -> None:
+        if peer in self.shard.replicas:
+            self.group.connected(peer)
+
+    def link_down(self, peer: str) -> None:
+        self.proposer.link_lost(peer)
+        if peer in self.shard.replicas:
+            self.group.disconnected(peer)
+            self.receiver.drop(peer)
+            sender = self._senders.pop(peer, None)
+            if sender is not None:
+                sender.stop()
+
+    # -- snapshots
+
+    def send_snapshots(self) -> None:
+        """Starts and supervises the transfers that followers need."""
+        group, now = self.group, self._now()
+        for peer, sender in list(self._senders.items()):
+            sender.tick(now)
+            if sender.finished:
+                del self._senders[peer]
+        if not group.leader:
+            return
+        for peer in group.snapshot_wanted - self._senders.keys():
+            source = self.cask.snapshot()
+            log.info("snapshot_sending", shard=self.shard.id, peer=peer, index=source.index)
+
+            def send(message: Message, peer: str = peer) -> bool:
+                return self._send(peer, message)
+
+            transfer = random.getrandbits(48)
+            self._senders[peer] = SnapshotSender(self.shard.id, transfer, group.term, source, send, now)
+
+    def _install(self, index: int, term: int) -> None:
+        """Replaces the state by the files received."""
+        try:
+            self._stop_upkeep()
+            self.cask.close()
+            Bitcask.install(self.path, self._incoming_path, self._disk)
+            self.cask = self._open_cask()
+            if (self.cask.applied, self.cask.applied_term) != (index, term):
+                raise StartError(f"{self.path}: a snapshot up to {index} turned out to reach {self.cask.applied}")
+            self.machine = Machine(self.cask)
+            self.proposer.use(self.machine)
+            self.proposer.installed()
+            self.group.installed(index, term)
+        except Exception as error:  # noqa: BLE001 - the node must not go on with half a state
+            self._fatal(error)
+            return
+        log.info("snapshot_installed", shard=self.shard.id, index=index)
+
+    # -- upkeep
+
+    def start_upkeep(self) -> None:
+        """Runs the upkeep of disk and journal if the last round is over."""
+        if self._upkeep is None or self._upkeep.done():
+            self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
+
+    def _stop_upkeep(self) -> None:
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            self._upkeep = None
+
+    async def _keep_up(self) -> None:
+        cask = self.cask
+        try:
+            if self._should_sync():
+                await self._sync(cask)
+            self._trim()
+            for task in cask.maintain():
+                if task is None:
+                    await asyncio.sleep(SLICE_PAUSE_S)
+                else:
+                    await self._worker.run(task)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the disk cannot be trusted any more
+            if cask is self.cask:
+                self._fatal(error)
+
+    def _should_sync(self) -> bool:
+        if self.cask.synced >= self.cask.applied:
+            return False
+        shard_log = self._journal.logs[self.shard.id]
+        due = self._now() - self._synced_at >= SYNC_EVERY_S
+        return due or shard_log.bytes > self._keep_bytes // 2 or self.shard.id in self._journal.pinned()
+
+    async def _sync(self, cask: Bitcask) -> None:
+        point = cask.sync_point()
+        await self._worker.run(point.run)
+        if cask is self.cask:
+            cask.synced_to(point)
+            self._synced_at = self._now()
+
+    @property
+    def _keep_bytes(self) -> int:
+        return self._config.journal_keep_bytes // max(1, len(self._journal.logs))
+
+    def _trim(self) -> None:
+        """Trims the journal behind what the Bitcask log has synced, keeping a tail for followers that lag a little."""
+        shard_log = self._journal.logs[self.shard.id]
+        synced = min(self.cask.synced, self.group.applied)
+        index, excess = shard_log.base_index, shard_log.bytes - self._keep_bytes
+        while excess > 0 and index < synced:
+            index += 1
+            excess -= len(shard_log[index - shard_log.base_index][0])
+        config = self._config
+        if self._journal.file_bytes > config.journal_keep_bytes + 2 * config.journal_segment_bytes:
+            index = max(index, min(self._journal.pinned().get(self.shard.id, 0), synced))
+        if index > shard_log.base_index:
+            shard_log.trim(index)
+
+    def return_leadership(self, settled_s: float = 3.0) -> None:
+        """Hands leadership back to the preferred replica once that has caught up and things have been quiet."""
+        preferred = self.shard.replicas[0]
+        group = self.group
+        if not group.leader or preferred == self.node or self._now() - self._led_since < settled_s:
+            return
+        if group.lag().get(preferred, 1 << 60) < 1000 and group.is_connected(preferred):
+            log.info("leadership_returned", shard=self.shard.id, to=preferred)
+            self._led_since = self._now()
+            group.transfer(preferred)
+
+    def step_aside(self) -> None:
+        """Before a stop: hands leadership to the follower that has most of the log."""
+        lag = {name: lag for name, lag in self.group.lag().items() if self.group.is_connected(name)}
+        if lag:
+            self.group.transfer(min(lag, key=lag.__getitem__))
+
+    def close(self) -> None:
+        self._stop_upkeep()
+        for sender in self._senders.values():
+            sender.stop()
+        self.receiver.drop()
+        self.cask.close()

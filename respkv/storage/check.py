@@ -1,0 +1,134 @@
+"""Offline verification: every byte of every file of a directory, changing nothing.
+
+Finds more than opening does, which believes good hints and leaves the records behind them to be verified when read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from mmap import mmap
+from pathlib import Path
+from typing import NamedTuple
+
+from respkv.storage import hint, record
+from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, DataFile, Name, list_directory
+from respkv.storage.errors import Damaged, Locked
+from respkv.storage.frame import FILE_HEAD_BYTES, FileHead, frames
+
+
+class Finding(NamedTuple):
+    """Something that is not as it should be.
+
+    `kind` is `damage` (data is lost or wrong), `end` (an unfinished write at the end of the log; opening cuts it, or
+    refuses it when it proves to be damage), `hint` (not usable; made again when the directory is open) or `leftover`
+    (removed at the next opening).
+    """
+
+    file: Path
+    offset: int
+    kind: str
+    detail: str
+
+
+def check(path: Path | str) -> list[Finding]:
+    """Reads and verifies all files of the directory, which must not be open (`Locked`). Empty when all is well."""
+    path = Path(path)
+    lock_fd = _lock(path)
+    try:
+        return _check(path)
+    finally:
+        if lock_fd >= 0:
+            os.close(lock_fd)
+
+
+def _lock(path: Path) -> int:
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Locked(path) from None
+    return fd
+
+
+def _check(path: Path) -> list[Finding]:
+    findings: list[Finding] = []
+    try:
+        listing = list_directory(path)
+    except Damaged as damaged:
+        return [Finding(damaged.file, damaged.offset, "damage", damaged.reason)]
+    findings += [Finding(leftover, 0, "leftover", "will be removed") for leftover in listing.leftovers]
+    index = 0
+    salt: int | None = None
+    for name in listing.names:
+        newest = name == listing.names[-1]
+        file, head_findings = _open(path, name, newest)
+        findings += head_findings
+        if file is None:
+            continue
+        with file.map:
+            if salt is not None and file.head.salt != salt:
+                findings.append(Finding(file.path, 8, "damage", "the file belongs to another directory"))
+            salt = file.head.salt
+            if file.head.base_index != index:
+                detail = f"starts after index {file.head.base_index}, not after {index}"
+                findings.append(Finding(file.path, 32, "damage" if file.sealed else "end", detail))
+            findings += _check_content(file, newest, name in listing.hints)
+            index = file.index
+        os.close(file.fd)
+    return findings
+
+
+def _open(path: Path, name: Name, newest: bool) -> tuple[DataFile | None, list[Finding]]:
+    file_path = path / f"{name}{DATA_SUFFIX}"
+    fd = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
+    head = FileHead.decode(os.pread(fd, FILE_HEAD_BYTES, 0))
+    if head is None or (head.first_id, head.last_id, head.generation) != name:
+        os.close(fd)
+        detail = "no head" if head is None else "the head of another file"
+        return None, [Finding(file_path, 0, "end" if head is None and newest else "damage", detail)]
+    return DataFile(file_path, name, head, 0, fd, os.fstat(fd).st_size), []
+
+
+def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding]:
+    """Frames, records, seal and hint of one file; leaves its last index in the file."""
+    offset = FILE_HEAD_BYTES
+    bad_record: int | None = None
+    expected = hint.Hint()
+    for frame in frames(file.map, file.seed, offset, file.size):
+        if frame.is_seal and frame.body_end == file.size:
+            file.sealed = True
+            file.index, file.term, file.clock_ms = frame.index, frame.term, frame.clock_ms
+        if frame.is_seal or frame.index < file.index:
+            break
+        try:
+            for row in record.read_all(file.map, frame.body_start, frame.body_end):
+                expected.add(*row)
+        except record.BadRecord as bad:
+            bad_record = bad.offset
+            break
+        file.index, file.term, file.clock_ms = frame.index, frame.term, frame.clock_ms
+        offset = frame.body_end
+    loaded = hint.read(file.hint_path, file) if has_hint else None
+    findings = []
+    if has_hint and loaded is None:
+        findings.append(Finding(file.path.with_suffix(HINT_SUFFIX), 0, "hint", "not usable"))
+    if file.sealed:
+        expected.finish(file.size, file.index, file.term, file.clock_ms)
+        if loaded is not None and not loaded.equals(expected):
+            findings.append(Finding(file.hint_path, 0, "damage", "does not agree with its data file"))
+        return findings
+    if loaded is not None or file.name.generation:
+        findings.append(Finding(file.path, bad_record or offset, "damage", "a sealed file is not whole"))
+    elif not _is_zero(file.map, offset):
+        start = offset if bad_record is None else bad_record
+        findings.append(Finding(file.path, start, "end" if newest else "damage", "not a whole frame"))
+    return findings
+
+
+def _is_zero(data: mmap, start: int) -> bool:
+    return not any(data[at : at + (1 << 20)].strip(b"\0") for at in range(start, len(data), 1 << 20))

@@ -1,0 +1,34 @@
+"""What can go wrong in the storage engine, other than the operating system's own `OSError`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StorageError(Exception):
+    """Base of the storage engine's own errors."""
+
+
+class Damaged(StorageError):  # noqa: N818 (says what is the matter)
+    """Bytes that were once safely on the disk are not what they were. Nothing has been changed or cut.
+
+    `file` is the damaged file, `offset` the byte where the first bad record or frame starts.
+    """
+
+    def __init__(self, file: Path, offset: int, reason: str) -> None:
+        super().__init__(f"{file} is damaged at byte {offset}: {reason}")
+        self.file = file
+        self.offset = offset
+        self.reason = reason
+
+
+class Locked(StorageError):  # noqa: N818 (says what is the matter)
+    """Another `Bitcask`, of this process or of another one, has the directory open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is in use by another process")
+        self.path = path
+
+
+class Failed(StorageError):  # noqa: N818 (says what is the matter)
+    """A write or an fdatasync failed earlier, so the end of the log is unknown: open the directory again to go on."""

@@ -1,0 +1,116 @@
+"""The keydir: where the newest record of every key lies.
+
+A location is one int: `number << 44 | offset << 12 | size`, where `number` names an open data file (see `DataFile`),
+`offset` is the record's first byte and `size` its bytes, 4095 standing for "4095 or more: the record's header knows".
+Below 65,536 files an int of this kind takes 32 bytes; more files than that only cost a few bytes more.
+
+Keys live in `buckets`, one dict each, so that a caller who buckets by hash slot can count, scan and move a slot's keys.
+Keys with an expiry are in `expires` as well; all others cost nothing there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, pairwise
+from operator import add
+from zlib import crc32
+
+from respkv.storage import record
+
+NUMBER_SHIFT = 44
+OFFSET_SHIFT = 12
+OFFSET_MASK = 0xFFFFFFFF
+SIZE_MASK = 4095
+FILE_BYTES_MAX = 1 << 32
+"""No data file may be longer than an offset can say."""
+
+_DISCARD_BUCKETS = 64
+
+Row = tuple[int, int, bytes, int, int]
+"""A record as `record.walk` tells it: type, expire_ms, key, offset, size."""
+
+
+def locate(number: int, offset: int, size: int) -> int:
+    if size > SIZE_MASK:
+        size = SIZE_MASK
+    return number << NUMBER_SHIFT | offset << OFFSET_SHIFT | size
+
+
+class Keydir:
+    """The buckets and expiries of one `Bitcask`, and the ways in which records change them."""
+
+    def __init__(self, buckets: int, bucket_of: Callable[[bytes], int] | None) -> None:
+        if buckets < 1:
+            raise ValueError(f"there must be at least one bucket, not {buckets}")
+        self.buckets: list[dict[bytes, int]] = [{} for _ in range(buckets)]
+        self.expires: dict[bytes, int] = {}
+        self.bucket_of = bucket_of or (lambda key: crc32(key) % buckets)
+        self._discarded: list[dict[bytes, int]] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self.buckets))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Every key, bucket by bucket; a bucket's keys are taken when its turn comes."""
+        for bucket in self.buckets:
+            yield from list(bucket)
+
+    def clear(self) -> None:
+        """Forgets every key at once; the memory comes back through `discard`."""
+        self._discarded += filter(None, self.buckets)
+        if self.expires:
+            self._discarded.append(self.expires)
+        self.buckets[:] = [{} for _ in self.buckets]  # in place: others hold the list
+        self.expires = {}
+
+    def discard(self) -> bool:
+        """Frees a part of what `clear` left; False when nothing is left."""
+        keys = 0
+        for _ in range(_DISCARD_BUCKETS):
+            if not self._discarded or keys > 20_000:
+                break
+            last = self._discarded[-1]
+            for _ in range(min(len(last), 20_000)):
+                last.popitem()
+                keys += 1
+            if not last:
+                self._discarded.pop()
+        return bool(self._discarded)
+
+    def put(self, bucket: int, key: bytes, location: int, expire_ms: int) -> None:
+        self.buckets[bucket][key] = location
+        if expire_ms:
+            self.expires[key] = expire_ms
+        elif self.expires:
+            self.expires.pop(key, None)
+
+    def delete(self, bucket: int, key: bytes) -> None:
+        self.buckets[bucket].pop(key, None)
+        self.expires.pop(key, None)
+
+    def replay(self, number: int, rows: Iterable[Row]) -> None:
+        """Does what records of file `number` say, in order."""
+        bucket_of = self.bucket_of
+        for record_type, expire_ms, key, offset, size in rows:
+            if record_type == record.TOMBSTONE:
+                self.delete(bucket_of(key), key)
+            elif record_type == record.CLEAR:
+                self.clear()
+            else:
+                self.put(bucket_of(key), key, locate(number, offset, size), expire_ms)
+
+    def load(self, number: int, keys: list[bytes], places: Iterable[int]) -> None:
+        """`replay` for puts without expiry: `places` are locations without their number, one for each key."""
+        locations = map(add, places, [number << NUMBER_SHIFT] * len(keys))
+        buckets = map(self.buckets.__getitem__, map(self.bucket_of, keys))
+        deque(map(dict.__setitem__, buckets, keys, locations), maxlen=0)
+        if self.expires:
+            for key in keys:
+                self.expires.pop(key, None)
+
+
+def split_keys(blob: bytes | bytearray, lengths: Iterable[int]) -> list[bytes]:
+    """The keys that lie in `blob` one after the other."""
+    data = bytes(blob)
+    return [data[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]

@@ -1,0 +1,249 @@
+"""Background work on the log: what is to be done next, and doing it in slices.
+
+Files finish in the order of the log. When a new active file begins, the one before is *sealed* (seal frame, fdatasync,
+cut to its length, fdatasync) and gets its hint; from then on it never changes.
+
+A *tally* goes over the keydir and adds up the bytes that live records take in each file; commits keep no such books. By
+the time it is used a tally can only be too high, for sealed files gain no records.
+
+The tally decides what to *merge* (see the module `merge`): runs of adjacent files in which more than the configured
+share is dead, or many small ones. A tombstone is needed as long as an older file may hold a record of its key. A file
+is *clean* when all of its records with a value are alive: it holds nothing that needs hiding. So tombstones go once
+every older file is clean; where they pile up behind files with a few dead records, those are merged first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from respkv.storage import record
+from respkv.storage.datafile import TEMPORARY_SUFFIX, DataFile
+from respkv.storage.frame import FILE_HEAD_BYTES, FRAME_HEAD_BYTES, SEAL_MAGIC, encode_head
+from respkv.storage.hint import Hint
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, OFFSET_SHIFT, SIZE_MASK
+from respkv.storage.merge import Merge
+from respkv.storage.slices import Steps, Task, slices
+
+if TYPE_CHECKING:
+    from respkv.storage.bitcask import Bitcask
+
+SLICE_KEYS = 4000
+_BUCKET_COST = 4  # an empty bucket takes a while, too; in keys
+SMALL_FILES = 4
+"""So many adjacent small files are merged even when nothing in them is dead. Small: an eighth of a segment at most."""
+_EMPTY_BYTES = FILE_HEAD_BYTES + FRAME_HEAD_BYTES
+
+
+class Maintenance:
+    """The background work of one `Bitcask`. What has been begun stays here when a caller drops its iterator."""
+
+    def __init__(self, cask: Bitcask) -> None:
+        self._cask = cask
+        self._steps: Steps | None = None
+        self._task: Task | None = None
+        self._tally_due_at = 0  # when so many bytes have been written
+        self._choice_due = False
+
+    def run(self) -> Iterator[Task | None]:
+        """See `Bitcask.maintain`."""
+        while not (self._cask.failed or self._cask.closed):
+            if self._task is not None and not self._task.done:  # the caller before did not run it
+                yield self._task
+                continue
+            if self._task is not None and self._task.error is not None:
+                self._abort(self._task.error)
+            if self._steps is None:
+                self._steps = self._work()
+            try:
+                self._task = next(self._steps)
+            except StopIteration:
+                self._steps = None
+                return
+            except BaseException:
+                self._steps = None
+                self._task = None
+                raise
+            if self._task is None:
+                yield None
+
+    def _abort(self, error: BaseException) -> None:
+        """A task failed, and the caller has seen it: lets the work it belongs to clean up, and starts anew."""
+        steps, self._steps, self._task = self._steps, None, None
+        if steps is not None:
+            with suppress(type(error)):
+                steps.throw(error)
+
+    def close(self) -> None:
+        """Gives up what is under way; the next opening removes the unfinished files."""
+        steps, self._steps, self._task = self._steps, None, None
+        if steps is not None:
+            steps.close()
+
+    def expect_dead(self) -> None:
+        """Much may be dead now: has the next run count."""
+        self._tally_due_at = 0
+
+    def _work(self) -> Steps:
+        cask = self._cask
+        while True:
+            while cask.discard():
+                yield None
+            file = next((file for file in cask.files[:-1] if not file.hinted), None)
+            if file is not None:
+                yield from self._finish(file)
+            elif len(cask.files) > 1 and cask.written_bytes >= self._tally_due_at:
+                yield from self._tally()
+            elif self._choice_due:
+                run = self._choose()
+                if run:
+                    hides = not all(older.clean for older in cask.files[: cask.files.index(run[0])])
+                    yield from Merge(cask, run, hides).steps()
+                else:
+                    self._choice_due = False
+            else:
+                return
+
+    # ------------------------------------------------------------------ sealing
+
+    def _finish(self, file: DataFile) -> Steps:
+        """Seals a file and writes its hint, whichever is missing."""
+        if not file.sealed:
+            yield from self._seal(file)
+        hint = Hint()
+        for step in slices(file):
+            if isinstance(step, Task):
+                yield step
+            else:
+                for row in step:
+                    hint.add(*row)
+                yield None
+        hint.finish(file.length, file.index, file.term, file.clock_ms)
+        temporary = file.hint_path.with_name(file.hint_path.name + TEMPORARY_SUFFIX)
+        disk = self._cask.disk
+        try:
+            with suppress(FileNotFoundError):
+                disk.unlink(temporary)
+            yield Task(lambda: hint.write(temporary, file.seed, disk))
+            disk.rename(temporary, file.hint_path)
+        except Exception:
+            with suppress(OSError):
+                disk.unlink(temporary)
+            raise
+        file.hinted = True
+        file.take_sizes(hint)
+
+    def _seal(self, file: DataFile) -> Steps:
+        cask = self._cask
+        last = (file.index, file.term, file.clock_ms)
+        length = file.length + FRAME_HEAD_BYTES
+        cask.disk.write(file.fd, encode_head(file.seed, file.length, 0, *last, cask.synced, SEAL_MAGIC), file.length)
+
+        def cut_to_length() -> None:
+            try:
+                cask.disk.sync(file.fd)
+                cask.disk.truncate(file.fd, length)
+                cask.disk.sync(file.fd)
+                cask.disk.sync_dir(cask.path)
+            except BaseException:
+                cask.failed = True
+                raise
+
+        yield Task(cut_to_length)
+        file.length = file.synced_length = length
+        file.sealed = file.named = True
+        file.remap()
+        cask.maps[file.number] = file.map
+        file.release(cask.disk)
+
+    # ------------------------------------------------------------------ tally
+
+    def _tally(self) -> Steps:
+        cask = self._cask
+        counted = [file for file in cask.files if file.hinted]
+        self._tally_due_at = cask.written_bytes + max(cask.segment_bytes, cask.file_bytes // 8)
+        live: Counter[int] = Counter()
+        keys = 0
+        for number in range(len(cask.buckets)):
+            keys += _BUCKET_COST
+            locations = list(cask.buckets[number].values())
+            for start in range(0, len(locations), SLICE_KEYS):
+                part = locations[start : start + SLICE_KEYS]
+                self._add_up(part, live)
+                keys += len(part)
+                if keys >= SLICE_KEYS:
+                    keys = 0
+                    yield None
+        for file in counted:
+            file.live_bytes = live[file.number]
+            file.tallied = True
+        self._choice_due = True
+
+    def _add_up(self, locations: list[int], live: Counter[int]) -> None:
+        for location in locations:
+            size = location & SIZE_MASK
+            if size == SIZE_MASK:
+                buffer = self._cask.maps[location >> NUMBER_SHIFT]
+                if buffer is not None:
+                    size = record.size_at(buffer, location >> OFFSET_SHIFT & OFFSET_MASK)
+            live[location >> NUMBER_SHIFT] += size
+
+    # ------------------------------------------------------------------ choice
+
+    def _choose(self) -> list[DataFile]:
+        """The next run of files to merge; empty when there is none."""
+        cask = self._cask
+        run: list[DataFile] = []
+        run_bytes = 0
+        hides = hides_before_run = False
+        for file in cask.files:
+            if not (file.hinted and file.tallied):
+                break
+            if not run:
+                hides_before_run = hides
+            needed = self._needed(file, hides_before_run)
+            wanted = self._is_dirty(file, needed) or self._is_small(file)
+            if run and not (wanted and run_bytes + needed <= cask.segment_bytes):
+                if self._is_worthwhile(run, hides_before_run):
+                    return run
+                run, run_bytes, hides_before_run = [], 0, hides
+                needed = self._needed(file, hides)
+            if wanted and file.length < FILE_BYTES_MAX - (64 << 20):  # room for the copy's frames
+                run.append(file)
+                run_bytes += needed
+            hides = hides or not file.clean
+        return run if self._is_worthwhile(run, hides_before_run) else self._choose_unclean()
+
+    def _needed(self, file: DataFile, hides: bool) -> int:
+        """How many bytes of records a merge would keep."""
+        return file.live_bytes + (file.tombstone_bytes if hides else 0)
+
+    def _is_dirty(self, file: DataFile, needed: int) -> bool:
+        """Frame heads count as dead as long as every batch has its own; a merge joins them."""
+        records = file.put_bytes + file.tombstone_bytes
+        total = records if file.name.generation else file.length - _EMPTY_BYTES
+        return total - needed > self._cask.merge_dead_ratio * total
+
+    def _is_small(self, file: DataFile) -> bool:
+        return file.length <= self._cask.segment_bytes // 8
+
+    def _is_worthwhile(self, run: list[DataFile], hides: bool) -> bool:
+        return len(run) >= SMALL_FILES or any(self._is_dirty(file, self._needed(file, hides)) for file in run)
+
+    def _choose_unclean(self) -> list[DataFile]:
+        """The oldest file that is not clean, when the tombstones behind such files outweigh merging them."""
+        first: DataFile | None = None
+        cost = tombstones = 0
+        for file in self._cask.files:
+            if not (file.hinted and file.tallied):
+                break
+            if first is not None:
+                tombstones += file.tombstone_bytes
+                if tombstones > self._cask.merge_dead_ratio * cost:
+                    return [first]
+            if not file.clean:
+                first = first or file
+                cost += file.live_bytes + file.tombstone_bytes
+        return []

@@ -1,0 +1,205 @@
+"""One merge: a run of adjacent sealed files becomes one file that stands for all of their ids, of the next generation.
+
+1. What is still needed is copied, in order, to a `.tmp` file: records that the keydir points at; tombstones and clears,
+   unless nothing older can be hiding behind them or (a tombstone) the key is there again.
+2. The whole log is synced: what made the other records dead must be on the disk before they go.
+3. The copy is synced, gets its hint and its name, and the directory is synced. From here on it counts.
+4. The keydir is pointed to the copies, where it still points to the originals.
+5. The originals are removed. Where a crash leaves them, their names give them away as leftovers.
+
+Until 3 nothing but the `.tmp` files has changed, so a merge can be given up at any time. Descriptors (of snapshots) and
+maps that are open keep removed files readable.
+"""
+
+from __future__ import annotations
+
+from array import array
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from respkv.storage import record
+from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, DataFile, Name
+from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
+from respkv.storage.hint import Hint
+from respkv.storage.keydir import NUMBER_SHIFT, Row, locate
+from respkv.storage.slices import LARGE_BYTES, SLICE_RECORDS, Steps, Task, slices
+
+if TYPE_CHECKING:
+    from respkv.storage.bitcask import Bitcask
+
+log = structlog.get_logger(__name__)
+
+
+class Merge:
+    """The merge of `run`. `hides` says whether older files may hold records that its tombstones are to hide."""
+
+    def __init__(self, cask: Bitcask, run: list[DataFile], hides: bool) -> None:
+        self._cask = cask
+        self._disk = cask.disk
+        self._run = run
+        self._hides = hides
+        first, last = run[0], run[-1]
+        self._name = Name(first.name.first_id, last.name.last_id, max(file.name.generation for file in run) + 1)
+        self._head = FileHead(
+            first.head.salt, self._name.first_id, self._name.last_id, first.head.base_index, self._name.generation
+        )
+        self._path = cask.path / f"{self._name}{DATA_SUFFIX}"
+        self._data_tmp = cask.path / f"{self._name}{DATA_SUFFIX}{TEMPORARY_SUFFIX}"
+        self._hint_tmp = cask.path / f"{self._name}{HINT_SUFFIX}{TEMPORARY_SUFFIX}"
+        self._fd = -1
+        self._length = 0
+        self._hint = Hint()
+        self._originals = array("Q")  # for each row of the hint, the location its record was copied from; 0: tombstone
+
+    def steps(self) -> Steps:
+        try:
+            yield from self._copy()
+            yield from self._sync()
+            merged = self._publish()
+        except GeneratorExit:  # the store is closed or gone, and its files no longer ours: the next opening removes them
+            self._close()
+            raise
+        except BaseException:
+            self._give_up()
+            raise
+        yield Task(self._sync_directory)
+        self._cask.maps.append(merged.map)
+        yield from self._relocate(merged.number)
+        self._remove_originals()
+        before = sum(file.length for file in self._run)
+        log.info("merged", file=str(merged.path), files=len(self._run), bytes_before=before, bytes_after=merged.length)
+
+    def _copy(self) -> Steps:
+        for path in (self._data_tmp, self._hint_tmp):
+            with suppress(FileNotFoundError):
+                self._disk.unlink(path)
+        self._fd = self._disk.create(self._data_tmp)
+        self._write(self._head.encode())
+        for file in self._run:
+            if not file.live_bytes and not (self._hides and file.tombstone_bytes):
+                continue  # a tally is never too low: there is nothing in it
+            for step in slices(file):
+                if isinstance(step, Task):
+                    yield step
+                else:
+                    rows = [row for row in step if self._is_needed(file, row)]
+                    if rows and rows[0][4] >= LARGE_BYTES:
+                        yield Task(lambda: self._copy_large(file, rows[0]))  # noqa: B023 (run before the loop goes on)
+                    elif rows:
+                        self._copy_rows(file, rows)
+                    yield None
+        self._write(self._frame_head(0, SEAL_MAGIC))
+        last = self._run[-1]
+        self._hint.finish(self._length, last.index, last.term, last.clock_ms)
+
+    def _is_needed(self, file: DataFile, row: Row) -> bool:
+        record_type, _expire_ms, key, offset, size = row
+        if record_type == record.CLEAR:
+            return self._hides
+        location = self._cask.buckets[self._cask.bucket_of(key)].get(key)
+        if record_type == record.TOMBSTONE:
+            return self._hides and location is None
+        return location == locate(file.number, offset, size)
+
+    def _copy_rows(self, file: DataFile, rows: list[Row]) -> None:
+        body = b"".join([file.map[offset : offset + size] for _type, _expire, _key, offset, size in rows])
+        at = self._length + FRAME_HEAD_BYTES
+        self._write(self._frame_head(len(body)) + body)
+        for row in rows:
+            self._note(file, row, at)
+            at += row[4]
+
+    def _copy_large(self, file: DataFile, row: Row) -> None:
+        offset, size = row[3:]
+        self._write(self._frame_head(size))
+        self._note(file, row, self._length)
+        with memoryview(file.map) as view, view[offset : offset + size] as data:
+            self._write(data)
+
+    def _note(self, file: DataFile, row: Row, at: int) -> None:
+        record_type, expire_ms, key, offset, size = row
+        self._hint.add(record_type, expire_ms, key, at, size)
+        if record_type == record.CLEAR:
+            del self._originals[:]
+        else:
+            self._originals.append(0 if record_type == record.TOMBSTONE else locate(file.number, offset, size))
+
+    def _frame_head(self, body_bytes: int, *magic: bytes) -> bytes:
+        """All frames bear the last index: the file is there as a whole or not at all."""
+        last = self._run[-1]
+        numbers = (body_bytes, last.index, last.term, last.clock_ms, last.index)
+        return encode_head(self._head.seed, self._length, *numbers, *magic)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._disk.write(self._fd, data, self._length)
+        self._length += len(data)
+
+    def _sync(self) -> Steps:
+        point = self._cask.sync_point()
+        yield Task(point.run)
+        self._cask.synced_to(point)
+        yield Task(lambda: self._disk.sync(self._fd))
+        yield Task(lambda: self._hint.write(self._hint_tmp, self._head.seed, self._disk))
+
+    def _publish(self) -> DataFile:
+        """Gives the copy its name and its place in the log."""
+        cask = self._cask
+        merged = DataFile(self._path, self._name, self._head, len(cask.maps), self._fd, self._length)
+        self._disk.rename(self._data_tmp, self._path)
+        self._fd = -1
+        merged.length = merged.synced_length = self._length
+        merged.index, merged.term, merged.clock_ms = self._hint.index, self._hint.term, self._hint.clock_ms
+        merged.sealed = merged.named = merged.tallied = True
+        merged.take_sizes(self._hint)
+        merged.live_bytes = merged.put_bytes
+        merged.release(self._disk)
+        cask.replace_files(self._run, merged)
+        with suppress(OSError):  # then the hint is made anew
+            self._disk.rename(self._hint_tmp, merged.hint_path)
+            merged.hinted = True
+        return merged
+
+    def _sync_directory(self) -> None:
+        try:
+            self._disk.sync_dir(self._cask.path)
+        except BaseException:
+            self._cask.failed = True
+            raise
+
+    def _relocate(self, number: int) -> Steps:
+        base = number << NUMBER_SHIFT
+        next_byte = 0
+        for row in range(0, len(self._hint), SLICE_RECORDS):
+            keys, places, next_byte = self._hint.keys_and_places(row, next_byte, SLICE_RECORDS)
+            originals = self._originals[row : row + SLICE_RECORDS]
+            for key, place, original in zip(keys, places, originals, strict=True):
+                if original:
+                    self._cask.relocate(key, original, base | place)
+            yield None
+
+    def _remove_originals(self) -> None:
+        for file in self._run:
+            self._cask.maps[file.number] = None
+            file.close(self._disk)
+            for path in (file.hint_path, file.path):
+                try:
+                    self._disk.unlink(path)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:  # a leftover: gone at the next opening
+                    log.warning("merged file not removed", file=str(path), error=str(error))
+
+    def _give_up(self) -> None:
+        """Undoes what has been done, as far as the disk allows."""
+        with suppress(OSError):
+            self._close()
+            for path in (self._data_tmp, self._hint_tmp):
+                with suppress(FileNotFoundError):
+                    self._disk.unlink(path)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._disk.close(fd)

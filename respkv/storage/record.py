@@ -1,0 +1,160 @@
+"""Records: the bytes of one key and its value, and of what is done to it.
+
+All integers are little endian.
+
+| offset | bytes       | field       | meaning                                                                   |
+| ------ | ----------- | ----------- | ------------------------------------------------------------------------- |
+| 0      | 1           | type        | 0 tombstone, 1 string, 2.. the later data types, 255 clear                |
+| 1      | 8           | expire_ms   | i64, milliseconds since the epoch; 0: the key does not expire             |
+| 9      | 4           | key_bytes   | u32                                                                       |
+| 13     | 4           | value_bytes | u32                                                                       |
+| 17     | key_bytes   | key         |                                                                           |
+|        | value_bytes | value       | empty in a tombstone and in a clear                                       |
+|        | 4           | crc         | crc32 (zlib) of everything before it                                      |
+
+The checksum comes last, so that one `crc32` call over the whole record verifies it: the CRC of any data followed by its
+own CRC is the constant `CRC_RESIDUE`. A clear drops every key written before it.
+
+This module knows bytes only; where records lie and what they mean together is the business of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from mmap import mmap
+from struct import Struct
+from typing import NamedTuple
+from zlib import crc32
+
+TOMBSTONE = 0
+STRING = 1
+CLEAR = 255
+
+HEADER_BYTES = 17
+TRAILER_BYTES = 4
+OVERHEAD_BYTES = HEADER_BYTES + TRAILER_BYTES
+CRC_RESIDUE = 0x2144DF1C
+"""`crc32(record)` of every intact record."""
+
+PLAIN = b"\x01" + bytes(8)
+"""How a string that does not expire begins."""
+
+KEY_BYTES_MAX = VALUE_BYTES_MAX = 0xFFFFFFFF
+
+_HEADER = Struct("<BqII")
+_PLAIN_HEADER = Struct("<9sII")
+_CRC = Struct("<I")
+
+
+class Record(NamedTuple):
+    """What is stored under a key. `expire_ms` is 0 for a key that does not expire; if it has is not judged here."""
+
+    type: int
+    expire_ms: int
+    value: bytes
+
+
+class BadRecord(Exception):  # noqa: N818 (says what is the matter)
+    """The bytes at `offset` of the walked buffer are not a record."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+def encode(record_type: int, expire_ms: int, key: bytes, value: bytes) -> bytes:
+    """One record of any type. Raises `struct.error` when a field does not fit."""
+    head = _HEADER.pack(record_type, expire_ms, len(key), len(value))
+    return b"".join((head, key, value, _CRC.pack(crc32(value, crc32(key, crc32(head))))))
+
+
+CLEAR_RECORD = encode(CLEAR, 0, b"", b"")
+
+
+def encode_puts(keys: list[bytes], values: list[bytes]) -> tuple[list[int], bytes]:
+    """The records that set each of `keys` to the string beside it in `values`, without expiry.
+
+    Returns the size of each record in bytes, and the records joined in order. Keys may repeat: the last wins.
+    """
+    heads = map(_PLAIN_HEADER.pack, repeat(PLAIN), map(len, keys), map(len, values))
+    bodies = list(map(b"".join, zip(heads, keys, values, strict=True)))
+    parts: list[bytes] = bodies * 2  # of the right length: bodies and checksums alternate
+    parts[::2] = bodies
+    parts[1::2] = map(_CRC.pack, map(crc32, bodies))
+    return [len(body) + TRAILER_BYTES for body in bodies], b"".join(parts)
+
+
+def decode(record: bytes) -> tuple[bytes, Record] | None:
+    """Key and contents of a whole record, or None when it is not intact."""
+    if len(record) < OVERHEAD_BYTES or crc32(record) != CRC_RESIDUE:
+        return None
+    record_type, expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(record)
+    value_start = HEADER_BYTES + key_bytes
+    if value_start + value_bytes + TRAILER_BYTES != len(record):
+        return None
+    return record[HEADER_BYTES:value_start], Record(record_type, expire_ms, record[value_start:-TRAILER_BYTES])
+
+
+def read(buffer: mmap | bytes, offset: int, end: int) -> tuple[bytes, Record] | None:
+    """Key and contents of the record at `offset`, which must end by `end`; None when it is not intact.
+
+    The value is copied once, whatever its size.
+    """
+    if offset + OVERHEAD_BYTES > end:
+        return None
+    head = buffer[offset : offset + HEADER_BYTES]
+    record_type, expire_ms, key_bytes, value_bytes = _HEADER.unpack(head)
+    value_start = offset + HEADER_BYTES + key_bytes
+    value_end = value_start + value_bytes
+    if value_end + TRAILER_BYTES > end:
+        return None
+    key = buffer[offset + HEADER_BYTES : value_start]
+    value = buffer[value_start:value_end]
+    trailer = buffer[value_end : value_end + TRAILER_BYTES]
+    if crc32(value, crc32(key, crc32(head))) != _CRC.unpack(trailer)[0]:
+        return None
+    return key, Record(record_type, expire_ms, value)
+
+
+def size_at(buffer: mmap | bytes, offset: int) -> int:
+    """The size in bytes that the record at `offset` claims to have (its checksum is not looked at)."""
+    _type, _expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
+    return int(OVERHEAD_BYTES + key_bytes + value_bytes)
+
+
+def walk(buffer: mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes, int, int]]:
+    """The records that fill `buffer[start:end]`: (type, expire_ms, key, offset, size) of each.
+
+    Looks at lengths only: the caller verifies a record (see `intact`) before it believes anything about it, and before
+    it asks for the next one. Raises `BadRecord` when a record does not fit.
+    """
+    unpack = _HEADER.unpack_from
+    while start < end:
+        if start + OVERHEAD_BYTES > end:
+            raise BadRecord(start)
+        record_type, expire_ms, key_bytes, value_bytes = unpack(buffer, start)
+        key_end = start + HEADER_BYTES + key_bytes
+        after = key_end + value_bytes + TRAILER_BYTES
+        if after > end:
+            raise BadRecord(start)
+        yield record_type, expire_ms, buffer[start + HEADER_BYTES : key_end], start, after - start
+        start = after
+
+
+def intact(buffer: mmap | bytes, offset: int, size: int) -> bool:
+    """Whether the `size` bytes at `offset` are a record whose checksum holds."""
+    if size < 1 << 16:
+        return crc32(buffer[offset : offset + size]) == CRC_RESIDUE
+    with memoryview(buffer) as view, view[offset : offset + size] as record:
+        return crc32(record) == CRC_RESIDUE
+
+
+def read_all(buffer: mmap, start: int, end: int) -> list[tuple[int, int, bytes, int, int]]:
+    """`walk`, every record verified; raises `BadRecord`."""
+    rows = []
+    for row in walk(buffer, start, end):
+        if not intact(buffer, row[3], row[4]):
+            raise BadRecord(row[3])
+        rows.append(row)
+    return rows

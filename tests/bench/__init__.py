@@ -1,0 +1,1 @@
+"""The benchmark of respkv against redis-server, on one machine: `python -m tests.bench`."""

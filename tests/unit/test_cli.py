@@ -1,0 +1,327 @@
+"""The command line: what it prints, how it ends, and that it says in one line what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from respkv import __version__
+from respkv.cli import main
+from respkv.config import load, options
+from respkv.storage import Bitcask
+from tests.unit import fake_node
+
+FAKE = str(Path(fake_node.__file__))
+
+
+@pytest.fixture(autouse=True)
+def _processes_find_respkv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody uses (nor those 1000 and 10000 higher)."""
+    for first in range(21000 + os.getpid() % 1000 * 10, 45000, 10):
+        try:
+            for port in (first + step + i for step in (0, 1000, 10000) for i in range(count)):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+def eventually(holds: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.05)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"respkv {__version__}"
+
+
+@pytest.mark.parametrize("command", ["server", "cluster", "status", "check", "keyslot"])
+def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"    respkv {command}" in shown
+    assert main(["--help"]) == 0
+    assert command in capsys.readouterr().out
+
+
+def test_help_of_server_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["server", "--help"])
+    shown = capsys.readouterr().out
+    assert all(option.flag + " " in shown for option in options().values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (["server", "--prot", "1"], "--prot"),
+        (["server", "--port"], "--port"),
+        (["server", "--port", "x"], "--port: must be an integer from 1 to 65535, not 'x'"),
+        (["server", "--port", "1", "--port", "2"], "--port"),
+        (["server", "--config", "/does/not/exist"], "/does/not/exist: no such file or directory"),
+        (["server", "extra"], "unexpected argument 'extra'"),
+        (["server", "--log-file", "/does/not/exist"], "log-file: /does/not/exist: No such file or directory"),
+        (["serve"], "serve"),
+        (["cluster"], "DIR"),
+        (["cluster", "DIR", "--nodes", "x"], "--nodes"),
+        (["cluster", "DIR", "--nodes", "0"], "--nodes: must be an integer from 1 to 100, not 0"),
+        (["cluster", "DIR", "--replicas", "4"], "--replicas: 4 replicas need as many nodes, not 3"),
+        (["cluster", "DIR", "--port", "60000"], "--port: must be an integer from 1 to 55533, not 60000"),
+        (
+            ["cluster", "DIR", "--hosts", "a,b"],
+            "--hosts: must be one address or one for each of the 3 nodes, not 'a,b'",
+        ),
+        (["cluster", "DIR", "--hosts", "a b"], "--hosts: must be a host name or address, not 'a b'"),
+        (["status", "--url", "http://x"], "--url: must look like redis://"),
+        (["status", "--url", "redis://x:99999"], "--url: must look like redis://"),
+        (["keyslot"], "KEY"),
+        (["check", "DIR"], "DIR: no such directory"),
+        (["check", "."], "not a node's directory"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(
+    argv: list[str], names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("respkv: ")
+    assert names in shown.err
+    assert list(tmp_path.rglob("*.toml")) == []
+
+
+def test_python_m_respkv_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "respkv", "keyslot", "foo"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "slot 12182\n", "")
+
+
+def test_keyslot_heeds_hash_tags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keyslot", "{foo}.bar"]) == 0
+    assert capsys.readouterr().out == "slot 12182\n"
+
+
+def test_nobody_there_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_ports(1)
+    assert main(["keyslot", "foo", "--url", f"localhost:{port}"]) == 1
+    assert main(["status", "--url", f"localhost:{port}"]) == 1
+    assert f"cannot connect to localhost:{port}" in capsys.readouterr().err
+
+
+def test_check_refuses_the_directory_of_a_running_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "journal").mkdir()
+    argv = [sys.executable, "-c", "print(flush=True); input() # respkv"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None
+        node.stdout.readline()  # before that, the process may still be turning into it
+        (tmp_path / "respkv.pid").write_text(f"{node.pid}\n")
+        assert main(["check", str(tmp_path)]) == 2
+        node.communicate()
+    assert f"in use by process {node.pid}" in capsys.readouterr().err
+
+
+def test_check_of_a_clusters_directory_points_to_its_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "node-1").mkdir()
+    assert main(["check", str(tmp_path)]) == 2
+    assert f"check {tmp_path / 'node-1'}" in capsys.readouterr().err
+
+
+def test_the_first_run_writes_a_file_for_each_node_that_only_its_owner_may_read(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert main(["cluster", str(data), "--init-only", "--port", "7101", "--shards", "5"]) == 0
+    files = sorted(data.rglob("*"))
+    assert [str(file.relative_to(data)) for file in files if file.is_file()] == [
+        f"node-{i}/respkv.toml" for i in (1, 2, 3)
+    ]
+    configs = [load(data / f"node-{i}" / "respkv.toml", {}) for i in (1, 2, 3)]
+    assert all((data / f"node-{i}" / "respkv.toml").stat().st_mode & 0o777 == 0o600 for i in (1, 2, 3))
+    assert [(c.node, c.port, c.cluster_port, c.peer_port) for c in configs] == [
+        (f"n{i}", 7100 + i, 8100 + i, 17100 + i) for i in (1, 2, 3)
+    ]
+    assert [config.dir for config in configs] == [data / f"node-{i}" for i in (1, 2, 3)]
+    assert len({config.cluster for config in configs}) == 1
+    assert (configs[0].cluster.shards, configs[0].cluster.replicas) == (5, 3)
+    assert len(configs[0].cluster.secret) == 64
+
+
+def test_later_runs_use_what_is_there_and_say_what_they_ignore(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["cluster", str(tmp_path), "--init-only"]
+    assert main(argv) == 0
+    before = [file.read_bytes() for file in sorted(tmp_path.rglob("*.toml"))]
+    hosts, others = ",".join(["127.0.0.1"] * 3), ",".join(["127.0.0.2"] * 3)
+    assert main([*argv, "--nodes", "5", "--port", "7001", "--hosts", "127.0.0.2"]) == 0
+    assert [file.read_bytes() for file in sorted(tmp_path.rglob("*.toml"))] == before
+    assert capsys.readouterr().err.splitlines() == [
+        "respkv: --nodes is ignored: this directory holds a cluster with 3, not 5",
+        f"respkv: --hosts is ignored: this directory holds a cluster with {hosts}, not {others}",
+    ]
+
+
+def test_a_nodes_file_that_was_lost_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["cluster", str(tmp_path), "--init-only"]
+    main(argv)
+    file = tmp_path / "node-2" / "respkv.toml"
+    before = file.read_bytes()
+    file.unlink()
+    assert main(argv) == 0
+    assert file.read_bytes() == before
+    assert f"{file} was missing" in capsys.readouterr().out
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `respkv cluster` with fake nodes as a process of its own; its output goes to tmp_path/out."""
+    started: list[subprocess.Popen[str]] = []
+    code = (
+        "import sys; from respkv.cli import main, supervisor\n"
+        f"supervisor.node_command = lambda d: [sys.executable, {FAKE!r}, str(d / 'respkv.toml')]\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*argv: str) -> subprocess.Popen[str]:
+        with (tmp_path / "out").open("w") as out:
+            process = subprocess.Popen([sys.executable, "-c", code, *argv], stdout=out, stderr=out, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def test_a_cluster_runs_tells_what_happens_and_stops(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_ports(3)
+    data = tmp_path / "data"
+
+    def says(text: str) -> None:
+        eventually(lambda: text in (tmp_path / "out").read_text())
+
+    process = start("cluster", str(data), "--port", str(port))
+    says("Ctrl-C stops the nodes")
+    for text in (
+        f"redis-cli -p {port} ",
+        f"redis-cli -c -p {port + 1000} ",
+        f"port={port}, decode",
+        "3 nodes, 3 shards",
+    ):
+        says(text)
+
+    url = f"redis://localhost:{port + 1}"
+    assert main(["status", "--url", url]) == 0
+    assert "leader" in capsys.readouterr().out
+    assert main(["status", "--url", url, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert sorted(node["node"] for node in status["nodes"]) == ["n1", "n2", "n3"]
+    assert status["leaders"] == {"0": "n1", "1": "n2", "2": "n3"}
+    assert main(["keyslot", "foo", "--url", url]) == 0
+    assert capsys.readouterr().out == f"slot 12182, shard 0, leader 127.0.0.1:{port}\n"
+
+    (data / "leaders").write_text("1 n3\n")
+    says("shard 1: leader n2 -> n3")
+    os.kill(int((data / "node-2" / "respkv.pid").read_text()), signal.SIGKILL)
+    says("n2 down: killed by SIGKILL")
+    assert main(["status", "--url", url]) == 1
+    capsys.readouterr()
+
+    by_hand = subprocess.Popen([sys.executable, FAKE, str(data / "node-2" / "respkv.toml")])
+    try:
+        says(f"n2 up at 127.0.0.1:{port + 1} (process {by_hand.pid}, not started here)")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        says("n2 was not started here: left running")
+        says("stopped")
+        assert by_hand.poll() is None
+    finally:
+        by_hand.terminate()
+        by_hand.wait(10)
+    assert not (data / "node-1" / "respkv.pid").exists()
+    assert (data / "node-1" / "respkv.log").exists()
+
+
+def test_a_node_that_runs_already_is_left_alone(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    port = free_ports(2)
+    data = tmp_path / "data"
+    argv = ("cluster", str(data), "--nodes", "2", "--replicas", "1", "--port", str(port))
+    assert main([*argv, "--init-only"]) == 0
+    with subprocess.Popen([sys.executable, FAKE, str(data / "node-1" / "respkv.toml")]) as by_hand:
+        eventually((data / "node-1" / "respkv.pid").exists)
+        process = start(*argv)
+        eventually(lambda: "Ctrl-C stops" in (tmp_path / "out").read_text())
+        assert "n1 already runs" in (tmp_path / "out").read_text() or "already in use" in (tmp_path / "out").read_text()
+        process.terminate()
+        assert process.wait(30) == 0
+        assert by_hand.poll() is None
+        by_hand.terminate()
+
+
+def test_a_node_that_does_not_stop_is_killed_at_the_second_signal(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    data = tmp_path / "data"
+    process = start("cluster", str(data), "--nodes", "1", "--port", str(free_ports(1)))
+    eventually(lambda: "Ctrl-C stops" in (tmp_path / "out").read_text())
+    (data / "node-1" / "stubborn").touch()
+    process.terminate()
+    eventually(lambda: "stopping n1" in (tmp_path / "out").read_text())
+    process.terminate()
+    assert process.wait(30) == 1
+    assert "n1 did not stop in time: killed" in (tmp_path / "out").read_text()
+
+
+def test_a_cluster_whose_nodes_all_fail_says_why_and_ends(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    data = tmp_path / "data"
+    argv = ("cluster", str(data), "--nodes", "1", "--port", str(free_ports(1)))
+    assert main([*argv, "--init-only"]) == 0
+    (data / "node-1" / "broken").touch()
+    assert start(*argv).wait(30) == 1
+    out = (tmp_path / "out").read_text()
+    assert "n1 down: exit status 1" in out
+    assert "n1 said last: it is broken" in out
+
+
+def test_check_finds_a_flipped_bit_and_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = tmp_path / "shard-0"
+    with Bitcask(shard) as cask:
+        for i in range(100):
+            cask.put(b"key%d" % i, b"value" * 10)
+        cask.flush()
+    assert main(["check", str(tmp_path)]) == 0
+    assert "no damage in 1 shards" in capsys.readouterr().out
+    file = max(shard.iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"key3value") + 5] ^= 1
+    file.write_bytes(content)
+    assert main(["check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith(f"{file} at ")
+
+
+def test_check_refuses_data_that_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bitcask(tmp_path / "shard-0"):
+        assert main(["check", str(tmp_path)]) == 2
+    assert "in use" in capsys.readouterr().err
