@@ -15,7 +15,8 @@ class Disk:
     """The real disk. Stateless; one instance may serve any number of files and threads."""
 
     def create(self, path: Path, size_bytes: int = 0) -> int:
-        """Creates `path` (which must not exist) for reading and writing, `size_bytes` long, and returns its descriptor."""
+        """Creates `path` (which must not exist) for reading and writing, `size_bytes` long, and returns its
+        descriptor."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         if size_bytes:
             os.ftruncate(fd, size_bytes)

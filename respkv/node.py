@@ -1,11 +1,12 @@
 """The node: puts the parts together, starts and stops them in order, and turns the crank once per loop turn.
 
 Start: lock and read the journal, open each shard's Bitcask log, join the groups, listen for peers, then for clients.
-Stop (SIGTERM, SIGINT, SHUTDOWN): stop listening, hand leadership over, answer what is under way, close what is open, in the
-opposite order. What cannot be trusted any more (a failed fdatasync, an exception in apply) stops the node at once with status 1.
+Stop (SIGTERM, SIGINT, SHUTDOWN): stop listening, hand leadership over, answer what is under way, close what is open,
+in the opposite order. What cannot be trusted any more (a failed fdatasync, an exception in apply) stops the node at
+once with status 1.
 
-The turn: whatever happened marks its replica dirty; `_turn` then lets each dirty replica propose, send and apply, sends one frame per
-peer, writes the journal once, and writes the replies that are complete.
+The turn: whatever happened marks its replica dirty; `_turn` then lets each dirty replica propose, send and apply,
+sends one frame per peer, writes the journal once, and writes the replies that are complete.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from respkv.config.live import Live
 from respkv.disk import Disk
 from respkv.log import set_level
 from respkv.offload import Syncer, Worker
-from respkv.raft.journal import Journal, JournalDamaged, JournalInUse
+from respkv.raft.journal import Journal, JournalInUse
 from respkv.raft.messages import SNAPSHOT_ACK
+from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
@@ -298,7 +300,7 @@ class Node:
         for replica in self.replicas.values():
             replica.step_aside()
         end = time.monotonic() + STOP_S
-        while time.monotonic() < end and self._busy():
+        while time.monotonic() < end and self._busy():  # noqa: ASYNC110 - several things, none of which has an event
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()

@@ -8,8 +8,8 @@ Only bytes of fixed length are exchanged until both proofs hold (HMAC-SHA-256, R
 | 2    | acceptor | 64    | nonce of the acceptor, proof of the acceptor        |
 | 3    | dialer   | 32    | proof of the dialer                                 |
 
-Sans-IO: bytes in, bytes out. It authenticates the ends of the connection, not the bytes that follow (their CRC only finds
-accidents): on a network that others can write to, run the peer port inside a tunnel.
+Sans-IO: bytes in, bytes out. It authenticates the ends of the connection, not the bytes that follow (their CRC only
+finds accidents): on a network that others can write to, run the peer port inside a tunnel.
 """
 
 from __future__ import annotations

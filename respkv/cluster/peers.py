@@ -1,11 +1,12 @@
 """The links between nodes: one connection per pair of nodes for all shards, one frame per peer and loop turn.
 
 A frame is `payload_bytes u32 | crc32 u32 | payload` (little endian), the payload a MessagePack array of messages
-(`respkv.cluster.codec`). Before the first frame both ends prove that they know the cluster's secret (`handshake`); the first message
-names the sender, its cluster and the fingerprint of its topology. The node that comes first in the topology dials.
+(`respkv.cluster.codec`). Before the first frame both ends prove that they know the cluster's secret (`handshake`); the
+first message names the sender, its cluster and the fingerprint of its topology. The node that comes first in the
+topology dials.
 
-Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and `disconnected` says so.
-A link on which nothing was received for `DEAD_AFTER_S` is broken on purpose.
+Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and
+`disconnected` says so. A link on which nothing was received for `DEAD_AFTER_S` is broken on purpose.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Link(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
         assert self._handshake is not None
         if not self._peers.admit(self):
             self._transport.abort()
@@ -86,7 +87,8 @@ class Link(asyncio.Protocol):
     # -- inside
 
     def _shake(self, data: bytes) -> bytes:
-        assert self._handshake is not None and self._transport is not None
+        assert self._handshake is not None
+        assert self._transport is not None
         try:
             self._handshake.feed(data)
         except HandshakeError as error:
@@ -137,7 +139,7 @@ class Link(asyncio.Protocol):
             if reason:
                 self._refuse(reason)
                 return
-        deliver, name = self._peers.deliver, self.name
+        deliver, name = self._peers.deliver, str(self.name)
         for message in messages:
             if message[0] != PING:
                 deliver(name, message)

@@ -34,7 +34,8 @@ class Spread:
     ) -> list[Part]:
         """(shard, command) for each part. `shard_of_slot[slot]` is the shard that owns it, `shards` are all of them.
 
-        May name a shard more than once. Raises RespError for what can be refused before anything is asked.
+        May name a shard more than once. `shards` may be none (a node that leads none, in the cluster view): then what
+        is about the whole keyspace finds it empty. Raises RespError for what can be refused before anything is asked.
         """
         return [(shard, args) for shard in shards]
 
@@ -168,8 +169,8 @@ class _Scan(Spread):
         self, args: list[bytes], slot_of: SlotOf, shard_of_slot: Sequence[int], shards: Sequence[int]
     ) -> list[Part]:
         scan_cursor(args[1])
-        if len(shards) == 1:
-            return [(shards[0], args)]
+        if len(shards) <= 1:
+            return [(shard, args) for shard in shards]
         rest, count, position = [], _SCAN_COUNT, 2
         while position + 1 < len(args):
             if args[position].upper() == b"COUNT":
@@ -187,6 +188,8 @@ class _Scan(Spread):
         if len(replies) == 1:
             return _reply(replies[0])
         if not replies:  # the cluster view of a node that leads no shard
+            return [b"0", []]
+        if not replies:
             return [b"0", []]
         ends = [int(cursor) or SLOTS for cursor, _ in replies]
         end = min(ends)

@@ -1,21 +1,23 @@
 """One replica of one shard's Raft group: PySyncObj's algorithm, driven by our loop, hardened from outside.
 
-PySyncObj 0.3.17 keeps terms, votes, roles, the log and the followers' indexes. This module, the only one that touches its
-private names, decides what the library gets to see and when its answers leave the node:
+PySyncObj 0.3.17 keeps terms, votes, roles, the log and the followers' indexes. This module, the only one that touches
+its private names, decides what the library gets to see and when its answers leave the node:
 
-1. An acknowledgement or a vote leaves only when the entries, term and vote that it reflects are fdatasynced; the leader's
-   own entries count for the commit index only then, too.
+1. An acknowledgement or a vote leaves only when the entries, term and vote that it reflects are fdatasynced; the
+   leader's own entries count for the commit index only then, too.
 2. Every acknowledgement carries its term; one of another term is dropped. A higher term makes a leader step down.
-3. An `APPEND` whose entries are in the log never truncates; only a conflicting entry does, never at or below the applied
-   index. The commit index never passes what was verified against the leader's log.
+3. An `APPEND` whose entries are in the log never truncates; only a conflicting entry does, never at or below the
+   applied index. The commit index never passes what was verified against the leader's log.
 4. Elections start with a PreVote (Ongaro's thesis, 9.6); no vote is given while a leader was heard within the minimum
-   election timeout, nor for that long after a start. A leader that no majority answers for one election timeout steps down.
-5. The lease runs from the send time of the newest `APPEND` that a majority answered (thesis, 6.4.1), over `CLOCK_BOOTTIME`,
-   shortened by `DRIFT`; no read is served before the leader's own first entry is applied.
+   election timeout, nor for that long after a start. A leader that no majority answers for one election timeout steps
+   down.
+5. The lease runs from the send time of the newest `APPEND` that a majority answered (thesis, 6.4.1), over
+   `CLOCK_BOOTTIME`, shortened by `DRIFT`; no read is served before the leader's own first entry is applied.
 6. Sending is windowed: at most `WINDOW_BYTES` unacknowledged per follower, in messages of about `MESSAGE_BYTES`.
 7. Committed entries are applied one by one in order by `apply`; an exception that escapes it is fatal to the node.
 
-Left to others: bytes and disk (`journal`), connections (`send`), snapshots' content (`snapshot`), pending clients (shard.proposer).
+Left to others: bytes and disk (`journal`), connections (`send`), snapshots' content (`snapshot`), pending clients
+(shard.proposer).
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def _install_seams() -> None:
         raise RuntimeError(f"respkv needs pysyncobj 0.3.17, found {library.VERSION}")
     create_journal = library.createJournal
     library.createJournal = lambda name: name if isinstance(name, PySyncObjJournal) else create_journal(name)
-    library.monotonicTime = lambda: Clock.now()
+    library.monotonicTime = lambda: Clock.now()  # noqa: PLW0108 - looked up at each call: tests replace it
 
 
 _install_seams()
@@ -100,7 +102,7 @@ class _DurableMatch(dict[Node, int]):
         return min(super().__getitem__(node), self._log.durable)
 
 
-class _Outbox(Transport):
+class _Outbox(Transport):  # type: ignore[misc]
     """The library's way out: every message it sends passes through `Group.outgoing`."""
 
     def __init__(self) -> None:
@@ -150,6 +152,8 @@ class Group(SyncObj):  # type: ignore[misc]
         lease: trust the lease; if not, `lease_until` stays in the past and reads wait for `confirmed`.
     """
 
+    _SyncObj__noopIDx: int | None
+
     def __init__(
         self,
         shard: int,
@@ -162,7 +166,7 @@ class Group(SyncObj):  # type: ignore[misc]
         send: Callable[[str, Message], None],
         wake: Callable[[], None],
         role_changed: Callable[[], None] = lambda: None,
-        timing: Timing = Timing(),  # noqa: B008 - immutable
+        timing: Timing = Timing(),
         eager: bool = True,
         lease: bool = True,
     ) -> None:
@@ -170,7 +174,7 @@ class Group(SyncObj):  # type: ignore[misc]
         self.id = node
         self.log = shard_log
         self.timing = timing
-        self.leader = False
+        self.leader: bool = False
         self.lease_until = _NEVER
         self.confirmed = _NEVER
         self.transferring: str | None = None
@@ -196,7 +200,9 @@ class Group(SyncObj):  # type: ignore[misc]
         self._transfer_until = _NEVER
         self._outbox = _Outbox()
         self._outbox.outgoing = self._outgoing
-        super().__init__(Node(node), list(self._nodes.values()), self._configuration(), transport=self._outbox, nodeClass=Node)
+        super().__init__(
+            Node(node), list(self._nodes.values()), self._configuration(), transport=self._outbox, nodeClass=Node
+        )
         self._poller = _NoPoller()
         match = _DurableMatch(shard_log)
         self._SyncObj__raftMatchIndex = match
@@ -251,7 +257,9 @@ class Group(SyncObj):  # type: ignore[misc]
     def lag(self) -> dict[str, int]:
         """On a leader: entries that each follower has not acknowledged."""
         last = self.log[-1][1]
-        return {name: last - dict.get(self._match, node, 0) for name, node in self._nodes.items()} if self.leader else {}
+        if not self.leader:
+            return {}
+        return {name: last - dict.get(self._match, node, 0) for name, node in self._nodes.items()}
 
     def is_connected(self, name: str) -> bool:
         return self._nodes[name] in self._SyncObj__connectedNodes
@@ -266,7 +274,8 @@ class Group(SyncObj):  # type: ignore[misc]
         return index
 
     def confirm(self) -> None:
-        """Asks the followers at once whether this replica still leads; `confirmed` moves when a majority has answered."""
+        """Asks the followers at once whether this replica still leads; `confirmed` moves when a majority has
+        answered."""
         if self.leader:
             self._SyncObj__sendAppendEntries()
 
@@ -281,7 +290,7 @@ class Group(SyncObj):  # type: ignore[misc]
         node = self._nodes[name]
         self._windows[name].clear()
         if self.leader:
-            self._next[node] = dict.get(self._match, node, 0) + 1 if dict.get(self._match, node, 0) else self.log[-1][1] + 1
+            self._next[node] = (dict.get(self._match, node, 0) or self.log[-1][1]) + 1
         self._outbox._onNodeConnected(node)
 
     def disconnected(self, name: str) -> None:
@@ -549,7 +558,7 @@ class Group(SyncObj):  # type: ignore[misc]
                 return entries[position:]
             if shard_log[index - base][2] != entry[2]:
                 if index <= self.applied:
-                    raise LogDivergence(f"shard {self.shard}: entry {index} of term {entry[2]} contradicts an applied one")
+                    raise LogDivergence(f"shard {self.shard}: the leader's entry {index} contradicts an applied one")
                 return entries[position:]
         return []
 

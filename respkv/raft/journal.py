@@ -1,15 +1,16 @@
 """The node's journal: the Raft logs of all its shards in one append-only file set with group commit.
 
 Promises: what `flush` wrote is found again by `Journal.open` once the frame's sequence number is at or below `synced`;
-a loop turn costs one write and at most one fdatasync however many shards it touched; an error of the disk is reported once
-to `on_failure` and nothing counts as durable afterwards. Trimming never rewrites: a segment whose entries all lie at or
-below their shards' bases is reused for a later one. The bytes are described in `respkv.raft.segment`.
+a loop turn costs one write and at most one fdatasync however many shards it touched; an error of the disk is reported
+once to `on_failure` and nothing counts as durable afterwards. Trimming never rewrites: a segment whose entries all lie
+at or below their shards' bases is reused for a later one. The bytes are described in `respkv.raft.segment`.
 
 Opening compacts: what is still needed is written to a fresh segment, synced, and the old ones are dropped. So a torn
-tail is never appended to, and after a failed fdatasync nothing is trusted to be on the disk that was only in the page cache.
+tail is never appended to, and after a failed fdatasync nothing is trusted to be on the disk that was only in the page
+cache.
 
-When to sync, and on which thread, is the caller's: `sync_request` is called with the descriptors and the sequence number, and
-`sync_done` is to be called on the loop afterwards.
+When to sync, and on which thread, is the caller's: `sync_request` is called with the descriptors and the sequence
+number, and `sync_done` is to be called on the loop afterwards.
 """
 
 from __future__ import annotations
@@ -216,14 +217,16 @@ class Journal:
                 if kind == START:
                     continue
                 if shard not in self.logs:
-                    raise JournalDamaged(frame.file, frame.offset, f"records of shard {shard}, which this node does not have")
+                    raise JournalDamaged(frame.file, frame.offset, f"records of shard {shard}, which is not held here")
                 try:
                     self.logs[shard].replay(kind, index, term, payload)
                 except ValueError as error:
                     raise JournalDamaged(frame.file, frame.offset, f"shard {shard}: {error}") from None
         for shard, shard_log in self.logs.items():
             if shard_log.has_gap:
-                raise JournalDamaged(self.directory, 0, f"shard {shard}: entries up to {shard_log.base_index} are missing")
+                raise JournalDamaged(
+                    self.directory, 0, f"shard {shard}: entries up to {shard_log.base_index} are missing"
+                )
         self._compact()
 
     def _compact(self) -> None:
@@ -247,7 +250,8 @@ class Journal:
         self.sequence += 1
         self.synced = self.sequence
         self._at = len(frame)
-        segment = _Segment(number, path, fd, size, {s: shard_log.last_index for s, shard_log in self.logs.items()})
+        top = {shard: shard_log.last_index for shard, shard_log in self.logs.items()}
+        segment = _Segment(number, path, fd, size, self.sequence, top)
         self._segments = [segment]
         self._unsynced = [segment]
         for _, stale in old:

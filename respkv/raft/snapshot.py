@@ -1,8 +1,9 @@
 """Snapshots for replicas that are too far behind: the files of the state machine's log, sent in checked chunks.
 
-The sender asks its source for files (open descriptors, so that merging them away does no harm) and keeps at most `WINDOW` chunks
-unacknowledged. The receiver gathers them in a directory of its own and hands that over when every byte has come; until then nothing
-of the old state is touched. A transfer that stalls or whose link breaks is dropped and started anew.
+The sender asks its source for files (open descriptors, so that merging them away does no harm) and keeps at most
+`WINDOW` chunks unacknowledged. The receiver gathers them in a directory of its own and hands that over when every byte
+has come; until then nothing of the old state is touched. A transfer that stalls or whose link breaks is dropped and
+started anew.
 
 | message        | fields after (kind, shard)                                        | from     |
 | -------------- | ----------------------------------------------------------------- | -------- |
@@ -124,7 +125,8 @@ class _Incoming:
 
 
 class SnapshotReceiver:
-    """Gathers one snapshot at a time in `directory`; `install(index, term)` is called when it is complete and synced."""
+    """Gathers one snapshot at a time in `directory`; `install(index, term)` is called when it is complete and
+    synced."""
 
     def __init__(
         self,

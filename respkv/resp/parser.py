@@ -86,18 +86,23 @@ class Parser:
         # + ( = > ~ | % spelled out, as a loop costs more than all of them; by number, as `b"+" in data` is far slower.
         unclear = 43 in data or 40 in data or 61 in data or 62 in data or 126 in data or 124 in data or 37 in data
         # A single array announced with five digits at the most needs no search.
-        has_long_array = (data.find(_STAR, 1) > 0 or _CR not in data[:7]) and _find_long_array(data)
+        has_long_array = (data.rfind(_STAR) > 0 or _CR not in data[:7]) and _find_long_array(data)
         if (has_long_array or unclear) and _announces_too_much(data):
             return self._feed_strict(data)
-        commands: list[list[bytes]] = []
         reader = self._reader
-        take, has_data = reader.gets, reader.has_data
         try:
             reader.feed(data)
-            while command := take():
+            command = reader.gets()
+            if command and not unclear and not reader.has_data():
+                _join(command)
+                return [command]
+            commands: list[list[bytes]] = []
+            take, has_data = reader.gets, reader.has_data
+            while command:
                 commands.append(command)
                 if not has_data():
                     break
+                command = take()
             payload = _join(_flat(commands))
         except Exception:  # noqa: BLE001  # whatever hiredis or the check did not like: the strict tier says what it is
             return self._reject(data)

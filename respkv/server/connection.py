@@ -1,8 +1,9 @@
 """A client's connection: bytes in, commands run in order, replies out in order.
 
-What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET run here, in the one loop that the speed of the
-server hangs on; everything else goes through `respkv.server.dispatch`. A burst whose replies are all there at once is
-written at once; otherwise it waits in line, and is written, with those behind it, when its last reply has come.
+What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET run here, in the one loop
+that the speed of the server hangs on; everything else goes through `respkv.server.dispatch`. A burst whose replies are
+all there at once is written at once; otherwise it waits in line, and is written, with those behind it, when its last
+reply has come.
 
 Back-pressure: reading stops while the client does not take its replies, and while it has too much under way.
 """
@@ -101,7 +102,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
+        self._transport = transport = cast("asyncio.Transport", transport)
         session = self.session
         session.address = _address(transport.get_extra_info("peername"))
         session.local_address = _address(transport.get_extra_info("sockname"))
@@ -258,10 +259,9 @@ class Connection(asyncio.Protocol):
             out += burst.replies
         if out:
             self._write(out)
-        if not waiting:
-            if self.closing and not self._backlog:
-                self._close()
-                return
+        if not waiting and self.closing and not self._backlog:
+            self._close()
+            return
         if not self._reading and not self._write_blocked:
             self._continue()
 

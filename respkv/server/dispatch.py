@@ -1,7 +1,8 @@
 """From a command's arguments to where it runs: the server itself, one shard, or several shards.
 
-The standalone view routes by key and spans shards where the command's `Spread` says how; the cluster view answers `MOVED` and
-`CROSSSLOT` as a Redis Cluster node does, and its keyspace-wide commands cover the shards that this node leads.
+The standalone view routes by key and spans shards where the command's `Spread` says how; the cluster view answers
+`MOVED` and `CROSSSLOT` as a Redis Cluster node does, and its keyspace-wide commands cover the shards that this node
+leads.
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ def _run_on(
 
 
 def _has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
-    """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its turn."""
+    """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
+    turn."""
     return any(proposer is p for p in burst.joined) or any(
         proposer is p for earlier in connection.waiting if earlier.pending for p in earlier.joined
     )

@@ -1,4 +1,4 @@
-"""The server as its connections and its commands see it: who is connected, what is counted, and where the shards are."""
+"""The server as its connections and commands see it: who is connected, what is counted, and where the shards are."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Server:
         self._pending_bytes_max = config.pending_bytes_max
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
-        if not config.requirepass:  # whoever had not given it need not any more; who had stays in when there is one again
+        if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
             for connection in self.clients.values():
                 if not connection.session.authenticated:
                     connection.authenticated()

@@ -1,1 +1,2 @@
-"""What makes a Raft group and a keyspace into a shard: batches, the proposer that gathers them, the machine that applies."""
+"""What makes a Raft group and a keyspace into a shard: batches, the proposer that gathers them, the machine that
+applies."""

@@ -6,8 +6,8 @@ An entry is one byte 0 and a MessagePack array `[now_ms, seed, origins, runs]`:
 - `seed`: for commands that need randomness.
 - `origins`: which parts of the entry other nodes have forwarded: `[node, request, first_op, ops]`. A replica on that
   node learns from its own log that its request was applied, even if the leader that took it is gone.
-- `runs`: in order, either plain puts in columns, `[0, slots, keys, sizes, records]`, with the records as the Bitcask log will
-  hold them, encoded once for all replicas; or other commands, `[1, [[name, arg...], ...]]`.
+- `runs`: in order, either plain puts in columns, `[0, slots, keys, sizes, records]`, with the records as the Bitcask
+  log will hold them, encoded once for all replicas; or other commands, `[1, [[name, arg...], ...]]`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The state machine of one shard: committed entries in, replies out, the same on every replica.
 
-`apply` is called with each committed entry in order, exactly once per index as far as the Bitcask log remembers (its frames hold
-the index); it may not fail: a refusal is a `RespError` reply, any other exception is fatal to the node. `read` serves a
-command from the applied state; whether that is allowed now is the caller's to know (lease, ReadIndex).
+`apply` is called with each committed entry in order, exactly once per index as far as the Bitcask log remembers (its
+frames hold the index); it may not fail: a refusal is a `RespError` reply, any other exception is fatal to the node.
+`read` serves a command from the applied state; whether that is allowed now is the caller's to know (lease, ReadIndex).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import respkv.commands  # noqa: F401 - fills the table
 from respkv.commands.context import Context
+from respkv.commands.keys import expire_keys
 from respkv.commands.table import COMMANDS
 from respkv.keyspace.db import Db
 from respkv.reply import Reply, RespError
@@ -71,7 +71,7 @@ class Machine:
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
         if args[0] == EXPIRE_OP:
-            return self._remove_expired(args[1:])
+            return expire_keys(self.db, args[1:])
         spec = COMMANDS[args[0]]
         assert spec.fn is not None
         try:
@@ -79,9 +79,6 @@ class Machine:
         except RespError as refusal:
             return refusal.with_traceback(None)
         return reply
-
-    def _remove_expired(self, keys: list[bytes]) -> int:
-        return sum(self.db.remove_expired(key) for key in keys)
 
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""

@@ -1,21 +1,24 @@
-"""The proposer: gathers what clients write to one shard in a loop turn, gets it into the log, and tells them how it ended.
+"""The proposer: gathers what clients write to one shard in a loop turn, gets it into the log, and tells them how it
+ended.
 
-On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes to the leader's
-node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way; what comes meanwhile gathers.
+On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes
+to the leader's node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way; what comes
+meanwhile gathers.
 
 Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
 was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
 
 Outcome, exactly one for each batch:
 
-- *applied*: its entry was applied here, or the leader says so, or (if the leader is gone) this node's own replica applies an entry that
-  carries the batch.
-- *not applied for sure*: never proposed; refused; or an entry of a later term was applied here, which shows that the log has no
-  place for it any more. It is proposed again until its deadline; then the client gets `-CLUSTERDOWN`, not applied.
+- *applied*: its entry was applied here, or the leader says so, or (if the leader is gone) this node's own replica
+  applies an entry that carries the batch.
+- *not applied for sure*: never proposed; refused; or an entry of a later term was applied here, which shows that the
+  log has no place for it any more. It is proposed again until its deadline; then the client gets `-CLUSTERDOWN`, not
+  applied.
 - *unknown* at the deadline: `-TIMEOUT`, may have been applied. It is never proposed again.
 
-Reads are served from the leader's applied state under its lease, or after a majority has confirmed it. Reads that wait on the
-leader while a batch is about to be proposed go into that batch, so that they keep their place.
+Reads are served from the leader's applied state under its lease, or after a majority has confirmed it. Reads that wait
+on the leader while a batch is about to be proposed go into that batch, so that they keep their place.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ READ_DONE = 23  # shard, request, status, values or (leader, term)
 _APPLIED, _REFUSED, _FAILED = 0, 1, 2
 
 
-GetPlain = Callable[[int, bytes], bytes | None | Literal[False]]
+GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
 
 
 class _NoLease:
@@ -89,8 +92,8 @@ class _Forwarded(Part):
 class Proposer:
     """One shard as this node's clients see it.
 
-    Connections append plain puts to `slots`, `keys` and `values` after `join`; everything else goes through `write` and `read`.
-    `ok` is the object that stands for the reply of such a put until its batch has its outcome.
+    Connections append plain puts to `slots`, `keys` and `values` after `join`; everything else goes through `write`
+    and `read`. `ok` is the object that stands for the reply of such a put until its batch has its outcome.
     """
 
     def __init__(

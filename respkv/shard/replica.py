@@ -1,8 +1,8 @@
 """A shard's replica on this node: Bitcask, machine, Raft group and proposer, put together, with their upkeep.
 
-Upkeep, once a second or sooner: the Bitcask log is fdatasynced when the journal wants to be trimmed, the journal is trimmed behind
-what is synced, sealed files are hinted and merged in slices, expired keys are proposed for removal, lagging followers get
-snapshots.
+Upkeep, once a second or sooner: the Bitcask log is fdatasynced when the journal wants to be trimmed, the journal is
+trimmed behind what is synced, sealed files are hinted and merged in slices, expired keys are proposed for removal,
+lagging followers get snapshots.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Replica:
             shard_log,
             self.cask.applied,
             apply=self._apply,
-            send=send,
+            send=self._send_raft,
             wake=lambda: wake(self),
             role_changed=self._role_changed,
             timing=timing,
@@ -134,6 +134,9 @@ class Replica:
             sender.stop()
         self._senders.clear()
         log.info("leader_elected" if group.leader else "leader_lost", shard=self.shard.id, term=group.term)
+
+    def _send_raft(self, peer: str, message: Message) -> None:
+        self._send(peer, message)
 
     # -- called by the node
 

@@ -1,8 +1,8 @@
 """Who waits for what: the client side of a proposal, and the batches that carry it to an outcome.
 
 A `Part` is one waiter: the commands of one read of a connection, one command that spans shards, or a request of
-another node. It counts in `pending` what is still open, gets values by `put`, and is told `done` when nothing is open any more.
-Every batch ends exactly once: `applied` or `fail`.
+another node. It counts in `pending` what is still open, gets values by `put`, and is told `done` when nothing is open
+any more. Every batch ends exactly once: `applied` or `fail`.
 """
 
 from __future__ import annotations

@@ -125,8 +125,7 @@ class Bitcask:
         self._logged_synced = recovery.synced_index  # what the log itself says about being synced
         if last is None or last.sealed:
             try:
-                self._active = self._new_file(0)
-                self.disk.sync(self._active.fd)
+                self._active = self._new_file(0, synced=True)
                 self.disk.sync_dir(self.path)
             except BaseException:
                 for file in self.files:
@@ -294,13 +293,13 @@ class Bitcask:
         self._active = self._new_file(frame_bytes)
         return self._active
 
-    def _new_file(self, frame_bytes: int) -> DataFile:
+    def _new_file(self, frame_bytes: int, *, synced: bool = False) -> DataFile:
         new_id = self.files[-1].name.last_id + 1 if self.files else 1
         head = FileHead(self._salt, new_id, new_id, self.applied, 0)
         size = max(self.segment_bytes, len(head.encode()) + frame_bytes + FRAME_HEAD_BYTES + 1)
         if size >= FILE_BYTES_MAX:
             raise ValueError(f"a batch of {frame_bytes} bytes is too large for one file")
-        file = DataFile.create(self.path, head, len(self.maps), size, self.disk)
+        file = DataFile.create(self.path, head, len(self.maps), size, self.disk, synced=synced)
         file.term, file.clock_ms = self.applied_term, self.clock_ms
         self.files.append(file)
         self.maps.append(file.map)

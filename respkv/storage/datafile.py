@@ -155,18 +155,28 @@ class DataFile:
         self.pins = 0  # sync points that may still use `fd`
 
     @classmethod
-    def create(cls, directory: Path, head: FileHead, number: int, size: int, disk: Disk) -> DataFile:
-        """Makes a new, empty file, `size` bytes long. Nothing is synced; leaves no file behind when it fails."""
+    def create(
+        cls, directory: Path, head: FileHead, number: int, size: int, disk: Disk, *, synced: bool = False
+    ) -> DataFile:
+        """Makes a new, empty file, `size` bytes long; leaves none behind when that fails.
+
+        With `synced` it appears at once with its head on the disk (its name is left to the caller); otherwise nothing
+        waits for the disk.
+        """
         name = Name(head.first_id, head.last_id, head.generation)
         path = directory / f"{name}{DATA_SUFFIX}"
-        fd = disk.create(path, size)
+        at = path.with_name(path.name + TEMPORARY_SUFFIX) if synced else path
+        fd = disk.create(at, size)
         try:
             disk.write(fd, head.encode(), 0)
+            if synced:
+                disk.sync(fd)
+                disk.rename(at, path)
             return cls(path, name, head, number, fd, size)
         except BaseException:
             with suppress(OSError):
                 disk.close(fd)
-                disk.unlink(path)
+                disk.unlink(at)
             raise
 
     @property

@@ -37,7 +37,7 @@ class CrashFile:
         self.durable = content
         self.pending: list[tuple[int, bytes | None]] = []
 
-    def after(self, keep: list[bool], torn: Callable[[bytes], bytes]) -> bytes:
+    def after(self, keep: list[bool], torn: Callable[[int], tuple[int, int]]) -> bytes:
         content = bytearray(self.durable)
         for (at, data), kept in zip(self.pending, keep, strict=True):
             if not kept:
@@ -46,7 +46,8 @@ class CrashFile:
                 del content[at:]
                 content.extend(bytes(at - len(content)))
             else:
-                data = torn(data)
+                start, stop = torn(len(data))  # what is not written stays as it was
+                at, data = at + start, data[start:stop]
                 content.extend(bytes(max(0, at + len(data) - len(content))))
                 content[at : at + len(data)] = data
         return bytes(content)
@@ -106,7 +107,7 @@ class CrashDisk(Disk):
     def sync(self, fd: int) -> None:
         self._call()
         file = self.open_files[fd]
-        file.durable = file.after([True] * len(file.pending), bytes)
+        file.durable = file.after([True] * len(file.pending), _whole)
         file.pending = []
 
     def sync_dir(self, path: Path) -> None:
@@ -147,15 +148,18 @@ class CrashDisk(Disk):
             ]
             path = target / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.after(keep, lambda data: _torn(data, rng) if mode == "some" else data))
+            path.write_bytes(file.after(keep, (lambda size: _torn(size, rng)) if mode == "some" else _whole))
         target.mkdir(exist_ok=True)
 
 
-def _torn(data: bytes, rng: random.Random) -> bytes:
-    if rng.random() < 0.7:
-        return data
-    cut = rng.randint(0, len(data))
-    return rng.choice([data[:cut], bytes(cut) + data[cut:]])
+def _whole(size: int) -> tuple[int, int]:
+    return 0, size
+
+
+def _torn(size: int, rng: random.Random) -> tuple[int, int]:
+    """Which part of a write arrives."""
+    cut = rng.randint(0, size)
+    return rng.choice([(0, size), (0, size), (0, cut), (cut, size)])
 
 
 def _renamed(

@@ -144,6 +144,18 @@ def test_what_a_client_is_told_when_shards_fail(line: bytes, replies: list[Any],
     assert strategy.merge(args, parts, replies, slot_of) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [(b"KEYS *", []), (b"DBSIZE", 0), (b"RANDOMKEY", None), (b"SCAN 0 COUNT 5", [b"0", []]), (b"FLUSHALL", OK)],
+)
+def test_without_shards_the_keyspace_is_empty(line: bytes, reply: Any) -> None:
+    args = line.split()
+    strategy = COMMANDS[args[0]].spread
+    assert strategy is not None
+    assert strategy.split(args, slot_of, [], []) == []
+    assert strategy.merge(args, [], [], slot_of) == reply
+
+
 def test_commands_without_a_strategy_stay_in_one_slot() -> None:
     spreading = {spec.name for name, spec in COMMANDS.items() if spec.spread}
     assert spreading == {"mget", "mset", "del", "unlink", "exists", "touch", "keys", "scan", "randomkey", "dbsize",

@@ -145,8 +145,10 @@ def test_bad_frames_end_with_the_words_of_redis(data: bytes, text: str) -> None:
 
 @pytest.mark.parametrize("kind", [b"~2", b"%1", b">2", b"|1"])
 def test_aggregates_between_commands_are_inline_words_and_never_commands(kind: bytes) -> None:
-    data = encode_commands([[b"ECHO", b"*"]]) + kind + b"\r\n$1\r\na\r\n$1\r\n*\r\n" + PING
-    check(data, [[b"ECHO", b"*"], [kind], [b"$1"], [b"a"], [b"$1"], [b"*"], [b"PING"]])
+    data = encode_commands([[b"ECHO", b"*"]]) + kind + b"\r\n$1\r\na\r\n$1\r\nb\r\n"
+    words = [[b"ECHO", b"*"], [kind], [b"$1"], [b"a"], [b"$1"], [b"b"]]
+    check(data, words)
+    check(data + PING, [*words, [b"PING"]])
 
 
 @pytest.mark.parametrize(

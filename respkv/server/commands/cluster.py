@@ -2,8 +2,10 @@
 
 To such a client every node is a master of the slots whose shards it leads at this moment, as far as this node knows;
 who leads several shards has all their slots, who leads none is shown as a replica of a node that leads one of its
-shards. The ports told are those of the cluster view. A shard whose leader is not known is left out of CLUSTER SLOTS,
-and the state is `fail`.
+shards. A node is one or the other: clients that see it as a master here and as a replica there take it for a replica,
+and leave it out when they add up DBSIZE or SCAN over masters. Only CLUSTER SHARDS tells all replicas of each shard. The
+ports told are those of the cluster view. A shard whose leader is not known is left out of CLUSTER SLOTS, and the state
+is `fail`.
 
 Slots and nodes are placed by respkv itself: the subcommands that would move them are refused.
 """
@@ -67,15 +69,14 @@ def _reachable(server: Server, node: str) -> bool:
          summary="Get array of Cluster slot to node mappings", tips="nondeterministic_output",
          complexity="O(N) where N is the total number of Cluster nodes")
 def cluster_slots(call: Call) -> Reply:
-    server, topology = call.server, call.server.topology
+    server = call.server
+    led = _led_by(server)
     rows: list[list[Any]] = []
-    for shard in topology.shards:
-        leader = _leader(server, shard)
-        if leader is None:
-            continue
-        names = [leader, *(name for name in shard.replicas if name != leader)]
-        nodes = [_slot_node(server, name) for name in names]
-        rows += [[first, last, *nodes] for first, last in topology.ranges(shard.id)]
+    for leader, shards in led.items():
+        for shard in shards:
+            names = [leader, *(name for name in shard.replicas if name not in led)]
+            nodes = [_slot_node(server, name) for name in names]
+            rows += [[first, last, *nodes] for first, last in server.topology.ranges(shard.id)]
     return sorted(rows, key=lambda row: row[0])
 
 

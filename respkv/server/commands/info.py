@@ -47,7 +47,7 @@ def info(call: Call) -> Reply:
     parts = []
     for name, section in SECTIONS.items():
         if name in wanted:
-            lines = [f"# {section.__name__.strip('_').capitalize()}"]
+            lines = ["# " + ("CPU" if name == "cpu" else name.capitalize())]
             lines += [f"{field}:{value}" for field, value in section(call).items()]
             parts.append("\r\n".join(lines) + "\r\n")
     return Verbatim("\r\n".join(parts).encode(errors="surrogateescape"))
@@ -102,7 +102,8 @@ def _clients(call: Call) -> Fields:
 def _memory(call: Call) -> Fields:
     """`used_memory` is what the process has resident but for mapped files, whose pages the system may take back."""
     resident, mapped = _resident_bytes()
-    used, peak = resident - mapped, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = resident - mapped
+    peak = max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     total = _total_bytes()
     return {
         "used_memory": used,
@@ -117,7 +118,6 @@ def _memory(call: Call) -> Fields:
         "maxmemory": 0,
         "maxmemory_human": "0B",
         "maxmemory_policy": "noeviction",
-        "mem_fragmentation_ratio": f"{resident / max(1, used):.2f}",
         "mem_allocator": "libc",
     }
 
