@@ -246,8 +246,8 @@ class Group(SyncObj):  # type: ignore[misc]
     @property
     def leader_id(self) -> str | None:
         """The leader as far as this replica knows."""
-        node = self._SyncObj__raftLeader
-        return None if node is None else str(node.id)
+        node: Node | None = self._SyncObj__raftLeader
+        return str(node.id) if node is not None else None
 
     @property
     def readable(self) -> bool:
