@@ -24,6 +24,8 @@ from typing import Any
 import structlog
 import uvloop
 
+import respkv.commands
+import respkv.server.commands  # noqa: F401  (likewise)
 from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Topology

@@ -48,7 +48,8 @@ def encode(reply: Reply, protocol: int) -> bytes:
     value: Any = reply
     kind = type(value)
     if kind is bytes:
-        return b"$%d\r\n%b\r\n" % (len(value), value)
+        length = len(value)
+        return b"%b%b\r\n" % (BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length, value)
     if kind is Simple:
         return b"+%b\r\n" % (value.text,)
     if kind is int:

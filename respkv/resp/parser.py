@@ -93,9 +93,10 @@ class Parser:
         try:
             reader.feed(data)
             command = reader.gets()
-            if command and not unclear and not reader.has_data():
-                _join(command)
-                return [command]
+            if command and not reader.has_data():
+                payload = _join(command)
+                if not unclear or _are_all_inside(_MISLEADING_TYPES, data, payload):
+                    return [command]
             commands: list[list[bytes]] = []
             take, has_data = reader.gets, reader.has_data
             while command:
@@ -151,7 +152,8 @@ class Parser:
         return commands
 
     def _choose_tier(self) -> None:
-        self._strict_only = not self._strict.authenticated or self._strict.pending_bytes > 0
+        strict = self._strict
+        self._strict_only = self._failure is not None or not strict.authenticated or strict.pending_bytes > 0
 
 
 def _announces_too_much(data: bytes) -> bool:

@@ -94,7 +94,6 @@ class StrictParser:
         """What is behind the last command of a `feed` that stopped at `commands_max`; it is forgotten here."""
         rest = bytes(self._buffer)
         self._buffer.clear()
-        self._searched = 0
         return rest
 
     def _drop_parsed(self) -> None:
@@ -218,7 +217,7 @@ class StrictParser:
 def _decimal(text: bytes) -> int | None:
     """The integer written in `text` by the rules of Redis's `string2ll`, None when it is not one."""
     digits = text.removeprefix(b"-")
-    if not digits.isdigit() or len(digits) > 19 or (digits[0] == 0x30 and text != b"0"):
+    if not digits.isdigit() or (digits[0] == 0x30 and text != b"0"):
         return None
     value = int(text)
     return value if -(1 << 63) <= value < 1 << 63 else None

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from binascii import crc_hqx
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
 from respkv.cluster.slots import slot_of
+from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import BULK_HEADERS, CRLF, encode
@@ -37,27 +37,28 @@ OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 _HEADERS = len(BULK_HEADERS)
+_GET, _SET = COMMANDS[b"GET"], COMMANDS[b"SET"]
 
 
 class Burst(Part):
-    """The commands of (a part of) one read, as a waiter: `replies` in order, encoded."""
+    """The commands of (a part of) one read, as a waiter: `replies` in order, encoded. Only made where one may wait."""
 
     __slots__ = ("connection", "protocol", "replies")
 
-    def __init__(self, connection: Connection, size: int) -> None:
+    def __init__(self, connection: Connection, size: int, replies: list[bytes]) -> None:
         self.pending = 0
         self.size = size
         self.joined = []
         self.connection = connection
         self.protocol = connection.session.protocol
-        self.replies: list[bytes] = []
+        self.replies = replies
 
     def put(self, token: int, value: Reply) -> None:
         self.replies[token] = encode(value, self.protocol)
 
     def fail(self, ok: bytes, error: RespError) -> None:
         line = encode(error, self.protocol)
-        self.replies = [line if reply is ok else reply for reply in self.replies]
+        self.replies[:] = [line if reply is ok else reply for reply in self.replies]
 
     def done(self) -> None:
         self.connection.server.finished(self.connection)
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
+        "_ended",
         "_open_bytes",
         "_parser",
         "_reading",
@@ -84,9 +86,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server, cluster_view: bool) -> None:
         self.server = server
-        self.session = Session(
-            cluster_view=cluster_view, authenticated=not server.config.config.requirepass, address="", local_address=""
-        )
+        self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
         self.fast = self.session.authenticated
         self.waiting: deque[Burst] = deque()
         self.closing = False
@@ -95,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
         self._transport: asyncio.Transport | None = None
         self._backlog: list[list[bytes]] = []
+        self._ended = False
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
@@ -129,16 +130,18 @@ class Connection(asyncio.Protocol):
         if self._backlog:
             self._backlog += commands
         elif commands:
-            self._execute(commands, len(data))
+            self.server.stats.commands += len(commands)
+            if len(commands) <= BURST_COMMANDS:
+                self._run(commands, len(data))
+            else:
+                self._execute(commands, len(data))
         if self.protocol_error is not None and not self._backlog:
             self._end_with_protocol_error()
 
     def eof_received(self) -> bool:
         """A client that closes its side still gets the replies of what it sent."""
-        if self.waiting or self._backlog:
-            self.closing = True
-            return True
-        return False
+        self._ended = bool(self.waiting or self._backlog)
+        return self._ended
 
     def pause_writing(self) -> None:
         self._write_blocked = True
@@ -151,31 +154,26 @@ class Connection(asyncio.Protocol):
     # -- running commands
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
-        server = self.server
-        server.stats.commands += len(commands)
-        self.session.last_at = time.monotonic()
+        """Runs a long list of commands in pieces, so that what is written in between can be paced."""
         count = len(commands)
-        if count <= BURST_COMMANDS:
-            self._run(commands, size)
-            return
         for start in range(0, count, BURST_COMMANDS):
             if self._write_blocked or self.closing:
                 self._backlog = commands[start:]
                 self._pause()
                 return
-            self._run(commands[start : start + BURST_COMMANDS], size * BURST_COMMANDS // count)
+            self._run(commands[start : start + BURST_COMMANDS], size * BURST_COMMANDS // max(count, BURST_COMMANDS))
 
-    def _run(self, commands: list[list[bytes]], size: int) -> None:
+    def _run(self, commands: list[list[bytes]], size: int) -> None:  # noqa: C901 - a call costs what a GET does
         """The hot loop."""
-        burst = Burst(self, size)
-        replies = burst.replies
+        burst: Burst | None = None
+        replies: list[bytes] = []
         append = replies.append
         server = self.server
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
         standalone = not self.session.cluster_view
         alone = not self.waiting
         nil = server.nil if self.session.protocol == 2 else server.nil3
-        gets = hits = 0
+        sets = gets = hits = 0
         try:
             for args in commands:
                 name = args[0]
@@ -185,18 +183,21 @@ class Connection(asyncio.Protocol):
                     slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
                     proposer = table[slot]
                     if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
-                        if proposer.part is not burst:
+                        if proposer.part is not burst or burst is None:
+                            if burst is None:
+                                burst = Burst(self, size, replies)
                             proposer.join(burst)
                         proposer.slots.append(slot)
                         proposer.keys.append(key)
                         proposer.values.append(args[2])
                         append(proposer.ok)
+                        sets += 1
                         continue
                 elif count == 2 and name == b"GET" and fast and alone:
                     key = args[1]
                     slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
                     proposer = table[slot]
-                    if proposer.lease.lease_until > now and not burst.joined:
+                    if proposer.lease.lease_until > now and (burst is None or not burst.joined):
                         value = proposer.get_plain(slot, key)
                         if value is None:
                             gets += 1
@@ -213,19 +214,27 @@ class Connection(asyncio.Protocol):
                             continue
                 if self.closing:
                     break
+                if burst is None:
+                    burst = Burst(self, size, replies)
                 dispatch(self, burst, args)
                 fast = self.fast
         except TypeError:
             self._check_arguments(commands)
             raise
-        stats = server.stats
-        stats.hits += hits
-        stats.misses += gets - hits
-        if commands:
-            self._finish_run(burst, commands[-1])
+        if sets:
+            server.stats.calls[_SET] += sets
+        if gets:
+            server.stats.read(_GET, gets, hits)
+        session = self.session
+        session.last_at = now
+        session.last_words = commands[-1][:2]
+        if burst is None and alone:
+            self._write(replies)
+        else:
+            self._line_up(burst or Burst(self, size, replies))
 
-    def _finish_run(self, burst: Burst, last: list[bytes]) -> None:
-        self.session.last_command = self.server.command_name(last)
+    def _line_up(self, burst: Burst) -> None:
+        """Writes the replies if they are all there and nothing is before them; else they wait in line."""
         if burst.pending or self.waiting:
             self.waiting.append(burst)
             self._open_bytes += burst.size
@@ -259,7 +268,7 @@ class Connection(asyncio.Protocol):
             out += burst.replies
         if out:
             self._write(out)
-        if not waiting and self.closing and not self._backlog:
+        if not waiting and (self.closing or self._ended) and not self._backlog:
             self._close()
             return
         if not self._reading and not self._write_blocked:
@@ -270,7 +279,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
-        limit = self.server.config.config.client_output_buffer_bytes
+        limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
             self.server.log_output_limit(self)
             self.abort()
@@ -290,7 +299,6 @@ class Connection(asyncio.Protocol):
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []
-            self.server.stats.commands -= len(backlog)  # counted when they came
             self._execute(backlog, 0)
         if self._backlog or self._write_blocked or len(self.waiting) >= OPEN_BURSTS_MAX // 2:
             return
@@ -322,9 +330,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.closing = True
-        burst = Burst(self, 0)
-        burst.replies.append(encode(errors.protocol(text), self.session.protocol))
-        self.waiting.append(burst)
+        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)]))
         self.flush()
 
     def _close(self) -> None:

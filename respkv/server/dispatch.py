@@ -19,6 +19,7 @@ from respkv.commands.spread import Spread
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server.session import command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
 
@@ -111,7 +112,7 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
         if isinstance(fault, TypeError) and not all(type(arg) is bytes for arg in args):
             raise  # an argument is no bulk string: a protocol error, for the connection to tell
         # One command's fault must not cost other clients their connections.
-        log.exception("command_failed", command=connection.server.command_name(args), client=connection.session.id)
+        log.exception("command_failed", command=command_name(args), client=connection.session.id)
         reply = errors.generic("internal error")
     if not isinstance(reply, Later):
         burst.replies[token] = encode(reply, connection.session.protocol)

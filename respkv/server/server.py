@@ -12,9 +12,10 @@ import structlog
 
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Topology
-from respkv.commands.table import COMMANDS, Spec
+from respkv.commands.table import Spec
 from respkv.config import Config
 from respkv.config.live import Live
+from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
 from respkv.resp.limits import Limits
 from respkv.shard.proposer import Proposer
@@ -43,8 +44,6 @@ class Stats:
         self.rejected = 0
         self.expired = 0
         self.calls: Counter[Spec] = Counter()
-        self.fast_gets = 0  # plain GET and SET, which the connections run themselves
-        self.fast_sets = 0
         self.error_codes: Counter[str] = Counter()
         self.commands_per_s = 0
         self._sample = (time.monotonic(), 0)
@@ -55,6 +54,13 @@ class Stats:
         if now - then >= RATE_S:
             self.commands_per_s = round((self.commands - commands) / (now - then))
             self._sample = (now, self.commands)
+
+
+    def read(self, spec: Spec, count: int, hits: int) -> None:
+        """Counts reads of single keys that were served without `dispatch`."""
+        self.calls[spec] += count
+        self.hits += hits
+        self.misses += count - hits
 
 
 class Server:
@@ -91,12 +97,14 @@ class Server:
         self.nil3 = b"_\r\n"
         self._wake = wake
         self._finished: list[Connection] = []
+        self.output_bytes_max = 0
         self._pending_bytes_max = 0
         config.watch(self._configure)
 
     def _configure(self, config: Config) -> None:
         self.limits.max_bulk_bytes = config.proto_max_bulk_bytes
         self.limits.query_buffer_bytes = config.client_query_buffer_bytes
+        self.output_bytes_max = config.client_output_buffer_bytes
         self._pending_bytes_max = config.pending_bytes_max
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
@@ -139,19 +147,10 @@ class Server:
         """Closes the clients that were silent for longer than `timeout` allows."""
         limit = self.config.config.timeout_s
         if limit:
-            oldest = time.monotonic() - limit
+            oldest = Clock.now() - limit
             for connection in list(self.clients.values()):
                 if connection.session.last_at < oldest and not connection.waiting:
                     connection.abort()
 
     def log_output_limit(self, connection: Connection) -> None:
         log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
-
-    def command_name(self, args: list[bytes]) -> str:
-        """The lower-case full name of a command for people: `get`, `client|list`."""
-        spec = COMMANDS.get(args[0]) or COMMANDS.get(args[0].lower())
-        if spec is None:
-            return "unknown"
-        if spec.subcommands and len(args) > 1:
-            spec = spec.subcommands.get(args[1]) or spec.subcommands.get(args[1].lower()) or spec
-        return spec.name

@@ -1,9 +1,15 @@
-"""Who a connection is: protocol, authentication, name and what CLIENT LIST tells of it. Plain state, no I/O."""
+"""Who a connection is: protocol, authentication, name and what CLIENT LIST tells of it. Plain state, no I/O.
+
+Times are those of `respkv.raft.group.Clock`, in seconds.
+"""
 
 from __future__ import annotations
 
 import itertools
-import time
+from collections.abc import Sequence
+
+from respkv.commands.table import COMMANDS
+from respkv.raft.group import Clock
 
 _ids = itertools.count(1)
 
@@ -18,7 +24,7 @@ class Session:
         "created_at",
         "id",
         "last_at",
-        "last_command",
+        "last_words",
         "lib_name",
         "lib_version",
         "local_address",
@@ -28,17 +34,21 @@ class Session:
         "readonly",
     )
 
-    def __init__(self, *, cluster_view: bool, authenticated: bool, address: str, local_address: str) -> None:
+    def __init__(self, *, cluster_view: bool, authenticated: bool) -> None:
         self.id = next(_ids)
         self.cluster_view = cluster_view
-        self.address = address
-        self.local_address = local_address
-        self.created_at = time.monotonic()
-        self.last_at = self.created_at
-        self.last_command = "NULL"
+        self.address = ""
+        self.local_address = ""
+        self.created_at = self.last_at = Clock.now()
+        self.last_words: Sequence[bytes] = ()
         self.lib_name = b""
         self.lib_version = b""
         self.reset(authenticated=authenticated)
+
+    @property
+    def last_command(self) -> str:
+        """The lower-case full name of the last command for people: `get`, `client|list`."""
+        return command_name(self.last_words) if self.last_words else "NULL"
 
     def reset(self, *, authenticated: bool) -> None:
         """As RESET does it: back to what a new connection is."""
@@ -47,3 +57,13 @@ class Session:
         self.name = b""
         self.no_evict = False
         self.readonly = False
+
+
+def command_name(args: Sequence[bytes]) -> str:
+    """The lower-case full name of a command for people: `get`, `client|list`."""
+    spec = COMMANDS.get(args[0]) or COMMANDS.get(args[0].lower())
+    if spec is None:
+        return "unknown"
+    if spec.subcommands and len(args) > 1:
+        spec = spec.subcommands.get(args[1]) or spec.subcommands.get(args[1].lower()) or spec
+    return spec.name

@@ -141,6 +141,7 @@ class Proposer:
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
         self._asked_at = float("-inf")
+        self._led_in = -1
         self._applied_term = 0
 
     def use(self, machine: Machine | None) -> None:
@@ -158,13 +159,13 @@ class Proposer:
         """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
         if not self._parts:
             self._since = self._now()
+            self.wake()
         self.part = part
         part.pending += 1
         part.joined.append(self)
         self._parts.append(part)
         self._bytes += part.size
         self.pending_bytes += part.size
-        self.wake()
 
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
@@ -199,6 +200,11 @@ class Proposer:
     def pump(self) -> None:
         """Proposes or forwards what was gathered, and serves the reads that may be served."""
         group = self.group
+        if group is not None:
+            leads_in = group.term if group.leader else -1
+            if leads_in != self._led_in:
+                self._led_in = leads_in
+                self._give_back(leads_in)
         if group is not None and group.leader:
             if self._reads:
                 self._serve_reads(group)
@@ -343,6 +349,13 @@ class Proposer:
             self._queue = sorted(mine + self._queue, key=lambda batch: batch.sequence)
             self.wake()
 
+    def _give_back(self, leads_in: int) -> None:
+        """The role or the term has changed: what other nodes forwarded for an earlier term is refused, never proposed."""
+        stale = [batch for batch in self._queue if batch.origin is not None and batch.term != leads_in]
+        for batch in stale:
+            self._queue.remove(batch)
+            self._refuse(batch)
+
     def _refuse(self, batch: Batch) -> None:
         self.pending_bytes -= batch.bytes
         if batch.origin is not None:
@@ -441,6 +454,7 @@ class Proposer:
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
         batch = Batch(runs, sinks, [part], self.ok, self._now() + self.timeout_s, len(encoded))
         batch.origin, batch.request = peer, request
+        batch.term = self.group.term if self.group is not None else -1
         self._seal()
         self._sequence += 1
         batch.sequence = self._sequence

@@ -54,7 +54,7 @@ class Batch:
     parts     who waits for the batch as a whole (a part may be there several times)
     ok        the object that stands for the replies of plain puts
     deadline  loop time at which it fails if it has no outcome
-    term      the term in which it was proposed or forwarded, -1 before
+    term      the term in which it was proposed, forwarded or (from another node) accepted, -1 before
     origin    the node and its request number, if another node forwarded it
     """
 

@@ -9,7 +9,7 @@ class StorageError(Exception):
     """Base of the storage engine's own errors."""
 
 
-class Damaged(StorageError):  # noqa: N818 (says what is the matter)
+class Damaged(StorageError):
     """Bytes that were once safely on the disk are not what they were. Nothing has been changed or cut.
 
     `file` is the damaged file, `offset` the byte where the first bad record or frame starts.
@@ -22,7 +22,7 @@ class Damaged(StorageError):  # noqa: N818 (says what is the matter)
         self.reason = reason
 
 
-class Locked(StorageError):  # noqa: N818 (says what is the matter)
+class Locked(StorageError):
     """Another `Bitcask`, of this process or of another one, has the directory open."""
 
     def __init__(self, path: Path) -> None:
@@ -30,5 +30,5 @@ class Locked(StorageError):  # noqa: N818 (says what is the matter)
         self.path = path
 
 
-class Failed(StorageError):  # noqa: N818 (says what is the matter)
+class Failed(StorageError):
     """A write or an fdatasync failed earlier, so the end of the log is unknown: open the directory again to go on."""

@@ -55,7 +55,7 @@ class Record(NamedTuple):
     value: bytes
 
 
-class BadRecord(Exception):  # noqa: N818 (says what is the matter)
+class BadRecord(Exception):
     """The bytes at `offset` of the walked buffer are not a record."""
 
     def __init__(self, offset: int) -> None:

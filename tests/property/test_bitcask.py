@@ -430,7 +430,7 @@ class BitcaskMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         before = self.cask.applied, self.cask.applied_term, self.cask.clock_ms
         self.cask.close()
-        assert check(self.here / "log") == []
+        assert [one for one in check(self.here / "log") if one.kind != "leftover"] == []
         self._open(self.here)
         assert (self.cask.applied, self.cask.applied_term, self.cask.clock_ms) == before
 

@@ -232,6 +232,9 @@ def test_an_error_stays() -> None:
     with pytest.raises(ProtocolError, match="invalid multibulk length") as second:
         parser.feed(PING)
     assert second.value.commands == []
+    parser.authenticated = True
+    with pytest.raises(ProtocolError, match="invalid multibulk length"):
+        parser.feed(PING)
 
 
 def test_pending_bytes_are_those_of_the_incomplete_command() -> None:

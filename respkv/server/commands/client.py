@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from respkv import errors
 from respkv.commands.args import integer
 from respkv.commands.table import command
+from respkv.raft.group import Clock
 from respkv.reply import OK, Reply, RespError, Verbatim
 from respkv.server.commands.connection import DEFAULT_USER, is_printable, set_name
 from respkv.server.commands.helping import help_reply
 from respkv.server.connection import Connection
 from respkv.server.dispatch import Call
+from respkv.server.session import command_name
 
 _TYPES = {b"normal": True, b"master": False, b"replica": False, b"slave": False, b"pubsub": False}
 
@@ -109,8 +110,8 @@ def _integer(text: bytes, otherwise: str, least: int | None = None) -> int:
 
 
 def _listing(call: Call, connections: Iterable[Connection]) -> Verbatim:
-    now = time.monotonic()
-    own = call.server.command_name(call.args)
+    now = Clock.now()
+    own = command_name(call.args)
     lines = [_line(c, now, own if c is call.connection else c.session.last_command) for c in connections]
     return Verbatim(b"".join(lines))
 

@@ -267,7 +267,7 @@ _NODES = "the nodes of a cluster are those of cluster.nodes in every node's conf
 _LEADERS = "each shard elects its leader itself; stop a node to move what it leads"
 _EPOCH = "the map's epoch is respkv's own"
 
-_REFUSED = {
+REFUSED = {  # subcommand to arity and reason
     "ADDSLOTS": (-3, _SLOTS),
     "ADDSLOTSRANGE": (-4, _SLOTS),
     "BUMPEPOCH": (2, _EPOCH),
@@ -292,7 +292,7 @@ def _refuse(name: str, arity: int, reason: str) -> None:
         raise errors.generic(f"CLUSTER {name} is not supported: {reason}")
 
 
-for _name, (_arity, _reason) in _REFUSED.items():
+for _name, (_arity, _reason) in REFUSED.items():
     _refuse(_name, _arity, _reason)
 
 

@@ -8,7 +8,7 @@ from respkv import errors
 from respkv.commands import describe
 from respkv.commands.glob import matches
 from respkv.commands.table import Spec, all_specs, command, find, spec_keys
-from respkv.reply import NULL_ARRAY, Reply, Simple
+from respkv.reply import Reply, Simple
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
 
@@ -36,7 +36,7 @@ def command_info(call: Call) -> Reply:
     if not names:
         return command_(call)
     specs = map(find, names)
-    return [NULL_ARRAY if spec is None else describe.info(spec) for spec in specs]
+    return [None if spec is None else describe.info(spec) for spec in specs]
 
 
 @command("COMMAND|DOCS", kind="server", arity=-2, flags="loading stale", group="server", since="7.0.0",

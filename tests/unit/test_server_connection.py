@@ -1,0 +1,199 @@
+"""The commands with which clients present themselves, against a running node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hiredis
+import pytest
+
+from tests.unit.running import Wire, eventually, respkv
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with respkv(tmp_path_factory.mktemp("node")) as port:
+        yield port
+
+
+@pytest.fixture
+def wire(port: int) -> Iterator[Wire]:
+    with Wire(port) as wire:
+        yield wire
+
+
+@pytest.fixture
+def password(port: int) -> Iterator[bytes]:
+    """The node asks for a password while a test has this. Bytes that are no text, to be sure."""
+    with Wire(port) as admin:
+        assert admin([b"CONFIG", b"SET", b"requirepass", b"s\xffcret"]) == b"OK"
+        yield b"s\xffcret"
+        assert admin([b"CONFIG", b"SET", b"requirepass", b""]) == b"OK"
+
+
+def clients(wire: Wire, command: str = "CLIENT LIST") -> list[dict[str, str]]:
+    text = bytes(wire(command)).decode()  # type: ignore[call-overload]
+    return [dict(field.split("=", 1) for field in line.split(" ")) for line in text.splitlines()]
+
+
+def error(reply: object) -> str:
+    assert isinstance(reply, hiredis.ReplyError), reply
+    return str(reply)
+
+
+# --- PING to RESET ---
+
+
+def test_hello_switches_the_protocol_of_its_own_reply(wire: Wire) -> None:
+    assert wire.raw("HELLO 3").startswith(b"%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n")
+    assert wire.raw("CLIENT GETNAME") == b"_\r\n"
+    assert wire.raw("HELLO 2").startswith(b"*14\r\n")
+    assert wire.raw("CLIENT GETNAME") == b"$-1\r\n"
+
+
+def test_hello_tells_the_view(port: int) -> None:
+    for door, mode in ((port, b"standalone"), (port + 1000, b"cluster")):
+        with Wire(door) as wire:
+            assert b"$4\r\nmode\r\n$%d\r\n%b\r\n" % (len(mode), mode) in wire.raw("HELLO")
+
+
+def test_a_refused_hello_changes_nothing_but_what_came_before_the_fault(wire: Wire) -> None:
+    assert error(wire([b"HELLO", b"3", b"SETNAME", b"me", b"NONSENSE"])).startswith("ERR Syntax error in HELLO")
+    assert wire.raw("CLIENT GETNAME") == b"$2\r\nme\r\n"
+
+
+def test_reset_undoes_everything(port: int) -> None:
+    with Wire(port + 1000) as wire:
+        wire.raw("HELLO 3 SETNAME me")
+        wire("READONLY")
+        assert clients(wire, "CLIENT INFO")[0]["flags"] == "r"
+        assert wire.raw("RESET") == b"+RESET\r\n"
+        now = clients(wire, "CLIENT INFO")[0]
+        assert (now["flags"], now["name"], now["resp"]) == ("N", "", "2")
+
+
+def test_what_comes_after_quit_is_not_run(wire: Wire, port: int) -> None:
+    wire.send("PING", "QUIT", "SET after-quit 1", "PING")
+    assert wire.rest() == b"+PONG\r\n+OK\r\n"
+    with Wire(port) as other:
+        assert other("EXISTS after-quit") == 0
+
+
+def test_select_knows_database_0_alone(port: int) -> None:
+    with Wire(port) as wire, Wire(port + 1000) as cluster:
+        assert wire("SELECT 0") == cluster("SELECT 0") == b"OK"
+        assert error(wire("SELECT 1")) == "ERR DB index is out of range"
+        assert error(cluster("SELECT 1")) == "ERR SELECT is not allowed in cluster mode"
+
+
+def test_readonly_and_asking_are_for_the_cluster_view(port: int) -> None:
+    with Wire(port) as wire, Wire(port + 1000) as cluster:
+        for command in ("READONLY", "READWRITE", "ASKING"):
+            assert error(wire(command)) == "ERR This instance has cluster support disabled"
+            assert cluster(command) == b"OK"
+
+
+# --- the password ---
+
+
+def test_without_the_password_only_logging_in_is_possible(port: int, password: bytes) -> None:
+    with Wire(port) as wire:
+        for command in ("PING", "GET a", "SET a 1", "CLIENT ID", "INFO", "NONSENSE"):
+            assert error(wire(command)).startswith(("NOAUTH ", "ERR unknown command")), command
+        assert error(wire("HELLO 3")).startswith("NOAUTH HELLO must be called")
+        assert error(wire("AUTH wrong")).startswith("WRONGPASS")
+        assert error(wire([b"AUTH", b"somebody", password])).startswith("WRONGPASS")
+        assert wire("RESET") == b"RESET"
+        assert wire([b"AUTH", password]) == b"OK"
+        assert wire("PING") == b"PONG"
+
+
+def test_hello_logs_in(port: int, password: bytes) -> None:
+    with Wire(port) as wire:
+        assert error(wire("HELLO 3 AUTH default wrong")).startswith("WRONGPASS")
+        assert b"proto" in wire.raw([b"HELLO", b"3", b"AUTH", b"default", password])
+        assert wire("PING") == b"PONG"
+
+
+def test_reset_logs_out(port: int, password: bytes) -> None:
+    with Wire(port) as wire:
+        wire([b"AUTH", b"default", password])
+        assert wire("RESET") == b"RESET"
+        assert error(wire("GET a")).startswith("NOAUTH")
+
+
+def test_a_new_password_leaves_those_who_are_in(port: int) -> None:
+    with Wire(port) as old:
+        old("CONFIG SET requirepass p")
+        with Wire(port) as new:
+            assert old("PING") == b"PONG"
+            assert error(new("PING")).startswith("NOAUTH")
+            old([b"CONFIG", b"SET", b"requirepass", b""])
+            assert new("PING") == b"PONG"  # nobody needs to log in any more
+            assert new("GET nothing") is None
+
+
+# --- CLIENT ---
+
+
+def test_client_list_tells_each_client_as_it_is(wire: Wire, port: int) -> None:
+    with Wire(port) as other:
+        other("CLIENT SETNAME other")
+        other("CLIENT SETINFO lib-name tests")
+        other("CLIENT SETINFO LIB-VER 1.2")
+        other("GET a")
+        number = other("CLIENT ID")
+        found = clients(wire, f"CLIENT LIST ID {number}")
+        assert len(found) == 1
+        line = found[0]
+        assert line["addr"] == "{}:{}".format(*other.socket.getsockname())
+        assert line["laddr"] == f"127.0.0.1:{port}"
+        assert (line["name"], line["lib-name"], line["lib-ver"]) == ("other", "tests", "1.2")
+        assert (line["cmd"], line["user"], line["resp"], line["flags"]) == ("client|id", "default", "2", "N")
+        assert number in [int(each["id"]) for each in clients(wire)]
+        assert clients(wire, "CLIENT INFO")[0]["cmd"] == "client|info"
+        assert clients(wire, "CLIENT LIST TYPE pubsub") == []
+
+
+def test_a_client_that_is_gone_is_listed_no_more(wire: Wire, port: int) -> None:
+    with Wire(port) as other:
+        number = other("CLIENT ID")
+        assert clients(wire, f"CLIENT LIST ID {number}")
+    eventually(lambda: not clients(wire, f"CLIENT LIST ID {number}"))
+
+
+def test_names_that_would_break_the_list_are_refused(wire: Wire) -> None:
+    for name in (b"a b", b"a\nb", b"\x80", b"\x7f"):
+        assert error(wire([b"CLIENT", b"SETNAME", name])).startswith("ERR Client names cannot contain")
+        assert error(wire([b"CLIENT", b"SETINFO", b"lib-name", name])).startswith("ERR lib-name cannot contain")
+    assert error(wire("CLIENT SETINFO nonsense x")) == "ERR Unrecognized option 'nonsense'"
+
+
+def test_client_kill_by_address_and_by_filters(wire: Wire, port: int) -> None:
+    with Wire(port) as first, Wire(port) as second, Wire(port) as third:
+        assert wire("CLIENT KILL {}:{}".format(*first.socket.getsockname())) == b"OK"
+        assert first.rest() == b""
+        assert wire(f"CLIENT KILL ID {second('CLIENT ID')} TYPE normal USER default") == 1
+        assert second.rest() == b""
+        assert wire("CLIENT KILL ADDR {}:{}".format(*third.socket.getsockname())) == 1
+        assert third.rest() == b""
+        assert wire("CLIENT KILL TYPE pubsub") == 0
+        assert wire("PING") == b"PONG"
+
+
+def test_who_kills_itself_gets_the_reply_first(wire: Wire) -> None:
+    number = wire("CLIENT ID")
+    assert wire(f"CLIENT KILL ID {number}") == 0  # SKIPME yes
+    assert wire(f"CLIENT KILL ID {number} SKIPME no") == 1
+    assert wire.rest() == b""
+
+
+def test_shutdown_stops_the_node_without_a_reply(tmp_path: Path) -> None:
+    with respkv(tmp_path) as port, Wire(port) as wire:
+        assert wire("SET a 1") == b"OK"
+        assert error(wire("SHUTDOWN NONSENSE")) == "ERR syntax error"
+        assert error(wire("SHUTDOWN ABORT")) == "ERR No shutdown in progress."
+        wire.send("SHUTDOWN NOSAVE")
+        assert wire.rest() == b""
+        eventually(lambda: not (tmp_path / "data" / "respkv.pid").exists())
