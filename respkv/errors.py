@@ -198,8 +198,8 @@ def max_clients() -> RespError:
 
 
 def protocol(text: str) -> RespError:
-    """A malformed frame; the connection is closed after it. `text` as in `"invalid multibulk length"`."""
-    return RespError(f"ERR Protocol error: {text}")
+    """A malformed frame; the connection is closed after it. `text`: `"Protocol error: invalid multibulk length"`."""
+    return RespError(f"ERR {text}")
 
 
 # --- transactions ---

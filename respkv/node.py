@@ -33,11 +33,13 @@ from respkv.config import Config
 from respkv.config.live import Live
 from respkv.disk import Disk
 from respkv.log import set_level
+from respkv.metrics import Histogram
 from respkv.offload import Syncer, Worker
 from respkv.raft.journal import Journal, JournalInUse
 from respkv.raft.messages import SNAPSHOT_ACK
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
+from respkv.server.gauges import node_metrics
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica, StartError
@@ -67,6 +69,8 @@ class Node:
         self._scheduled = False
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._remote: list[Proposer] = []
+        self._stop_metrics: Callable[[], None] = lambda: None
 
     # -- start
 
@@ -88,7 +92,8 @@ class Node:
         self.journal.on_failure = self.fatal
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
-        self._syncer = Syncer(self._loop, self._synced, self._disk.sync)
+        fsync_seconds = Histogram()
+        self._syncer = Syncer(self._loop, self._synced, self._disk.sync, fsync_seconds.observe)
         self.peers = Peers(
             self.topology,
             node,
@@ -112,6 +117,9 @@ class Node:
             wake=self._schedule,
             stop=self.stop,
         )
+        if config.metrics_port:
+            metrics = node_metrics(self.server, fsync_seconds)
+            self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
         await self.peers.start(config.bind_addresses, config.peer_port)
         await self._listen()
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
@@ -145,7 +153,7 @@ class Node:
         proposer = Proposer(
             shard, self.config.node, None, None, send=self.peers.send, wake=self._schedule, now=self._loop.time
         )
-        self._remote = [*getattr(self, "_remote", []), proposer]
+        self._remote.append(proposer)
         return proposer
 
     async def _listen(self) -> None:
@@ -187,8 +195,6 @@ class Node:
         self.peers.flush()
         self.journal.flush()
         self.server.flush_finished()
-
-    _remote: list[Proposer] = []  # noqa: RUF012 - replaced, never changed in place
 
     # -- the disk
 
@@ -309,6 +315,7 @@ class Node:
         for connection in list(self.server.clients.values()):
             connection.close_now()
         await self.peers.stop()
+        self._stop_metrics()
         self._syncer.stop()
         self.journal.close()
         for replica in self.replicas.values():

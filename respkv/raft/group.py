@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pysyncobj.syncobj as library
@@ -52,7 +53,7 @@ _HUGE = 1 << 60
 class Clock:
     """The time that elections and leases run on, in seconds; tests replace `now`."""
 
-    now: Callable[[], float] = staticmethod(lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+    now: Callable[[], float] = staticmethod(partial(time.clock_gettime, time.CLOCK_BOOTTIME))
 
 
 def _install_seams() -> None:
@@ -198,6 +199,7 @@ class Group(SyncObj):  # type: ignore[misc]
         self._uses_lease = lease
         self._lease_lost_term = -1
         self._transfer_until = _NEVER
+        self._transfer_sent = False
         self._outbox = _Outbox()
         self._outbox.outgoing = self._outgoing
         super().__init__(
@@ -283,6 +285,7 @@ class Group(SyncObj):  # type: ignore[misc]
         """Hands leadership over as soon as `target` holds the whole log; meanwhile nothing should be proposed."""
         if self.leader and target in self._nodes and self.transferring is None:
             self.transferring = target
+            self._transfer_sent = False
             self._transfer_until = Clock.now() + self.timing.election_min
             self._wake()
 
@@ -415,8 +418,9 @@ class Group(SyncObj):  # type: ignore[misc]
     def _try_transfer(self) -> None:
         assert self.transferring is not None
         node = self._nodes[self.transferring]
-        if dict.get(self._match, node, 0) == self.log[-1][1] and self._forced_term != self.term:
-            self._forced_term = self._lease_lost_term = self.term
+        if dict.get(self._match, node, 0) == self.log[-1][1] and not self._transfer_sent:
+            self._transfer_sent = True
+            self._lease_lost_term = self.term
             self.lease_until = _NEVER
             self._send(self.transferring, (TIMEOUT_NOW, self.shard, self.term))
 

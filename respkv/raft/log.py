@@ -173,9 +173,9 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
             ValueError: the record does not fit the log.
         """
         if kind == ENTRY:
-            if index <= self[0][1]:
-                raise ValueError(f"entry {index} is at or below the base {self[0][1]}")
-            if index > self[-1][1] + 1:
+            if index <= self[0][1] and not self.has_gap:
+                return  # a roll-over writes the newest base before the records that were pending
+            if index <= self[0][1] or index > self[-1][1] + 1:
                 self[:] = [(NO_OP, index - 1, _UNKNOWN)]
                 self.bytes = 0
             self._cut(index)
@@ -192,6 +192,8 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
             elif index > self[0][1]:
                 self[:] = [(NO_OP, index, term)]
                 self.bytes = 0
+            elif index == self[0][1] and self.has_gap:
+                self[0] = (NO_OP, index, term)
         else:
             raise ValueError(f"unknown record kind {kind}")
         self.durable = self[-1][1]

@@ -174,53 +174,49 @@ class Connection(asyncio.Protocol):
         alone = not self.waiting
         nil = server.nil if self.session.protocol == 2 else server.nil3
         sets = gets = hits = 0
-        try:
-            for args in commands:
-                name = args[0]
-                count = len(args)
-                if count == 3 and name == b"SET" and fast:
-                    key = args[1]
-                    slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
-                    proposer = table[slot]
-                    if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
-                        if proposer.part is not burst or burst is None:
-                            if burst is None:
-                                burst = Burst(self, size, replies)
-                            proposer.join(burst)
-                        proposer.slots.append(slot)
-                        proposer.keys.append(key)
-                        proposer.values.append(args[2])
-                        append(proposer.ok)
-                        sets += 1
+        for args in commands:
+            name = args[0]
+            count = len(args)
+            if count == 3 and name == b"SET" and fast:
+                key = args[1]
+                slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+                proposer = table[slot]
+                if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
+                    if proposer.part is not burst or burst is None:
+                        if burst is None:
+                            burst = Burst(self, size, replies)
+                        proposer.join(burst)
+                    proposer.slots.append(slot)
+                    proposer.keys.append(key)
+                    proposer.values.append(args[2])
+                    append(proposer.ok)
+                    sets += 1
+                    continue
+            elif count == 2 and name == b"GET" and fast and alone:
+                key = args[1]
+                slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+                proposer = table[slot]
+                if proposer.lease.lease_until > now and (burst is None or not burst.joined):
+                    value = proposer.get_plain(slot, key)
+                    if value is None:
+                        gets += 1
+                        append(nil)
                         continue
-                elif count == 2 and name == b"GET" and fast and alone:
-                    key = args[1]
-                    slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
-                    proposer = table[slot]
-                    if proposer.lease.lease_until > now and (burst is None or not burst.joined):
-                        value = proposer.get_plain(slot, key)
-                        if value is None:
-                            gets += 1
-                            append(nil)
-                            continue
-                        if value is not False:
-                            gets += 1
-                            hits += 1
-                            length = len(value)
-                            if length < _HEADERS:
-                                append(BULK_HEADERS[length] + value + CRLF)
-                            else:
-                                append(b"$%d\r\n%b\r\n" % (length, value))
-                            continue
-                if self.closing:
-                    break
-                if burst is None:
-                    burst = Burst(self, size, replies)
-                dispatch(self, burst, args)
-                fast = self.fast
-        except TypeError:
-            self._check_arguments(commands)
-            raise
+                    if value is not False:
+                        gets += 1
+                        hits += 1
+                        length = len(value)
+                        if length < _HEADERS:
+                            append(BULK_HEADERS[length] + value + CRLF)
+                        else:
+                            append(b"$%d\r\n%b\r\n" % (length, value))
+                        continue
+            if self.closing:
+                break
+            if burst is None:
+                burst = Burst(self, size, replies)
+            dispatch(self, burst, args)
+            fast = self.fast
         if sets:
             server.stats.calls[_SET] += sets
         if gets:
@@ -246,14 +242,6 @@ class Connection(asyncio.Protocol):
             self._write(burst.replies)
             if self.closing:
                 self._close()
-
-    def _check_arguments(self, commands: list[list[bytes]]) -> None:
-        """A TypeError in the hot loop may come from an argument that is no bulk string: not a fault of ours."""
-        for args in commands:
-            if type(args) is not list or not all(type(arg) is bytes for arg in args):
-                self.protocol_error = "Protocol error: expected '$', got '*'"
-                self._end_with_protocol_error()
-                return
 
     # -- replies
 

@@ -108,9 +108,7 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
     except RespError as error:
         reply = error.with_traceback(None)
         connection.server.stats.errors += 1
-    except Exception as fault:
-        if isinstance(fault, TypeError) and not all(type(arg) is bytes for arg in args):
-            raise  # an argument is no bulk string: a protocol error, for the connection to tell
+    except Exception:
         # One command's fault must not cost other clients their connections.
         log.exception("command_failed", command=command_name(args), client=connection.session.id)
         reply = errors.generic("internal error")

@@ -350,7 +350,7 @@ class Proposer:
             self.wake()
 
     def _give_back(self, leads_in: int) -> None:
-        """The role or the term has changed: what other nodes forwarded for an earlier term is refused, never proposed."""
+        """The role or the term has changed: what other nodes forwarded for an earlier term is refused for good."""
         stale = [batch for batch in self._queue if batch.origin is not None and batch.term != leads_in]
         for batch in stale:
             self._queue.remove(batch)

@@ -5,6 +5,7 @@
     with Bitcask("data") as cask:
         cask.put(b"key", b"value")
         cask.flush()
+        cask.get(b"key").value
 """
 
 from respkv.storage.batch import Batch

@@ -61,9 +61,7 @@ class Name(NamedTuple):
 
     def replaces(self, other: Name) -> bool:
         """Whether this file is a merge of `other`, maybe of others besides."""
-        return (
-            self.generation > other.generation and self.first_id <= other.first_id and self.last_id >= other.last_id
-        )
+        return self.generation > other.generation and self.first_id <= other.first_id and self.last_id >= other.last_id
 
 
 class Listing(NamedTuple):

@@ -171,11 +171,14 @@ class Maintenance:
             locations = list(cask.buckets[number].values())
             for start in range(0, len(locations), SLICE_KEYS):
                 part = locations[start : start + SLICE_KEYS]
-                self._add_up(part, live)
-                keys += len(part)
-                if keys >= SLICE_KEYS:
+                if keys + len(part) > SLICE_KEYS:
                     keys = 0
                     yield None
+                self._add_up(part, live)
+                keys += len(part)
+            if keys >= SLICE_KEYS:
+                keys = 0
+                yield None
         for file in counted:
             file.live_bytes = live[file.number]
             file.tallied = True

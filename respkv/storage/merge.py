@@ -58,14 +58,13 @@ class Merge:
             yield from self._copy()
             yield from self._sync()
             merged = self._publish()
-        except GeneratorExit:  # the store is closed or gone, and its files no longer ours: the next opening removes them
+        except GeneratorExit:  # the store is closed or gone, its files no longer ours: the next opening removes them
             self._close()
             raise
         except BaseException:
             self._give_up()
             raise
         yield Task(self._sync_directory)
-        self._cask.maps.append(merged.map)
         yield from self._relocate(merged.number)
         self._remove_originals()
         before = sum(file.length for file in self._run)
@@ -155,6 +154,7 @@ class Merge:
         merged.take_sizes(self._hint)
         merged.live_bytes = merged.put_bytes
         merged.release(self._disk)
+        cask.maps.append(merged.map)  # takes the number, before anybody else can
         cask.replace_files(self._run, merged)
         with suppress(OSError):  # then the hint is made anew
             self._disk.rename(self._hint_tmp, merged.hint_path)

@@ -1,4 +1,4 @@
-"""Bitcask against a dictionary, through power cuts: after each, the state is that of some commit, at least the last synced.
+"""Bitcask against a dictionary, through power cuts: then the state is that of some commit, at least the last synced.
 
 `CrashDisk` keeps, beside the real files, what would be on the disk: synced content, and the writes and names still on
 their way. A power cut keeps any part of those: writes in any combination and torn, truncations and names in order.
@@ -31,7 +31,7 @@ class PowerCutError(Exception):
 
 
 class CrashFile:
-    """One file: what is on the disk for sure, and what is on its way there: writes (at, data), truncations (size, None)."""
+    """One file: what is on the disk for sure, and what is on its way: writes (at, data), truncations (size, None)."""
 
     def __init__(self, content: bytes = b"") -> None:
         self.durable = content
@@ -162,9 +162,7 @@ def _torn(size: int, rng: random.Random) -> tuple[int, int]:
     return rng.choice([(0, size), (0, size), (0, cut), (cut, size)])
 
 
-def _renamed(
-    names: dict[str, CrashFile], changes: list[tuple[str, str, CrashFile | None]]
-) -> dict[str, CrashFile]:
+def _renamed(names: dict[str, CrashFile], changes: list[tuple[str, str, CrashFile | None]]) -> dict[str, CrashFile]:
     names = dict(names)
     for old, new, file in changes:
         if file is not None:

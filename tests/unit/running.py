@@ -154,9 +154,12 @@ def respkv_cluster(directory: Path, count: int, *, shards: int, replicas: int) -
 
 
 def _leaders_settled(port: int, leaders: int) -> bool:
+    """Whether the first `leaders` nodes lead, and no other: shard i prefers node i modulo the number of nodes."""
     with Wire(port) as wire:
         info = bytes(wire("CLUSTER INFO"))  # type: ignore[call-overload]
-    return b"cluster_state:ok\r\n" in info and b"cluster_size:%d\r\n" % leaders in info
+        lines = bytes(wire("CLUSTER NODES")).splitlines()  # type: ignore[call-overload]
+    leading = [len(line.split(b" ")) > 8 for line in lines]
+    return b"cluster_state:ok\r\n" in info and leading == [i < leaders for i in range(len(lines))]
 
 
 @contextmanager

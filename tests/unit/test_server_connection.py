@@ -172,6 +172,7 @@ def test_names_that_would_break_the_list_are_refused(wire: Wire) -> None:
 
 def test_client_kill_by_address_and_by_filters(wire: Wire, port: int) -> None:
     with Wire(port) as first, Wire(port) as second, Wire(port) as third:
+        assert first("PING") == third("PING") == b"PONG"  # the node has accepted them
         assert wire("CLIENT KILL {}:{}".format(*first.socket.getsockname())) == b"OK"
         assert first.rest() == b""
         assert wire(f"CLIENT KILL ID {second('CLIENT ID')} TYPE normal USER default") == 1

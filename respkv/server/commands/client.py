@@ -150,7 +150,7 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "tot-mem": connection.input_bytes + connection.output_bytes,
         "events": "r",
         "cmd": last_command,
-        "user": DEFAULT_USER.decode() if session.authenticated else "(superuser)",
+        "user": DEFAULT_USER.decode(),
         "redir": -1,
         "resp": session.protocol,
         "lib-name": session.lib_name.decode(),
@@ -199,7 +199,7 @@ def _filtered(connections: list[Connection], option: bytes, value: bytes) -> lis
     if option == b"USER":
         if value != DEFAULT_USER:
             raise errors.generic(f"No such user '{errors.quoted(value)}'")
-        return [c for c in connections if c.session.authenticated]
+        return connections
     raise errors.syntax()
 
 
