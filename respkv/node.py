@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -51,6 +52,7 @@ TICK_S = 0.025
 UPKEEP_S = 0.5
 STOP_S = 5.0
 EVERYSEC_S = 1.0
+DESCRIPTORS_KEPT = 512  # for files, peers and listeners, beside those of clients
 
 
 class Node:
@@ -81,6 +83,7 @@ class Node:
             StartError, JournalDamaged, JournalInUse, StorageError, OSError: with a text for the operator.
         """
         config, node = self.config, self.config.node
+        _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
         config.dir.mkdir(parents=True, exist_ok=True)
         shards = self.topology.shards_of(node)
         self.journal = Journal.open(
@@ -266,6 +269,7 @@ class Node:
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
             self.server.close_idle()
+            self.server.stats.sample()
             self.journal.release()
             for replica in self.replicas.values():
                 replica.start_upkeep()
@@ -328,6 +332,16 @@ class Node:
         """Whether leadership is still here while somebody could take it, or a client waits for an outcome."""
         leading = any(replica.group.leader and replica.group.transferring for replica in self.replicas.values())
         return leading or any(connection.waiting for connection in self.server.clients.values())
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raises the limit of open files as far as it goes, and says so if that is not enough for `maxclients`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            log.warning("few_file_descriptors", allowed=soft, wanted=wanted, hint="raise ulimit -n or lower maxclients")
 
 
 def run(config: Config) -> int:

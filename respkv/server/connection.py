@@ -174,6 +174,7 @@ class Connection(asyncio.Protocol):
         alone = not self.waiting
         nil = server.nil if self.session.protocol == 2 else server.nil3
         sets = gets = hits = 0
+        rest: list[list[bytes]] = []
         for args in commands:
             name = args[0]
             count = len(args)
@@ -217,6 +218,9 @@ class Connection(asyncio.Protocol):
                 burst = Burst(self, size, replies)
             dispatch(self, burst, args)
             fast = self.fast
+            if burst.protocol != self.session.protocol:  # HELLO: what follows is answered in the other protocol
+                rest = commands[len(replies) :]
+                break
         if sets:
             server.stats.calls[_SET] += sets
         if gets:
@@ -228,6 +232,8 @@ class Connection(asyncio.Protocol):
             self._write(replies)
         else:
             self._line_up(burst or Burst(self, size, replies))
+        if rest:
+            self._run(rest, 0)
 
     def _line_up(self, burst: Burst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
@@ -301,6 +307,7 @@ class Connection(asyncio.Protocol):
     def close_after_replies(self) -> None:
         """No further command is run; the connection closes when the replies so far are out."""
         self.closing = True
+        self.fast = False
         self._backlog.clear()
 
     def close_now(self) -> None:
@@ -336,6 +343,12 @@ class Connection(asyncio.Protocol):
         self.session.reset(authenticated=allowed)
         self.fast = allowed
         self._parser.authenticated = allowed
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor, -1 when it is closed."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        return int(sock.fileno()) if sock is not None else -1
 
     @property
     def output_bytes(self) -> int:

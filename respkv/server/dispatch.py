@@ -107,14 +107,15 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
         reply = _run(connection, burst, token, args)
     except RespError as error:
         reply = error.with_traceback(None)
-        connection.server.stats.errors += 1
+        stats = connection.server.stats
+        stats.errors += 1
+        stats.error_codes[error.text.partition(" ")[0]] += 1
     except Exception:
         # One command's fault must not cost other clients their connections.
         log.exception("command_failed", command=command_name(args), client=connection.session.id)
         reply = errors.generic("internal error")
     if not isinstance(reply, Later):
         burst.replies[token] = encode(reply, connection.session.protocol)
-        burst.protocol = connection.session.protocol
 
 
 def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:

@@ -42,7 +42,6 @@ class Stats:
         self.errors = 0
         self.connections = 0
         self.rejected = 0
-        self.expired = 0
         self.calls: Counter[Spec] = Counter()
         self.error_codes: Counter[str] = Counter()
         self.commands_per_s = 0
@@ -106,6 +105,8 @@ class Server:
         self.limits.query_buffer_bytes = config.client_query_buffer_bytes
         self.output_bytes_max = config.client_output_buffer_bytes
         self._pending_bytes_max = config.pending_bytes_max
+        for replica in self.replicas:
+            replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
         if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again

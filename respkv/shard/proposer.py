@@ -122,6 +122,8 @@ class Proposer:
         self.timeout_s = 5.0
         self.pending_bytes = 0
         self.proposed = 0
+        self.expired = 0
+        self.expiring = False
         self._node = node
         self._replicas = shard.replicas
         self._now = now
@@ -556,24 +558,30 @@ class Proposer:
 
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""
-        if self.group is None or not self.group.readable or self.machine is None or self._proposals:
+        if self.group is None or not self.group.readable or self.machine is None or self.expiring:
             return
         keys = self.machine.due(limit)
         if keys:
-            part = _Unheard()
+            self.expiring = True
+            part = _Expiry(self)
             self.write(part, 0, [b"\0expire", *keys])
 
 
-class _Unheard(Part):
-    """Waits for nobody: upkeep that the node itself proposes."""
+class _Expiry(Part):
+    """Waits for the removal of expired keys that the proposer itself has asked for, and counts them."""
 
-    __slots__ = ()
+    __slots__ = ("_proposer",)
+
+    def __init__(self, proposer: Proposer) -> None:
+        super().__init__()
+        self._proposer = proposer
 
     def put(self, token: int, value: Any) -> None:
-        """Nobody asks."""
+        if isinstance(value, int):
+            self._proposer.expired += value
 
     def fail(self, ok: bytes, error: RespError) -> None:
         """It will be proposed again if it is still needed."""
 
     def done(self) -> None:
-        """Nobody waits."""
+        self._proposer.expiring = False

@@ -1,11 +1,11 @@
 """The storage engine: a Bitcask. One directory holds the data of one shard replica, or of whoever wants a durable dict.
 
-    from respkv.storage import Bitcask
+from respkv.storage import Bitcask
 
-    with Bitcask("data") as cask:
-        cask.put(b"key", b"value")
-        cask.flush()
-        cask.get(b"key").value
+with Bitcask("data") as cask:
+    cask.put(b"key", b"value")
+    cask.flush()
+    cask.get(b"key").value
 """
 
 from respkv.storage.batch import Batch

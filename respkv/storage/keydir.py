@@ -25,7 +25,7 @@ SIZE_MASK = 4095
 FILE_BYTES_MAX = 1 << 32
 """No data file may be longer than an offset can say."""
 
-_DISCARD_BUCKETS = 64
+_DISCARD_BUCKETS = 16  # few: the allocator gives whole arenas back near the end, which takes its time
 
 Row = tuple[int, int, bytes, int, int]
 """A record as `record.walk` tells it: type, expire_ms, key, offset, size."""

@@ -238,7 +238,7 @@ def test_writes_between_any_two_slices_of_maintenance_are_kept(tmp_path: Path) -
         steps += 1
         with Bitcask(tmp_path / str(steps), segment_bytes=1024, disk=QuickDisk()) as cask:
             for number in range(60):
-                cask.put(b"%d" % (number % 15), b"%d" % number * 20)
+                cask.put(b"%d" % (number % 37), b"%d" % number * 20)
             work = cask.maintain()
             for _ in range(steps):
                 task = next(work, "finished")

@@ -128,7 +128,7 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "id": session.id,
         "addr": session.address,
         "laddr": session.local_address,
-        "fd": -1,
+        "fd": connection.fd,
         "name": session.name.decode(),
         "age": int(now - session.created_at),
         "idle": int(now - session.last_at),

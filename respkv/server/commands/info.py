@@ -176,7 +176,7 @@ def _stats(call: Call) -> Fields:
         "total_commands_processed": stats.commands,
         "instantaneous_ops_per_sec": stats.commands_per_s,
         "rejected_connections": stats.rejected,
-        "expired_keys": stats.expired,
+        "expired_keys": sum(proposer.expired for proposer in call.server.proposers),
         "evicted_keys": 0,
         "keyspace_hits": stats.hits,
         "keyspace_misses": stats.misses,
