@@ -37,6 +37,7 @@ from respkv.log import set_level
 from respkv.metrics import Histogram
 from respkv.offload import Syncer, Worker
 from respkv.raft.journal import Journal, JournalInUse
+from respkv.raft.log import ShardLog
 from respkv.raft.messages import SNAPSHOT_ACK
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
@@ -101,6 +102,7 @@ class Node:
             self.topology,
             node,
             config.cluster.secret.encode(),
+            f"election-timeout-ms={config.election_timeout_ms}",
             deliver=self._deliver,
             connected=self._link_up,
             disconnected=self._link_down,
@@ -206,22 +208,22 @@ class Node:
         if self.config.appendfsync == "always":
             self.journal.sync_request = self._syncer.request
         else:
-            self.journal.sync_request = lambda _, sequence: self._synced(sequence, None)
-            if self.config.appendfsync == "everysec":
-                self._tasks.append(self._loop.create_task(self._sync_every_second()))
+            self.journal.sync_request = lambda _descriptors, _sequence: self._durable(self.journal.count_written())
+            self._tasks.append(self._loop.create_task(self._sync_every_second()))
 
     async def _sync_every_second(self) -> None:
+        """With `everysec` all that was written; with `no` only what would keep segments from being freed."""
         while True:
             await asyncio.sleep(EVERYSEC_S)
-            try:
-                await self._worker.run(self.journal.sync_files)
-            except OSError as error:
-                self.fatal(error)
+            if self.config.appendfsync == "everysec" or self.journal.rolled:
+                self._syncer.request(self.journal.ask_sync(), self.journal.sequence)
 
     def _synced(self, sequence: int, error: BaseException | None) -> None:
-        for shard_log in self.journal.sync_done(sequence, error):
-            replica = self.replicas[shard_log.shard]
-            replica.group.durable_moved()
+        self._durable(self.journal.sync_done(sequence, error))
+
+    def _durable(self, logs: list[ShardLog]) -> None:
+        for shard_log in logs:
+            self.replicas[shard_log.shard].group.durable_moved()
 
     # -- other nodes
 

@@ -132,7 +132,7 @@ class Link(asyncio.Protocol):
     def _deliver(self, messages: list[Message]) -> None:
         if self.name is None:
             hello = messages.pop(0) if messages else None
-            if not isinstance(hello, list) or len(hello) != 4 or hello[0] != HELLO:
+            if not isinstance(hello, list) or len(hello) != 5 or hello[0] != HELLO:
                 self._refuse("no HELLO")
                 return
             reason = self._peers.welcome(self, *hello[1:], dialed=self._dialed)
@@ -183,6 +183,7 @@ class Peers:
     """All links of this node.
 
     Args:
+        agreement: settings that all nodes must share, as text; a node with other ones is refused.
         deliver: called as `deliver(node_id, message)` for each message received.
         connected, disconnected: called with the node's id when a link is ready and when it is gone.
         dirty: called when there is something to flush this turn.
@@ -193,6 +194,7 @@ class Peers:
         topology: Topology,
         node: str,
         secret: bytes,
+        agreement: str,
         *,
         deliver: Callable[[str, Message], None],
         connected: Callable[[str], None],
@@ -201,7 +203,7 @@ class Peers:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.secret = secret
-        self.hello = (node, topology.cluster_id, topology.fingerprint)
+        self.hello = (node, topology.cluster_id, topology.fingerprint, agreement)
         self.deliver = deliver
         self.links: dict[str, Link] = {}
         self._topology = topology
@@ -263,13 +265,17 @@ class Peers:
         if link in self._greeting:
             link.abort()
 
-    def welcome(self, link: Link, name: Any, cluster: Any, fingerprint: Any, *, dialed: str | None) -> str | None:
+    def welcome(
+        self, link: Link, name: Any, cluster: Any, fingerprint: Any, agreement: Any, *, dialed: str | None
+    ) -> str | None:
         """Takes a link whose other end has named itself; returns why not, if not."""
         known = {node.id for node in self._topology.nodes} - {self._node}
         if name not in known or (dialed is not None and name != dialed):
             return f"unexpected node {name!r}"
         if cluster != self._topology.cluster_id or fingerprint != self._topology.fingerprint:
             return f"node {name} has another cluster map"
+        if agreement != self.hello[3]:
+            return f"node {name} has {agreement!r}, this one {self.hello[3]!r}"
         self._greeting.discard(link)
         old = self.links.pop(name, None)
         if old is not None:

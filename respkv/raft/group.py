@@ -302,9 +302,14 @@ class Group(SyncObj):  # type: ignore[misc]
         self._outbox._onNodeDisconnected(self._nodes[name])
 
     def installed(self, index: int, term: int) -> None:
-        """The state machine was replaced by a snapshot up to `index`: the log starts over behind it."""
-        self.log.reset(index, term)
-        self._verified = index
+        """The state machine was replaced by a snapshot up to `index`: the log starts over behind it, or keeps what it
+        has behind it and may have acknowledged (Raft, figure 13, step 6)."""
+        if self.log.term_at(index) == term:
+            self.log.trim(index)
+            self.log.durable = max(self.log.durable, index)
+        else:
+            self.log.reset(index, term)
+            self._verified = index
         self._SyncObj__raftLastApplied = self._SyncObj__raftCommitIndex = index
         self._wake()
 
@@ -410,9 +415,11 @@ class Group(SyncObj):  # type: ignore[misc]
         for name, (next_index, term, sent) in list(self._held_acks.items()):
             if term != self.term:
                 del self._held_acks[name]
-            elif self.log.state_durable and self.log.durable >= next_index - 1:
-                del self._held_acks[name]
-                self._send(name, (ACK, self.shard, term, next_index, True, False, sent))
+            elif self.log.state_durable:
+                durable_next = min(self.log.durable, self._verified) + 1
+                if durable_next >= next_index:
+                    del self._held_acks[name]
+                self._send(name, (ACK, self.shard, term, min(durable_next, next_index), True, False, sent))
         self._wake()
 
     def _try_transfer(self) -> None:
@@ -461,7 +468,9 @@ class Group(SyncObj):  # type: ignore[misc]
             self._append(name, next_index - 1, shard_log[next_index - 1 - base][2], now, [])
 
     def _append(self, name: str, prev_index: int, prev_term: int, now: float, entries: list[Entry]) -> None:
-        commit = self._SyncObj__raftCommitIndex
+        # Not the commit index: no follower may apply, and its node answer, what a read under our lease does not see
+        # yet.
+        commit = self._SyncObj__raftLastApplied
         term = self._SyncObj__raftCurrentTerm
         self._send(name, (APPEND, self.shard, term, commit, prev_index, prev_term, now, entries))
 
@@ -525,6 +534,7 @@ class Group(SyncObj):  # type: ignore[misc]
         if term > self.term or self.leader_id != name:
             self._verified = 0
         self._heard = Clock.now()
+        self._prevotes = None  # there is a leader: votes promised meanwhile must not depose it
         self._echo = sent
         shard_log = self.log
         base, last = shard_log[0][1], shard_log[-1][1]
@@ -584,15 +594,16 @@ class Group(SyncObj):  # type: ignore[misc]
         if term > self.term:
             self._step_down(term)
             return
-        if term != self.term or not self.leader or next_index > self.log[-1][1] + 1:
+        if term != self.term or not self.leader or next_index > self.log[-1][1] + 1 or not (success or reset):
             return
-        next_before = self._next[node]
+        next_before, match_before = self._next[node], dict.get(self._match, node, 0)
         self._outbox._onMessageReceived(
             node, {"type": "next_node_idx", "next_node_idx": next_index, "success": success, "reset": reset}
         )
         if success:
             self._windows[name].acknowledged(next_index - 1)
             self._next[node] = max(self._next[node], next_before)
+            self._match[node] = max(dict.get(self._match, node, 0), match_before)
         elif reset:
             self._windows[name].clear()
             self._next[node] = max(next_index, dict.get(self._match, node, 0) + 1)

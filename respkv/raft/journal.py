@@ -45,13 +45,15 @@ SyncRequest = Callable[[tuple[int, ...], int], None]
 
 @dataclass(slots=True)
 class _Segment:
-    """An open segment file: its size, its newest frame and the highest index of each shard in it."""
+    """An open segment file: its size, its newest frame, the newest sync that named it, the highest index of each
+    shard."""
 
     number: int
     path: Path
     fd: int
     size: int
     last: int = 0
+    asked: int = 0
     top: dict[int, int] = field(default_factory=dict)
 
 
@@ -126,7 +128,17 @@ class Journal:
             top[shard_log.shard] = max(top.get(shard_log.shard, 0), shard_log[-1][1])
         self._dirty.clear()
         if self.sync_request is not None:
-            self.sync_request(tuple(segment.fd for segment in self._unsynced), sequence)
+            self.sync_request(self.ask_sync(), sequence)
+
+    def ask_sync(self) -> tuple[int, ...]:
+        """The descriptors to fdatasync for `sync_done(sequence)`; they stay open until that is called."""
+        for segment in self._unsynced:
+            segment.asked = self.sequence
+        return tuple(segment.fd for segment in self._unsynced)
+
+    def count_written(self) -> list[ShardLog]:
+        """For `appendfsync` other than `always`: what is written counts as durable. Returns the logs that gained."""
+        return [shard_log for shard_log in self.logs.values() if shard_log.counted(self.sequence)]
 
     def sync_done(self, sequence: int, error: BaseException | None = None) -> list[ShardLog]:
         """Notes that frames up to `sequence` are on the disk; returns the logs that gained durable entries."""
@@ -139,10 +151,10 @@ class Journal:
             del self._unsynced[0]
         return [shard_log for shard_log in self.logs.values() if shard_log.synced(sequence)]
 
-    def sync_files(self) -> None:
-        """Blocks until all that was written is on the disk; may run on another thread. Raises OSError."""
-        for segment in tuple(self._unsynced):
-            self._disk.sync(segment.fd)
+    @property
+    def rolled(self) -> bool:
+        """Whether a segment that is no longer written to is not known to be on the disk."""
+        return len(self._unsynced) > 1
 
     # -- upkeep
 
@@ -174,7 +186,7 @@ class Journal:
 
     def _is_free(self, segment: _Segment) -> bool:
         logs = self.logs
-        unsynced = any(segment is other for other in self._unsynced)
+        unsynced = segment.asked > self.synced or any(segment is other for other in self._unsynced)
         return not unsynced and all(index <= logs[shard].durable_base for shard, index in segment.top.items())
 
     def close(self) -> None:
@@ -251,7 +263,7 @@ class Journal:
         self.synced = self.sequence
         self._at = len(frame)
         top = {shard: shard_log.last_index for shard, shard_log in self.logs.items()}
-        segment = _Segment(number, path, fd, size, self.sequence, top)
+        segment = _Segment(number, path, fd, size, last=self.sequence, top=top)
         self._segments = [segment]
         self._unsynced = [segment]
         for _, stale in old:

@@ -152,13 +152,18 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
 
     def synced(self, sequence: int) -> bool:
         """Frames up to `sequence` are on the disk; tells whether that made entries, term or vote durable."""
+        while self._bases and self._bases[0][0] <= sequence:
+            self.durable_base = self._bases.popleft()[1]
+        return self.counted(sequence)
+
+    def counted(self, sequence: int) -> bool:
+        """Frames up to `sequence` count as durable, whether they are on the disk or not (`appendfsync` not
+        `always`)."""
         written, durable, state = self._written, self.durable, self.state_durable
         if not state and 0 <= self._state_sequence <= sequence:
             self.state_durable = True
         while written and written[0][0] <= sequence:
             self.durable = max(self.durable, written.popleft()[1])
-        while self._bases and self._bases[0][0] <= sequence:
-            self.durable_base = self._bases.popleft()[1]
         return self.durable > durable or self.state_durable is not state
 
     @property

@@ -156,6 +156,9 @@ class SnapshotReceiver:
         incoming = self._incoming
         if incoming is None or (incoming.peer, incoming.transfer) != (peer, transfer):
             self._answer(peer, transfer, -1)
+        elif incoming.index <= applied:  # another leader was faster: never go back
+            self._answer(peer, transfer, -1)
+            self.drop()
         elif kind == SNAPSHOT_CHUNK:
             self._chunk(incoming, *rest)
         elif kind == SNAPSHOT_END:

@@ -412,6 +412,7 @@ class Proposer:
         batch = self._queue[0]
         self._request += 1
         if not self.send(name, (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))):
+            self._no_link_to(name)
             return False
         del self._queue[0]
         batch.term = term
@@ -424,6 +425,13 @@ class Proposer:
         if self.send(name, (READ, self.shard, self._request, term, [read.args for read in reads])):
             self._reads = []
             self._read_forwards[self._request] = (name, reads)
+        else:
+            self._no_link_to(name)
+
+    def _no_link_to(self, name: str) -> None:
+        """A node without a replica asks the next one, at the next tick: it has only hints to go by."""
+        if self.group is None and self._hint[0] == name:
+            self._note_hint(None)
 
     # -- what other nodes send
 
@@ -441,7 +449,7 @@ class Proposer:
 
     def _leads_in(self, term: int) -> bool:
         group = self.group
-        return group is not None and group.leader and term in (-1, group.term) and group.transferring is None
+        return group is not None and group.leader and term in (-1, group.term)
 
     def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
         if not self._leads_in(term):

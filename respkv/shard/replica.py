@@ -112,8 +112,10 @@ class Replica:
     def _reconcile(self) -> None:
         """Makes journal and Bitcask log meet. Raises StartError if entries between them are missing."""
         cask, shard_log = self.cask, self._journal.logs[self.shard.id]
-        if cask.applied > shard_log.last_index:
-            # Applied entries are committed; those that the journal lost in a power cut are in the Bitcask log.
+        term = shard_log.term_at(cask.applied)
+        if cask.applied > shard_log.last_index or (term is not None and cask.applied > 1 and term != cask.applied_term):
+            # Applied entries are committed. Those that the journal lost in a power cut are in the Bitcask log; and
+            # entries of another term there are what a snapshot has replaced.
             log.warning("journal_behind_data", shard=self.shard.id, journal=shard_log.last_index, data=cask.applied)
             shard_log.reset(cask.applied, cask.applied_term)
         elif max(1, cask.applied) < shard_log.base_index:
