@@ -1,9 +1,10 @@
 """The links between nodes: one connection per pair of nodes for all shards, one frame per peer and loop turn.
 
 A frame is `payload_bytes u32 | crc32 u32 | payload` (little endian), the payload a MessagePack array of messages
-(`respkv.cluster.codec`). Before the first frame both ends prove that they know the cluster's secret (`handshake`); the
-first message names the sender, its cluster and the fingerprint of its topology. The node that comes first in the
-topology dials.
+(`respkv.cluster.codec`). A long message travels as fragments of `FRAGMENT_BYTES` (top bit of the length set; the next
+bit too in its last one), sent as the connection drains, so that heartbeats slip in between. Before the first frame
+both ends prove that they know the cluster's secret (`handshake`); the first message names the sender, its cluster and
+the fingerprint of its topology. The node that comes first in the topology dials.
 
 Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and
 `disconnected` says so. A link on which nothing was received for `DEAD_AFTER_S` is broken on purpose.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 from zlib import crc32
@@ -27,11 +29,17 @@ from respkv.cluster.topology import Topology
 log = structlog.get_logger()
 
 HEADER_BYTES = 8
-FRAME_BYTES_MAX = (1 << 32) - 1
+FRAME_BYTES_MAX = (1 << 30) - 1
+FRAGMENT = 1 << 31
+LAST = 1 << 30
+FRAGMENT_BYTES = 256 << 10
+LONG_BYTES = 8 << 20  # from here on a message is sent in fragments
+WRITE_BUFFER_BYTES = 1 << 20
+URGENT_KIND_MAX = 6  # Raft's own messages may overtake a long one; everything else keeps its place
 HANDSHAKE_S = 5.0
 DEAD_AFTER_S = 4.0
 HANDSHAKES_MAX = 128
-SEND_BUFFER_BYTES_MAX = 256 << 20
+SEND_BUFFER_BYTES_MAX = 2 << 30
 
 HELLO = 250
 PING = 251
@@ -56,12 +64,17 @@ class Link(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._have = 0
         self._need = HEADER_BYTES
+        self._fragments: list[bytes] = []
+        self._bulk: deque[memoryview] = deque()
+        self._bulk_bytes = 0
+        self._write_blocked = False
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         assert self._handshake is not None
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         if not self._peers.admit(self):
             self._transport.abort()
             return
@@ -78,6 +91,13 @@ class Link(asyncio.Protocol):
         self._have += len(data)
         if self._have >= self._need:
             self._read_frames()
+
+    def pause_writing(self) -> None:
+        self._write_blocked = True
+
+    def resume_writing(self) -> None:
+        self._write_blocked = False
+        self._send_fragments()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -107,7 +127,8 @@ class Link(asyncio.Protocol):
         at, size = 0, len(data)
         self._need = HEADER_BYTES
         while size - at >= HEADER_BYTES and self._transport is not None:
-            length = int.from_bytes(data[at : at + 4], "little")
+            flags = int.from_bytes(data[at : at + 4], "little")
+            length = flags & FRAME_BYTES_MAX
             end = at + HEADER_BYTES + length
             if self.name is None and length > 4096:
                 self._refuse("the first message is too long")
@@ -119,12 +140,17 @@ class Link(asyncio.Protocol):
             if crc32(payload) != int.from_bytes(data[at + 4 : at + 8], "little"):
                 self._refuse("a frame does not check")
                 return
+            at = end
+            if flags & FRAGMENT:
+                self._fragments.append(bytes(payload))
+                if not flags & LAST:
+                    continue
+                payload, self._fragments = memoryview(b"".join(self._fragments)), []
             try:
                 messages = decode(payload)
             except ValueError as error:
                 self._refuse(f"a frame is no MessagePack: {error}")
                 return
-            at = end
             self._deliver(messages)
         self._parts = [data[at:]] if at < size else []
         self._have = size - at
@@ -150,7 +176,38 @@ class Link(asyncio.Protocol):
 
     def flush(self) -> None:
         messages, self.out = self.out, []
-        self.send_now(messages)
+        if self._bulk:
+            self.send_now([message for message in messages if message[0] <= URGENT_KIND_MAX])
+            self._send_in_turn([message for message in messages if message[0] > URGENT_KIND_MAX])
+        elif not any(_is_long(message) for message in messages):
+            self.send_now(messages)
+        else:
+            self._send_in_turn(messages)
+
+    def _send_in_turn(self, messages: list[Message]) -> None:
+        """Sends messages behind the fragments that wait, the long ones in fragments themselves."""
+        for message in messages:
+            payload = memoryview(encode([message]))
+            if self._bulk_bytes + len(payload) > SEND_BUFFER_BYTES_MAX:
+                self._refuse("the peer does not read")
+                return
+            self._bulk_bytes += len(payload)
+            for start in range(0, len(payload), FRAGMENT_BYTES):
+                self._bulk.append(payload[start : start + FRAGMENT_BYTES])
+            self._bulk.append(memoryview(b""))  # ends the message
+        self._send_fragments()
+
+    def _send_fragments(self) -> None:
+        while self._bulk and not self._write_blocked and self._transport is not None:
+            fragment = self._bulk.popleft()
+            last = not self._bulk[0]
+            if last:
+                self._bulk.popleft()
+            self._bulk_bytes -= len(fragment)
+            length = len(fragment) | FRAGMENT | (LAST if last else 0)
+            header = length.to_bytes(4, "little") + crc32(fragment).to_bytes(4, "little")
+            self.sent_bytes += HEADER_BYTES + len(fragment)
+            self._transport.writelines((header, fragment))
 
     def send_now(self, messages: list[Message]) -> None:
         transport = self._transport
@@ -158,12 +215,7 @@ class Link(asyncio.Protocol):
             return
         payload = encode(messages)
         if len(payload) > FRAME_BYTES_MAX:
-            half = len(messages) // 2
-            if not half:
-                self._refuse("a message is longer than a frame may be")
-                return
-            self.send_now(messages[:half])
-            self.send_now(messages[half:])
+            self._send_in_turn(messages)
             return
         header = len(payload).to_bytes(4, "little") + crc32(payload).to_bytes(4, "little")
         self.sent_bytes += HEADER_BYTES + len(payload)
@@ -177,6 +229,22 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _is_long(message: Message) -> bool:
+    """Whether a message carries so many bytes that others should not wait behind it. Looks at what can be large
+    only."""
+    content = message[-1]
+    if type(content) is bytes:
+        return len(content) >= LONG_BYTES
+    if type(content) is not list:
+        return False
+    size = 0
+    for item in content:
+        part = item[0] if type(item) is tuple else item
+        if type(part) is bytes:
+            size += len(part)
+    return size >= LONG_BYTES
 
 
 class Peers:

@@ -177,19 +177,19 @@ class _Scan(Spread):
                 count = integer(args[position + 1])
                 if count < 1:
                     raise errors.syntax()
-            else:
+            elif args[position].upper() in (b"MATCH", b"TYPE"):
                 rest += args[position : position + 2]
+            else:
+                break  # for the shards to refuse
             position += 2
         share = -(-count // len(shards))
-        command = [args[0], args[1], *rest, *args[position:], b"COUNT", b"%d" % share]
+        command = [args[0], args[1], *rest, b"COUNT", b"%d" % share, *args[position:]]
         return [(shard, command) for shard in shards]
 
     def join(self, args: list[bytes], parts: Sequence[Part], replies: Sequence[Any], slot_of: SlotOf) -> Reply:
         if len(replies) == 1:
             return _reply(replies[0])
         if not replies:  # the cluster view of a node that leads no shard
-            return [b"0", []]
-        if not replies:
             return [b"0", []]
         ends = [int(cursor) or SLOTS for cursor, _ in replies]
         end = min(ends)

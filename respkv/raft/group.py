@@ -200,6 +200,7 @@ class Group(SyncObj):  # type: ignore[misc]
         self._lease_lost_term = -1
         self._transfer_until = _NEVER
         self._transfer_sent = False
+        self._ticked_at = Clock.now()
         self._outbox = _Outbox()
         self._outbox.outgoing = self._outgoing
         super().__init__(
@@ -318,6 +319,10 @@ class Group(SyncObj):  # type: ignore[misc]
     def tick(self) -> None:
         """Elections, heartbeats and timeouts; to be called every few tens of milliseconds."""
         now = Clock.now()
+        stalled, self._ticked_at = now - self._ticked_at, now
+        if stalled > self.timing.election_min / 2:
+            self._forgive(stalled)
+            return
         if not self.leader:
             if self._SyncObj__raftElectionDeadline <= now:
                 self._stand(now)
@@ -327,6 +332,17 @@ class Group(SyncObj):  # type: ignore[misc]
         if self.transferring is not None and now >= self._transfer_until:
             self.transferring = None
             self._wake()
+
+    def _forgive(self, stalled: float) -> None:
+        """This process stood still (a very large entry, a stopped machine): what came meanwhile is still to be read.
+
+        Standing for election and stepping down wait for that; the lease does not.
+        """
+        now = Clock.now()
+        patience = now + self.timing.election_min / 2
+        self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, patience)
+        for node, at in self._SyncObj__lastResponseTime.items():
+            self._SyncObj__lastResponseTime[node] = min(now, at + stalled)
 
     def _stand(self, now: float) -> None:
         """The election timeout has passed: ask whether an election would be won before disturbing anybody."""
@@ -465,6 +481,8 @@ class Group(SyncObj):  # type: ignore[misc]
             self._next[node] = next_index
             heartbeat = False
         if heartbeat:
+            if window.bytes >= WINDOW_BYTES:  # it may overtake a long message: say only what the follower has
+                next_index = max(dict.get(self._match, node, 0), base) + 1
             self._append(name, next_index - 1, shard_log[next_index - 1 - base][2], now, [])
 
     def _append(self, name: str, prev_index: int, prev_term: int, now: float, entries: list[Entry]) -> None:

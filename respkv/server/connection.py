@@ -36,6 +36,7 @@ BURST_COMMANDS = 512
 OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
+REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 _HEADERS = len(BULK_HEADERS)
 _GET, _SET = COMMANDS[b"GET"], COMMANDS[b"SET"]
 
@@ -131,10 +132,13 @@ class Connection(asyncio.Protocol):
             self._backlog += commands
         elif commands:
             self.server.stats.commands += len(commands)
-            if len(commands) <= BURST_COMMANDS:
-                self._run(commands, len(data))
-            else:
+            if len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
+            elif rest := self._run(commands, len(data)):
+                self._backlog = rest
+                self._pause()
+                if not self.waiting:
+                    self._continue()
         if self.protocol_error is not None and not self._backlog:
             self._end_with_protocol_error()
 
@@ -154,17 +158,18 @@ class Connection(asyncio.Protocol):
     # -- running commands
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
-        """Runs a long list of commands in pieces, so that what is written in between can be paced."""
-        count = len(commands)
-        for start in range(0, count, BURST_COMMANDS):
-            if self._write_blocked or self.closing:
-                self._backlog = commands[start:]
-                self._pause()
-                return
-            self._run(commands[start : start + BURST_COMMANDS], size * BURST_COMMANDS // max(count, BURST_COMMANDS))
+        """Runs commands in pieces, as long as the client takes what is written in between."""
+        while commands and not self._write_blocked and not self.closing:
+            rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
+            commands = rest + commands[BURST_COMMANDS:]
+            if rest and self.waiting:
+                break
+        if commands and not self.closing:
+            self._backlog = commands
+            self._pause()
 
-    def _run(self, commands: list[list[bytes]], size: int) -> None:  # noqa: C901 - a call costs what a GET does
-        """The hot loop."""
+    def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:  # noqa: C901 - calls cost too much here
+        """The hot loop. Returns the commands that were left for later, if any."""
         burst: Burst | None = None
         replies: list[bytes] = []
         append = replies.append
@@ -173,7 +178,7 @@ class Connection(asyncio.Protocol):
         standalone = not self.session.cluster_view
         alone = not self.waiting
         nil = server.nil if self.session.protocol == 2 else server.nil3
-        sets = gets = hits = 0
+        sets = gets = hits = heavy = 0
         rest: list[list[bytes]] = []
         for args in commands:
             name = args[0]
@@ -209,16 +214,22 @@ class Connection(asyncio.Protocol):
                         length = len(value)
                         if length < _HEADERS:
                             append(BULK_HEADERS[length] + value + CRLF)
-                        else:
-                            append(b"$%d\r\n%b\r\n" % (length, value))
-                        continue
+                            continue
+                        append(b"$%d\r\n%b\r\n" % (length, value))
+                        heavy += length
+                        if heavy < REPLY_BYTES_MAX:
+                            continue
+                        rest = commands[len(replies) :]
+                        break
             if self.closing:
                 break
             if burst is None:
                 burst = Burst(self, size, replies)
             dispatch(self, burst, args)
             fast = self.fast
-            if burst.protocol != self.session.protocol:  # HELLO: what follows is answered in the other protocol
+            heavy += len(replies[-1])
+            if burst.protocol != self.session.protocol or heavy >= REPLY_BYTES_MAX:
+                # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -232,8 +243,7 @@ class Connection(asyncio.Protocol):
             self._write(replies)
         else:
             self._line_up(burst or Burst(self, size, replies))
-        if rest:
-            self._run(rest, 0)
+        return rest
 
     def _line_up(self, burst: Burst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""

@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 KEY_BYTES_MAX = 65_536
 
+# What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
+_CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
+
 
 class Later:
     """The type of `LATER`."""
@@ -106,6 +109,10 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
     try:
         reply = _run(connection, burst, token, args)
     except RespError as error:
+        if args[0].lower() in _CROSS_PROTOCOL:
+            log.warning("cross_protocol_scripting", address=connection.session.address)
+            connection.abort()
+            return
         reply = error.with_traceback(None)
         stats = connection.server.stats
         stats.errors += 1

@@ -342,11 +342,16 @@ class Proposer:
 
     def _requeue(self, batches: list[Batch]) -> None:
         """Batches that were not applied for sure: in their old order, before everything gathered later."""
+        mine: list[Batch] = []
         for batch in batches:
             batch.term = -1
             if batch.origin is not None:
                 self._refuse(batch)
-        mine = [batch for batch in batches if batch.origin is None]
+            elif batch.overtaken:
+                self._fail(batch, errors.cluster_down("the link to the leader broke"))
+            else:
+                batch.lost = False
+                mine.append(batch)
         if mine:
             self._queue = sorted(mine + self._queue, key=lambda batch: batch.sequence)
             self.wake()
@@ -415,7 +420,9 @@ class Proposer:
             self._no_link_to(name)
             return False
         del self._queue[0]
-        batch.term = term
+        for earlier in self._forwards.values():
+            earlier.overtaken = earlier.overtaken or earlier.lost
+        batch.term, batch.target = term, name
         self._forwards[self._request] = batch
         return True
 
@@ -527,6 +534,8 @@ class Proposer:
         """The link to node `peer` broke: what it was asked may or may not have been done."""
         for request in [r for r, (name, _) in self._read_forwards.items() if name == peer]:
             self._reads = self._read_forwards.pop(request)[1] + self._reads
+        for batch in self._forwards.values():
+            batch.lost = batch.lost or batch.target == peer
         if self.group is None and peer == self._hint[0]:
             self._note_hint(None)
             forwards, self._forwards = self._forwards, {}

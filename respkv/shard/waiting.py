@@ -55,10 +55,26 @@ class Batch:
     ok        the object that stands for the replies of plain puts
     deadline  loop time at which it fails if it has no outcome
     term      the term in which it was proposed, forwarded or (from another node) accepted, -1 before
+    target    the node it was forwarded to; `lost`: the link to it has broken since
+    overtaken a later batch was forwarded after that: it must not be proposed again
     origin    the node and its request number, if another node forwarded it
     """
 
-    __slots__ = ("bytes", "deadline", "ok", "origin", "parts", "request", "runs", "sequence", "sinks", "term")
+    __slots__ = (
+        "bytes",
+        "deadline",
+        "lost",
+        "ok",
+        "origin",
+        "overtaken",
+        "parts",
+        "request",
+        "runs",
+        "sequence",
+        "sinks",
+        "target",
+        "term",
+    )
 
     def __init__(
         self, runs: list[Run], sinks: list[Sink], parts: list[Part], ok: bytes, deadline: float, size: int
@@ -73,6 +89,8 @@ class Batch:
         self.sequence = 0
         self.request = 0
         self.origin: str | None = None
+        self.target = ""
+        self.lost = self.overtaken = False
 
     def applied(self, values: list[Any]) -> None:
         """`values` are the replies of the commands, in the order of `sinks`."""

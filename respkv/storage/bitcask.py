@@ -86,7 +86,7 @@ class Bitcask:
             raise ValueError(f"segment_bytes must be from 1024 to {FILE_BYTES_MAX - 1}, not {segment_bytes}")
         self.path = Path(path)
         self.segment_bytes = segment_bytes
-        self.merge_dead_ratio = merge_dead_ratio
+        self._merge_dead_ratio = merge_dead_ratio
         self.disk = disk or Disk()
         self.failed = False
         """A write or sync failed: everything but reading is refused until the directory is opened again."""
@@ -134,6 +134,17 @@ class Bitcask:
             self._active.named = True
         else:
             self._active = last
+
+    @property
+    def merge_dead_ratio(self) -> float:
+        """Share of dead bytes at which a finished file is merged; may be changed at any time."""
+        return self._merge_dead_ratio
+
+    @merge_dead_ratio.setter
+    def merge_dead_ratio(self, ratio: float) -> None:
+        if ratio != self._merge_dead_ratio:
+            self._merge_dead_ratio = ratio
+            self._maintenance.expect_dead()
 
     # ------------------------------------------------------------------ reading
 

@@ -8,13 +8,15 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from tests.bench import machine
+from tests.bench import machine, upkeep
 from tests.bench.driver import DriverError, Load, find_driver
 from tests.bench.peers import REPOSITORY
 from tests.bench.runs import ROWS, Bench, Row
@@ -52,10 +54,7 @@ def compare(
     rows = _choose_rows(only)
     load = Load(op="set", pipeline=1, seconds=seconds, requests=requests)
     progress = Console(stderr=True)
-    build = REPOSITORY / "build"
-    build.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name, progress.status("prepares") as status:
-        directory = Path(name)
+    with _scratch() as directory, progress.status("prepares") as status:
         if machine.filesystem(directory) in machine.MEMORY_FILESYSTEMS:
             raise SystemExit(f"{directory} is in memory: its fdatasync says nothing")
         try:
@@ -71,6 +70,49 @@ def compare(
     for note in results.notes:
         output.print(f"Note: {note}", markup=False, highlight=False)
     return 1 if results.failed else 0
+
+
+@app.command
+def latency(*, gib: float = 1.0) -> int:
+    """PING one node while it merges: about a minute.
+
+    Parameters
+    ----------
+    gib
+        Size of the data before merging; 60 % of it are dead.
+    """
+    with _scratch() as directory:
+        quiet, busy, seconds = upkeep.merge_latency(directory, gib)
+    for name, figures in (("idle", quiet), (f"merging {gib:g} GiB ({seconds:.0f} s)", busy)):
+        print(
+            f"PING {name}: p50 {figures.p50_ms:.2f} ms, p99 {figures.p99_ms:.2f} ms, "
+            f"max {figures.max_ms:.2f} ms of {figures.count}"
+        )
+    return 0
+
+
+@app.command
+def memory(*, keys: int = 1_000_000) -> int:
+    """Process memory per key, and the time from start to serving: about half a minute.
+
+    Parameters
+    ----------
+    keys
+        Number of keys, of 20 bytes each.
+    """
+    with _scratch() as directory:
+        figures = upkeep.memory_and_restart(directory, keys)
+    print(f"{keys} keys of 20 bytes: {figures.bytes_per_key:.0f} bytes of process memory a key, "
+          f"serving {figures.restart_seconds:.1f} s after the start")
+    return 0
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    build = REPOSITORY / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
+        yield Path(name)
 
 
 def _choose_rows(only: str) -> list[Row]:

@@ -113,6 +113,24 @@ def start_respkv_single(directory: Path, shards: int) -> Iterator[Target]:
 
 
 @contextmanager
+def start_respkv_node(directory: Path, options: dict[str, str]) -> Iterator[int]:
+    """One node with its data in `directory`, `RESPKV_` options by environment; gives its port once it answers."""
+    port = free_ports(1)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESPKV_")}
+    command = [sys.executable, "-m", "respkv", "server", "--dir", str(directory / "data"), "--port", str(port)]
+    log = directory / "respkv.log"
+
+    def why_not() -> str | None:
+        ask(port, "SET", "ready", "yes")
+        ask(port, "DEL", "ready")
+        return None
+
+    with running(command, REPOSITORY, log, signal.SIGINT, inherited | options) as process:
+        wait_until_ready(process, log, why_not)
+        yield port
+
+
+@contextmanager
 def start_respkv_cluster(directory: Path, shards: int, appendfsync: str) -> Iterator[Target]:
     """Three nodes with every shard on each. With one shard the target is its leader's node, else the first node."""
     first = free_ports(NODES)

@@ -231,14 +231,15 @@ def test_maintenance_that_was_dropped_goes_on_where_it_was(tmp_path: Path) -> No
         assert all(file.hinted for file in cask.files[:-1])
 
 
-def test_writes_between_any_two_slices_of_maintenance_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clears", [False, True])
+def test_writes_between_any_two_slices_of_maintenance_are_kept(tmp_path: Path, clears: bool) -> None:
     steps = 0
     finished = False
     while not finished:
         steps += 1
         with Bitcask(tmp_path / str(steps), segment_bytes=1024, disk=QuickDisk()) as cask:
             for number in range(60):
-                cask.put(b"%d" % (number % 37), b"%d" % number * 20)
+                cask.put(b"%d" % (number % 4 or number), b"%d" % number * 20)
             work = cask.maintain()
             for _ in range(steps):
                 task = next(work, "finished")
@@ -249,7 +250,7 @@ def test_writes_between_any_two_slices_of_maintenance_are_kept(tmp_path: Path) -
             cask.put(b"3", b"x" * 900)  # begins a new file
             cask.delete(b"4")
             batch = cask.batch()
-            if steps % 3 == 0:
+            if clears:
                 batch.clear()
             batch.put(b"5", b"", expire_ms=7)
             cask.commit(batch, cask.applied + 1, 0, 0)
