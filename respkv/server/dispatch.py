@@ -171,9 +171,9 @@ def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[byte
 
 
 def _check_leader(server: Server, proposer: Proposer, slot: int) -> None:
-    leader = proposer.leader()
-    if leader is not None and leader[0] != server.node:
-        node = server.topology.node(leader[0])
+    owner = server.owner(server.topology.shards[proposer.shard])
+    if owner != server.node:
+        node = server.topology.node(owner)
         raise errors.moved(slot, node.host, node.cluster_port)
 
 

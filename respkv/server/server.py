@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from respkv.cluster.peers import Peers
-from respkv.cluster.topology import Topology
+from respkv.cluster.topology import Shard, Topology
 from respkv.commands.table import Spec
 from respkv.config import Config
 from respkv.config.live import Live
@@ -139,6 +139,25 @@ class Server:
         finished, self._finished = self._finished, []
         for connection in finished:
             connection.flush()
+
+    def owner(self, shard: Shard) -> str:
+        """The node to which a client of the cluster view should go for this shard.
+
+        That is its leader; while none can be reached from here, a node where the command can wait for the next one.
+        """
+        leader = self.reachable_leader(shard)
+        if leader is not None:
+            return leader
+        if self.node in shard.replicas:
+            return self.node
+        return next((name for name in shard.replicas if name in self.peers.links), shard.replicas[0])
+
+    def reachable_leader(self, shard: Shard) -> str | None:
+        """The shard's leader, if it is this node or one that this node has a link to."""
+        leader = self.proposers[shard.id].leader()
+        if leader is None or not (leader[0] == self.node or leader[0] in self.peers.links):
+            return None
+        return leader[0]
 
     def crowded(self, burst: Burst) -> bool:
         """Whether a shard that the burst writes to has more waiting than it should."""

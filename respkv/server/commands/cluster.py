@@ -35,18 +35,11 @@ def cluster(call: Call) -> Reply:
 # --- the map ---
 
 
-def _leader(server: Server, shard: Shard) -> str | None:
-    leader = server.proposers[shard.id].leader()
-    return None if leader is None else leader[0]
-
-
 def _led_by(server: Server) -> dict[str, list[Shard]]:
     """Node id to the shards that it leads; only nodes that lead."""
     found: dict[str, list[Shard]] = {}
     for shard in server.topology.shards:
-        leader = _leader(server, shard)
-        if leader is not None:
-            found.setdefault(leader, []).append(shard)
+        found.setdefault(server.owner(shard), []).append(shard)
     return found
 
 
@@ -107,7 +100,7 @@ def _shard_node(server: Server, shard: Shard, name: str) -> Reply:
         b"port": node.cluster_port,
         b"ip": node.host.encode(),
         b"endpoint": node.host.encode(),
-        b"role": b"master" if _leader(server, shard) == name else b"replica",
+        b"role": b"master" if server.owner(shard) == name else b"replica",
         b"replication-offset": _offset(server, shard, name),
         b"health": b"online" if _reachable(server, name) else b"failed",
     }
@@ -157,8 +150,8 @@ def _node_line(server: Server, node: Node, led: dict[str, list[Shard]]) -> str:
 
 def _followed(server: Server, name: str) -> str | None:
     """The leader of the first shard that node `name`, which leads none, holds a replica of."""
-    leaders = (_leader(server, shard) for shard in server.topology.shards_of(name))
-    return next((leader for leader in leaders if leader is not None), None)
+    owners = (server.owner(shard) for shard in server.topology.shards_of(name))
+    return next((owner for owner in owners if owner != name), None)
 
 
 @command("CLUSTER|REPLICAS", kind="server", arity=3, flags="admin stale", group="cluster", since="5.0.0",
@@ -181,7 +174,8 @@ def cluster_replicas(call: Call) -> Reply:
 def cluster_info(call: Call) -> Reply:
     server, topology = call.server, call.server.topology
     led = _led_by(server)
-    served = sum(last - first + 1 for first, last in _ranges(server, [s for shards in led.values() for s in shards]))
+    with_leader = [shard for shard in topology.shards if server.reachable_leader(shard) is not None]
+    served = sum(last - first + 1 for first, last in _ranges(server, with_leader))
     fields = {
         "cluster_state": "ok" if served == SLOTS else "fail",
         "cluster_slots_assigned": SLOTS,
