@@ -160,6 +160,7 @@ class NodeProcess:
 
     def call(self, *args: str | bytes, timeout_s: float = 5.0) -> Any:
         """One command on a connection of its own; the reply as it is: bytes, int, None or a list of these."""
+        assert self.running, f"{self.name} ended:\n{self.log()[-3000:]}"
         with Client(Address("127.0.0.1", self.port, self.options.get("REQUIREPASS", "")), timeout_s) as client:
             return client.call(*args)
 
@@ -171,7 +172,6 @@ class NodeProcess:
         return parse_shards(self.info())
 
     def answers(self) -> bool:
-        assert self.running, f"{self.name} ended:\n{self.log()[-3000:]}"
         return self.call("PING") == b"PONG"
 
 

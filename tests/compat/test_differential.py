@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +25,13 @@ from respkv.commands.table import COMMANDS, resolve
 from respkv.keyspace.db import Db
 from respkv.reply import RespError, Simple
 from respkv.storage.bitcask import Bitcask
+from tests.cluster import NodeProcess
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not in PATH")
 
 Command = list[bytes]
 LIST_KEY = b"list"  # holds another type than a string on both sides
+DATA_COMMANDS = sorted(name for name, spec in COMMANDS.items() if spec.kind == "data")
 
 
 class Target(Protocol):
@@ -155,30 +156,6 @@ def comparable(args: Command, reply: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    directory: Path = tmp_path_factory.mktemp("redis")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(directory)]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert process.poll() is None, "redis-server did not start"
-                assert time.monotonic() < deadline, "redis-server does not answer"
-                time.sleep(0.02)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture(scope="module")
 def redis(redis_port: int) -> Iterator[SocketTarget]:
     target = SocketTarget(redis_port)
     yield target
@@ -290,7 +267,7 @@ commands = st.one_of(
          scan_options),
     call(words(b"DBSIZE", b"RANDOMKEY")),
     call(words(b"FLUSHALL", b"FLUSHDB"), st.lists(words(b"SYNC", b"ASYNC", b"other"), max_size=2)),
-    call(st.sampled_from(sorted(COMMANDS)), st.lists(values, max_size=5)).filter(
+    call(st.sampled_from(DATA_COMMANDS), st.lists(values, max_size=5)).filter(
         lambda args: args[0].upper() not in (b"SCAN", b"SET", b"SETEX", b"PSETEX", b"GETEX", b"EXPIRE", b"PEXPIRE")
     ),
     call(st.binary(min_size=1, max_size=5).map(lambda name: b"no" + name), st.lists(values, max_size=5)),
@@ -327,6 +304,43 @@ text_bytes = st.lists(
 @given(names=st.lists(text_bytes, min_size=1, max_size=12), patterns=st.lists(pattern_bytes, min_size=1, max_size=12))
 def test_patterns_match_as_in_redis(redis: Target, ours: Target, names: list[bytes], patterns: list[bytes]) -> None:
     assert_same(redis, ours, [[b"SET", name, b""] for name in names] + [[b"KEYS", pattern] for pattern in patterns])
+
+
+# --- the same against a node ---
+
+
+class StringsTarget(SocketTarget):
+    """A server without a list: `LIST_KEY` is a key like the others."""
+
+    def reset(self) -> None:
+        self.run([[b"FLUSHALL"]])
+
+
+@pytest.fixture(scope="module")
+def strings_redis(redis_port: int) -> Iterator[StringsTarget]:
+    target = StringsTarget(redis_port)
+    yield target
+    target.close()
+
+
+@pytest.fixture(scope="module")
+def node(shared_single: NodeProcess) -> Iterator[StringsTarget]:
+    target = StringsTarget(shared_single.port)
+    yield target
+    target.close()
+
+
+def is_atomic_over_shards(args: Command) -> bool:
+    """MSETNX with keys in several slots, which a node refuses with CROSSSLOT."""
+    return args[0].upper() == b"MSETNX" and len(set(map(slot_of, args[1::2]))) > 1
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(script=st.lists(commands.filter(lambda args: not is_atomic_over_shards(args)), max_size=40))
+def test_a_node_of_three_shards_answers_as_redis(
+    strings_redis: StringsTarget, node: StringsTarget, script: list[Command]
+) -> None:
+    assert_same(strings_redis, node, script)
 
 
 def test_command_info_is_that_of_redis(redis: SocketTarget) -> None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator, Sequence
 
 import pytest
+from redis.cluster import ClusterNode, RedisCluster
 
 from tests.cluster import NodeProcess, TestCluster, running_cluster, wait_until
 from tests.crash.writers import Writer, check, go_on, writing
@@ -21,10 +22,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
 
 
 @pytest.fixture(autouse=True)
-def _all_run(cluster: TestCluster) -> Iterator[None]:
+def _all_run(cluster: TestCluster) -> None:
     """Each test finds all nodes running, whatever the last one left behind."""
     cluster.start()
-    yield
 
 
 def elsewhere(writers: Sequence[Writer], node: NodeProcess) -> list[Writer]:
@@ -56,7 +56,7 @@ def test_killing_a_leader_loses_nothing_and_clients_of_other_nodes_only_wait(clu
 
 def test_killing_two_nodes_stops_the_shards_and_bringing_one_back_goes_on_where_they_were(cluster: TestCluster) -> None:
     with writing(cluster.nodes) as writers:
-        first, second, third = cluster.nodes
+        first, second, _ = cluster.nodes
         first.kill()
         second.kill()
         wait_until(lambda: cluster.leaders() == {}, "the last node knows that it leads nothing")
@@ -98,6 +98,24 @@ def test_rolling_restart_under_load_costs_no_client_an_error(cluster: TestCluste
         assert writer.errors == [], writer.name
         assert writer.reconnects == 1, writer.name
     check(cluster, writers)
+
+
+def test_a_cluster_client_follows_the_leaders_through_a_failover(cluster: TestCluster) -> None:
+    """It may be told to try again, as by a Redis Cluster, but soon finds the new leader and nothing is lost."""
+    client = RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", node.cluster_port) for node in cluster.nodes])
+    keys = [cluster.keys_of_shard(shard, 1, "cluster-client")[0] for shard in range(3)]
+    for key in keys:
+        assert client.set(key, 0)
+    victim = cluster.leader(1)
+    victim.kill()
+    for number in range(1, 30):
+        for key in keys:
+            assert wait_until(lambda key=key, number=number: client.set(key, number), "the new leader is found", 8)
+            assert client.get(key) == b"%d" % number
+    client.close()
+    victim.start()
+    cluster.wait_ready()
+    cluster.assert_replicas_equal()
 
 
 def test_a_leader_that_was_frozen_does_not_answer_from_the_past_when_it_wakes(cluster: TestCluster) -> None:
