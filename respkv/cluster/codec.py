@@ -6,9 +6,8 @@
 | 2         | `RespError`              | the text                             |
 | 3         | `Verbatim`               | three letters of format, then text   |
 | 4         | `NullArray`              | empty                                |
-| 5         | `set`                    | the members as a MessagePack array   |
 
-Decoding never makes anything but these and MessagePack's own types.
+Decoding never makes anything but these and MessagePack's own types; a set arrives as a list.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ def _to_wire(value: Any) -> Any:
         return _Ext(3, value.format + value.text)
     if isinstance(value, NullArray):
         return _Ext(4, b"")
-    if isinstance(value, (set, frozenset)):
-        return _Ext(5, encode(list(value)))
     raise TypeError(f"{type(value).__name__} does not travel between nodes")
 
 
@@ -46,8 +43,6 @@ def _from_wire(code: int, data: memoryview) -> Any:
         return Verbatim(content[3:], content[:3])
     if code == 4:
         return NULL_ARRAY
-    if code == 5:
-        return set(decode(content))
     raise ValueError(f"unknown extension {code}")
 
 

@@ -107,7 +107,7 @@ def start_respkv_single(directory: Path, shards: int) -> Iterator[Target]:
     """One node without replicas, fdatasyncing before it answers."""
     port = free_ports(1)
     arguments = ["server", "--dir", str(directory / "data"), "--port", str(port)]
-    options = {"APPENDFSYNC": "always", "SHARDS": str(shards), "REPLICAS": "1"}
+    options = {"APPENDFSYNC": "always", "CLUSTER_SHARDS": str(shards), "CLUSTER_REPLICAS": "1"}
     with _start_respkv(directory, arguments, options, [port], shards) as leaders:
         yield _respkv_target(port, [port], leaders, shards, "always")
 
