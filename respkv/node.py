@@ -88,6 +88,8 @@ class Node:
             StartError, JournalDamaged, JournalInUse, StorageError, OSError: with a text for the operator.
         """
         config, node = self.config, self.config.node
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
         _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
         config.dir.mkdir(parents=True, exist_ok=True)
         shards = self.topology.shards_of(node)
@@ -308,8 +310,6 @@ class Node:
         self._stopping.set()
 
     async def run_until_stopped(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
         await self._stopping.wait()
         await self._shut_down()
 

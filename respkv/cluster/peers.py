@@ -75,9 +75,7 @@ class Link(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         assert self._handshake is not None
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        if not self._peers.admit(self):
-            self._transport.abort()
-            return
+        self._peers.admit(self)
         self._transport.write(self._handshake.take_output())
 
     def data_received(self, data: bytes) -> None:
@@ -280,7 +278,7 @@ class Peers:
         self._disconnected = disconnected
         self._dirty = dirty
         self._waiting: list[Link] = []
-        self._greeting: set[Link] = set()
+        self._greeting: dict[Link, None] = {}  # in the order of their coming
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -322,12 +320,14 @@ class Peers:
 
     # -- called by links
 
-    def admit(self, link: Link) -> bool:
+    def admit(self, link: Link) -> None:
+        """Counts a connection whose other end has not named itself; the oldest of too many goes."""
         if len(self._greeting) >= HANDSHAKES_MAX:
-            return False
-        self._greeting.add(link)
+            oldest = next(iter(self._greeting))
+            del self._greeting[oldest]
+            oldest.abort()
+        self._greeting[link] = None
         self.loop.call_later(HANDSHAKE_S, self._expire, link)
-        return True
 
     def _expire(self, link: Link) -> None:
         if link in self._greeting:
@@ -344,7 +344,7 @@ class Peers:
             return f"node {name} has another cluster map"
         if agreement != self.hello[3]:
             return f"node {name} has {agreement!r}, this one {self.hello[3]!r}"
-        self._greeting.discard(link)
+        self._greeting.pop(link, None)
         old = self.links.pop(name, None)
         if old is not None:
             old.abort()
@@ -357,7 +357,7 @@ class Peers:
         return None
 
     def lost(self, link: Link) -> None:
-        self._greeting.discard(link)
+        self._greeting.pop(link, None)
         name = link.name
         if name is not None and self.links.get(name) is link:
             del self.links[name]
