@@ -1,0 +1,236 @@
+"""Snapshots on their way from a leader to a follower: all of it, or nothing of it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respkv.disk import Disk
+from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END
+from respkv.raft.snapshot import CHUNK_BYTES, STALLED_S, WINDOW, SnapshotReceiver, SnapshotSender
+
+
+@dataclass
+class File:
+    name: str
+    fd: int
+    length: int
+
+
+@dataclass
+class FakeSource:
+    index: int
+    term: int
+    files: list[File] = field(default_factory=list)
+    closed: int = 0
+
+    def close(self) -> None:
+        self.closed += 1
+        for file in self.files:
+            os.close(file.fd)
+
+
+class Transfer:
+    """A sender and a receiver with a wire between them that the test moves."""
+
+    def __init__(self, path: Path, contents: dict[str, bytes], index: int = 100, applied: int = 50) -> None:
+        path.mkdir(exist_ok=True)
+        files = []
+        for name, content in contents.items():
+            (path / name).write_bytes(content + b"what is written behind the fixed prefix")
+            files.append(File(name, os.open(path / name, os.O_RDONLY), len(content)))
+        self.source = FakeSource(index, 7, files)
+        self.incoming = path / "incoming"
+        self.applied = applied
+        self.installed: list[tuple[int, int]] = []
+        self.to_follower: deque[Any] = deque()
+        self.to_leader: deque[Any] = deque()
+        self.receiver = SnapshotReceiver(3, self.incoming, Disk(), self._answer, self._install)
+        self.sender = SnapshotSender(3, 11, 8, self.source, self._send, 0.0)
+
+    def _send(self, message: Any) -> bool:
+        self.to_follower.append(message)
+        return True
+
+    def _answer(self, peer: str, message: Any) -> bool:
+        assert peer == "leader"
+        self.to_leader.append(message)
+        return True
+
+    def _install(self, index: int, term: int) -> None:
+        self.installed.append((index, term))
+        self.contents = {path.name: path.read_bytes() for path in self.incoming.iterdir()}
+
+    def receive(self, peer: str = "leader") -> Any:
+        message = self.to_follower.popleft()
+        self.receiver.receive(peer, message, self.applied)
+        return message
+
+    def acknowledge(self, now: float = 0.0) -> None:
+        kind, shard, transfer, chunks = self.to_leader.popleft()
+        assert (kind, shard) == (SNAPSHOT_ACK, 3)
+        self.sender.acknowledged(transfer, chunks, now)
+
+    def run(self) -> None:
+        while self.to_follower or self.to_leader:
+            while self.to_follower:
+                self.receive()
+            while self.to_leader:
+                self.acknowledge()
+
+
+CONTENTS = {"1.data": os.urandom(3 * CHUNK_BYTES + 17), "2.data": b"", "3.data": b"x", "4.data": bytes(CHUNK_BYTES)}
+
+
+@pytest.fixture
+def transfer(tmp_path: Path) -> Iterator[Transfer]:
+    made = Transfer(tmp_path, CONTENTS)
+    yield made
+    made.sender.stop()
+
+
+def test_all_files_arrive_whole_and_are_handed_over_once(transfer: Transfer) -> None:
+    transfer.run()
+    assert transfer.installed == [(100, 7)]
+    assert transfer.contents == CONTENTS
+    assert transfer.sender.finished
+    assert transfer.source.closed == 1
+    assert not transfer.receiver.busy
+
+
+def test_a_snapshot_without_files_or_with_empty_ones_arrives(tmp_path: Path) -> None:
+    for number, contents in enumerate(({}, {"1": b""}, {"1": b"", "2": b"", "3": b"x"})):
+        transfer = Transfer(tmp_path / str(number), contents)
+        transfer.run()
+        assert transfer.installed == [(100, 7)]
+        assert transfer.contents == contents
+        assert transfer.sender.finished
+
+
+def test_nothing_is_handed_over_before_the_last_byte(transfer: Transfer) -> None:
+    while not transfer.installed:
+        assert transfer.receiver.busy or transfer.to_follower[0][0] == SNAPSHOT_BEGIN
+        message = transfer.receive()
+        while transfer.to_leader:
+            transfer.acknowledge()
+    assert message[0] == SNAPSHOT_END
+
+
+def test_no_more_than_the_window_is_under_way(tmp_path: Path) -> None:
+    transfer = Transfer(tmp_path, {"big": bytes(30 * CHUNK_BYTES)})
+    transfer.receive()
+    transfer.acknowledge()
+    assert len(transfer.to_follower) == WINDOW
+    for received in range(1, 20):
+        transfer.receive()
+        transfer.acknowledge()
+        assert len(transfer.to_follower) == WINDOW, received
+    transfer.sender.stop()
+
+
+def test_a_transfer_that_does_not_move_is_given_up(transfer: Transfer) -> None:
+    transfer.receive()
+    transfer.acknowledge(now=1.0)
+    transfer.sender.tick(1.0 + STALLED_S)
+    assert not transfer.sender.finished
+    transfer.sender.tick(1.1 + STALLED_S)
+    assert transfer.sender.finished
+    assert transfer.source.closed == 1
+    transfer.run()
+    assert transfer.installed == [] or transfer.contents == CONTENTS
+
+
+def test_a_refusal_ends_the_transfer(transfer: Transfer) -> None:
+    transfer.sender.acknowledged(99, -1, 0.0)
+    assert not transfer.sender.finished, "of another transfer"
+    transfer.sender.acknowledged(11, -1, 0.0)
+    assert transfer.sender.finished
+    transfer.sender.acknowledged(11, 3, 0.0)
+    transfer.sender.stop()
+    assert transfer.source.closed == 1
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_chunk_that_is_missing_ends_the_transfer_and_leaves_nothing(transfer: Transfer, lost: int) -> None:
+    transfer.receive()
+    transfer.acknowledge()
+    for _ in range(lost):
+        transfer.receive()
+    transfer.to_follower.popleft()
+    transfer.run()
+    assert transfer.installed == []
+    assert transfer.sender.finished
+    assert not transfer.incoming.exists()
+
+
+def test_a_chunk_beyond_the_end_of_its_file_ends_the_transfer(transfer: Transfer) -> None:
+    transfer.receive()
+    transfer.receiver.receive("leader", (SNAPSHOT_CHUNK, 3, 11, 0, 2, 0, b"xy"), 50)
+    assert transfer.to_leader[-1][3] == -1
+    assert not transfer.incoming.exists()
+
+
+def test_an_end_that_counts_other_chunks_ends_the_transfer(transfer: Transfer) -> None:
+    transfer.receive()
+    transfer.receiver.receive("leader", (SNAPSHOT_END, 3, 11, 2), 50)
+    assert transfer.to_leader[-1][3] == -1
+    assert transfer.installed == []
+
+
+def test_a_snapshot_that_is_not_ahead_is_refused(tmp_path: Path) -> None:
+    for number, applied in enumerate((100, 101)):
+        transfer = Transfer(tmp_path / str(number), CONTENTS, applied=applied)
+        transfer.run()
+        assert transfer.installed == []
+        assert transfer.sender.finished
+        assert not transfer.incoming.exists()
+
+
+def test_a_snapshot_that_another_leader_has_overtaken_never_moves_the_replica_back(transfer: Transfer) -> None:
+    while transfer.to_follower[0][0] != SNAPSHOT_END:
+        transfer.receive()
+        while transfer.to_leader:
+            transfer.acknowledge()
+    transfer.applied = 200
+    transfer.run()
+    assert transfer.installed == []
+    assert transfer.sender.finished
+    assert not transfer.incoming.exists()
+
+
+def test_a_new_transfer_replaces_the_one_under_way_and_the_old_ones_chunks_are_refused(transfer: Transfer) -> None:
+    transfer.receive()
+    transfer.acknowledge()
+    answers: list[Any] = []
+    transfer.receiver._send = lambda peer, message: answers.append((peer, message[3])) is None
+    transfer.receiver.receive("other", (SNAPSHOT_BEGIN, 3, 12, 9, 300, 9, [["f", 1]]), 50)
+    transfer.receiver.receive("leader", transfer.to_follower.popleft(), 50)
+    transfer.receiver.receive("other", (SNAPSHOT_CHUNK, 3, 12, 0, 0, 0, b"y"), 50)
+    transfer.receiver.receive("other", (SNAPSHOT_END, 3, 12, 1), 50)
+    assert answers == [("other", 0), ("leader", -1), ("other", 1), ("other", 2)]
+    assert transfer.installed == [(300, 9)]
+    assert transfer.contents == {"f": b"y"}
+
+
+def test_a_lost_link_drops_what_came_over_it_and_nothing_else(transfer: Transfer) -> None:
+    transfer.receive()
+    transfer.receiver.drop("other")
+    assert transfer.receiver.busy
+    transfer.receiver.drop("leader")
+    assert not transfer.receiver.busy
+    assert not transfer.incoming.exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", ".hidden", "a/b", "..", "."])
+def test_file_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    transfer = Transfer(tmp_path, {})
+    with pytest.raises(ValueError, match="may not contain"):
+        transfer.receiver.receive("leader", (SNAPSHOT_BEGIN, 3, 11, 8, 100, 7, [[name, 1]]), 50)
+    transfer.receiver.drop()
+    assert not (tmp_path / "evil").exists()
