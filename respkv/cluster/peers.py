@@ -18,10 +18,10 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
-from zlib import crc32
 
 import structlog
 
+from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
 from respkv.cluster.handshake import Handshake, HandshakeError
 from respkv.cluster.topology import Topology

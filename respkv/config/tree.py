@@ -131,6 +131,9 @@ class Config:
     journal_keep_bytes: int = option(
         64 << 20, "journal-keep-bytes", size(0, 1 << 40), "Log kept, in memory and on disk, for followers that lag."
     )
+    read_cache_bytes: int = option(
+        64 << 20, "read-cache-bytes", size(0, 1 << 40), "Memory for values that were read; 0 reads the files each time."
+    )
     merge_dead_ratio: float = option(
         0.5, "merge-dead-ratio", ratio(0.05, 0.95), "Share of dead bytes at which data files are merged.", live=True
     )

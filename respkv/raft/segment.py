@@ -27,7 +27,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
+
+from respkv.checksum import crc32
 
 MAGIC = b"RJF1"
 FRAME = struct.Struct("<4sIQQQ")

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
 from respkv.cluster.slots import slot_of
-from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import BULK_HEADERS, CRLF, encode
@@ -38,7 +37,6 @@ OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 _HEADERS = len(BULK_HEADERS)
-_GET, _SET = COMMANDS[b"GET"], COMMANDS[b"SET"]
 
 
 class Burst(Part):
@@ -232,10 +230,13 @@ class Connection(asyncio.Protocol):
                 # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
+        stats = server.stats
         if sets:
-            server.stats.calls[_SET] += sets
+            stats.plain_sets += sets
         if gets:
-            server.stats.read(_GET, gets, hits)
+            stats.plain_gets += gets
+            stats.hits += hits
+            stats.misses += gets - hits
         session = self.session
         session.last_at = now
         session.last_words = commands[-1][:2]

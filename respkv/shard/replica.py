@@ -107,6 +107,7 @@ class Replica:
             segment_bytes=self._config.segment_bytes,
             disk=self._disk,
             merge_dead_ratio=self._config.merge_dead_ratio,
+            cache_bytes=self._config.read_cache_bytes // max(1, len(self._journal.logs)),
         )
 
     def _reconcile(self) -> None:

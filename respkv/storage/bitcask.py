@@ -25,8 +25,8 @@ from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
-from zlib import crc32
 
+from respkv.checksum import crc32
 from respkv.disk import Disk
 from respkv.storage import record, snapshot
 from respkv.storage.batch import Batch
@@ -48,6 +48,7 @@ from respkv.storage.recovery import Recovery
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
 
+CACHE_ENTRY_BYTES = 160  # about what the cache takes for an entry beside the bytes of key and value
 _JOIN_BYTES_MAX = 1 << 20
 _PLAIN = record.PLAIN
 _CRC_RESIDUE = record.CRC_RESIDUE
@@ -63,6 +64,7 @@ class Bitcask:
         segment_bytes: the size at which a data file is finished and a new one begun; a larger batch gets a larger file.
         disk: what makes the changes.
         merge_dead_ratio: a finished file is merged when more than this share of its bytes is dead.
+        cache_bytes: memory for values that `get_plain` has read and verified; it is emptied whenever it is full.
 
     Raises `Locked`, `Damaged`, `OSError`.
 
@@ -81,12 +83,16 @@ class Bitcask:
         segment_bytes: int = 128 << 20,
         disk: Disk | None = None,
         merge_dead_ratio: float = 0.5,
+        cache_bytes: int = 0,
     ) -> None:
         if not 1024 <= segment_bytes < FILE_BYTES_MAX:
             raise ValueError(f"segment_bytes must be from 1024 to {FILE_BYTES_MAX - 1}, not {segment_bytes}")
         self.path = Path(path)
         self.segment_bytes = segment_bytes
         self._merge_dead_ratio = merge_dead_ratio
+        self._cache_bytes = cache_bytes
+        self._cache: dict[bytes, bytes] = {}
+        self._cache_room = cache_bytes
         self.disk = disk or Disk()
         self.failed = False
         """A write or sync failed: everything but reading is refused until the directory is opened again."""
@@ -153,6 +159,9 @@ class Bitcask:
 
         None when `key` is absent; False when it is something else, or large (then ask `get`). Raises `Damaged`.
         """
+        value = self._cache.get(key)
+        if value is not None:
+            return value
         location = self.buckets[bucket].get(key)
         if location is None:
             return None
@@ -164,8 +173,18 @@ class Bitcask:
         if crc32(data) != _CRC_RESIDUE or not data.startswith(key, 17):
             raise self._damage(location)
         if data.startswith(_PLAIN):
-            return data[17 + len(key) : -4]
+            value = data[17 + len(key) : -4]
+            if self._cache_bytes:
+                self._remember(key, value)
+            return value
         return False
+
+    def _remember(self, key: bytes, value: bytes) -> None:
+        self._cache_room -= len(key) + len(value) + CACHE_ENTRY_BYTES
+        if self._cache_room < 0:
+            self._cache.clear()
+            self._cache_room = self._cache_bytes
+        self._cache[key] = value
 
     def get(self, key: bytes, bucket: int | None = None) -> Record | None:
         """What is stored under `key`, expired or not; None when it is absent. Raises `Damaged`."""
@@ -230,10 +249,11 @@ class Bitcask:
             for slot, key, size in zip(slots, keys, sizes, strict=True):
                 buckets[slot][key] = location + min(size, SIZE_MASK)
                 location += size << OFFSET_SHIFT
-        if self.expires:
-            forget = self.expires.pop
-            for key in keys:
-                forget(key, None)
+        for known in (self.expires, self._cache):
+            if known:
+                forget = known.pop
+                for key in keys:
+                    forget(key, None)
 
     def batch(self) -> Batch:
         """A new, empty batch for `commit`. Only one at a time makes sense: it reads through to the store as it is."""
@@ -249,12 +269,14 @@ class Bitcask:
         offset = self._append(body, index, term, clock_ms)
         if batch.cleared:
             self._keydir.clear()
+            self._cache.clear()
             self.expires = self._keydir.expires
             offset += len(record.CLEAR_RECORD)
             self._maintenance.expect_dead()
         number = self._active.number
-        put, delete = self._keydir.put, self._keydir.delete
+        put, delete, forget = self._keydir.put, self._keydir.delete, self._cache.pop
         for key, bucket, expire_ms, size in rows:
+            forget(key, None)
             if size:
                 put(bucket, key, locate(number, offset, size), expire_ms)
                 offset += size

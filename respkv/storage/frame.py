@@ -41,7 +41,8 @@ from collections.abc import Iterator
 from mmap import mmap
 from struct import Struct
 from typing import NamedTuple
-from zlib import crc32
+
+from respkv.checksum import crc32
 
 FILE_HEAD_BYTES = 64
 FRAME_HEAD_BYTES = 48

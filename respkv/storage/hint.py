@@ -34,8 +34,8 @@ from array import array
 from itertools import accumulate
 from pathlib import Path
 from struct import Struct
-from zlib import crc32
 
+from respkv.checksum import crc32
 from respkv.disk import Disk
 from respkv.storage import record
 from respkv.storage.datafile import DataFile

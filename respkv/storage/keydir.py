@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from operator import add
-from zlib import crc32
 
+from respkv.checksum import crc32
 from respkv.storage import record
 
 NUMBER_SHIFT = 44

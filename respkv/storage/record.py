@@ -25,7 +25,8 @@ from itertools import repeat
 from mmap import mmap
 from struct import Struct
 from typing import NamedTuple
-from zlib import crc32
+
+from respkv.checksum import crc32
 
 TOMBSTONE = 0
 STRING = 1

@@ -217,7 +217,7 @@ def _cpu(call: Call) -> Fields:
 
 def _commandstats(call: Call) -> Fields:
     """Calls alone: time is not measured for each command."""
-    named = sorted((spec.name, count) for spec, count in call.server.stats.calls.items())
+    named = sorted((spec.name, count) for spec, count in call.server.stats.calls_by_command().items())
     return {f"cmdstat_{name}": f"calls={count}" for name, count in named}
 
 
