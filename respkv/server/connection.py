@@ -20,7 +20,7 @@ from respkv import errors
 from respkv.cluster.slots import slot_of
 from respkv.raft.group import Clock
 from respkv.reply import Reply, RespError
-from respkv.resp.encoder import BULK_HEADERS, CRLF, encode
+from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.dispatch import dispatch
@@ -37,6 +37,7 @@ OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 _HEADERS = len(BULK_HEADERS)
+_NILS = {2: NIL2, 3: NIL3}
 
 
 class Burst(Part):
@@ -132,6 +133,8 @@ class Connection(asyncio.Protocol):
             self.server.stats.commands += len(commands)
             if len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
+            elif len(commands) == 1 and self._answer_at_once(commands[0]):
+                pass
             elif rest := self._run(commands, len(data)):
                 self._backlog = rest
                 self._pause()
@@ -155,6 +158,38 @@ class Connection(asyncio.Protocol):
 
     # -- running commands
 
+    def _answer_at_once(self, args: list[bytes]) -> bool:
+        """A lone GET, without the machinery for what may have to wait: that costs more than the GET."""
+        if len(args) != 2 or args[0] != b"GET" or not self.fast or self.waiting or self._transport is None:
+            return False
+        now = Clock.now()
+        reply = self._get(args[1], now)
+        if reply is None:
+            return False
+        session = self.session
+        session.last_at, session.last_words = now, args
+        if self.server.output_bytes_max:
+            self._write([reply])
+        else:
+            self._transport.write(reply)
+        return True
+
+    def _get(self, key: bytes, now: float) -> bytes | None:
+        """The reply to GET if it can be given now: under the leader's lease, for a plain and short value or none."""
+        slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+        server = self.server
+        proposer = server.proposer_of_slot[slot]
+        if proposer.lease.lease_until <= now:
+            return None
+        value = proposer.get_plain(slot, key)
+        if value is None:
+            server.stats.misses += 1
+            return _NILS[self.session.protocol]
+        if value is False or len(value) >= _HEADERS:
+            return None
+        server.stats.hits += 1
+        return BULK_HEADERS[len(value)] + value + CRLF
+
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
         while commands and not self._write_blocked and not self.closing:
@@ -166,7 +201,7 @@ class Connection(asyncio.Protocol):
             self._backlog = commands
             self._pause()
 
-    def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:  # noqa: C901 - calls cost too much here
+    def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
         """The hot loop. Returns the commands that were left for later, if any."""
         burst: Burst | None = None
         replies: list[bytes] = []
@@ -175,8 +210,8 @@ class Connection(asyncio.Protocol):
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
         standalone = not self.session.cluster_view
         alone = not self.waiting
-        nil = server.nil if self.session.protocol == 2 else server.nil3
-        sets = gets = hits = heavy = 0
+        get = self._get
+        sets = heavy = 0
         rest: list[list[bytes]] = []
         for args in commands:
             name = args[0]
@@ -196,29 +231,11 @@ class Connection(asyncio.Protocol):
                     append(proposer.ok)
                     sets += 1
                     continue
-            elif count == 2 and name == b"GET" and fast and alone:
-                key = args[1]
-                slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
-                proposer = table[slot]
-                if proposer.lease.lease_until > now and (burst is None or not burst.joined):
-                    value = proposer.get_plain(slot, key)
-                    if value is None:
-                        gets += 1
-                        append(nil)
-                        continue
-                    if value is not False:
-                        gets += 1
-                        hits += 1
-                        length = len(value)
-                        if length < _HEADERS:
-                            append(BULK_HEADERS[length] + value + CRLF)
-                            continue
-                        append(b"$%d\r\n%b\r\n" % (length, value))
-                        heavy += length
-                        if heavy < REPLY_BYTES_MAX:
-                            continue
-                        rest = commands[len(replies) :]
-                        break
+            elif count == 2 and name == b"GET" and fast and alone and (burst is None or not burst.joined):
+                reply = get(args[1], now)
+                if reply is not None:
+                    append(reply)
+                    continue
             if self.closing:
                 break
             if burst is None:
@@ -230,13 +247,8 @@ class Connection(asyncio.Protocol):
                 # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
-        stats = server.stats
         if sets:
-            stats.plain_sets += sets
-        if gets:
-            stats.plain_gets += gets
-            stats.hits += hits
-            stats.misses += gets - hits
+            server.stats.plain_sets += sets
         session = self.session
         session.last_at = now
         session.last_words = commands[-1][:2]

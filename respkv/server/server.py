@@ -43,7 +43,6 @@ class Stats:
         self.connections = 0
         self.rejected = 0
         self.calls: Counter[Spec] = Counter()
-        self.plain_gets = 0
         self.plain_sets = 0
         self.error_codes: Counter[str] = Counter()
         self.commands_per_s = 0
@@ -59,7 +58,7 @@ class Stats:
 
     def calls_by_command(self) -> Counter[Spec]:
         """How often each command was run; plain GET and SET are counted apart, as they are run apart."""
-        return self.calls + Counter({COMMANDS[b"GET"]: self.plain_gets, COMMANDS[b"SET"]: self.plain_sets})
+        return self.calls + Counter({COMMANDS[b"GET"]: self.hits + self.misses, COMMANDS[b"SET"]: self.plain_sets})
 
 
 class Server:
@@ -92,8 +91,6 @@ class Server:
         self.limits = Limits()
         self.run_id = secrets.token_hex(20)
         self.started_at = time.time()
-        self.nil = b"$-1\r\n"
-        self.nil3 = b"_\r\n"
         self._wake = wake
         self._finished: list[Connection] = []
         self.output_bytes_max = 0
