@@ -18,7 +18,8 @@ run: .venv/.stamp
 
 test: lint
 	@.ci/redis
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 tests/unit tests/property
+	$(BIN)/pytest -q tests/compat tests/crash
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check $(SOURCES)

@@ -1,0 +1,92 @@
+"""A replica's start: journal and Bitcask log are made to meet, or the node does not start on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respkv.cluster.slots import SLOTS, slot_of
+from respkv.cluster.topology import Shard
+from respkv.config import Config, load
+from respkv.disk import Disk
+from respkv.raft.journal import Journal
+from respkv.raft.messages import APPEND
+from respkv.shard.replica import Replica, StartError
+from respkv.storage import Bitcask
+
+
+def _ignore(*_: Any) -> bool:
+    return True
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load(environ={}, flags={"dir": str(tmp_path), "journal-segment-bytes": "64kb", "segment-bytes": "64kb"})
+
+
+@pytest.fixture
+def make_replica(config: Config) -> Callable[[Journal], Replica]:
+    def make(journal: Journal) -> Replica:
+        shard = Shard(0, (0,), ("n1", "n2", "n3"))
+        return Replica(
+            shard, "n1", config, journal, send=_ignore, wake=_ignore, worker=None,  # type: ignore[arg-type]
+            fatal=_raise, disk=Disk(), now=lambda: 0.0,
+        )
+
+    return make
+
+
+def _journal(config: Config, entries: list[tuple[int, int]], base: int = 1) -> None:
+    """Leaves a journal with these (index, term) entries, trimmed to `base`."""
+    journal = Journal.open(config.dir / "journal", [0], segment_bytes=1 << 16)
+    for index, term in entries:
+        journal.logs[0].add(b"\x01", index, term)
+    journal.logs[0].trim(base)
+    journal.close()
+
+
+def _data(config: Config, applied: int, term: int) -> None:
+    with Bitcask(config.dir / "shard-0", buckets=SLOTS, bucket_of=slot_of) as cask:
+        cask.append_puts(applied, term, 1, [], [], [], b"")
+
+
+def test_a_journal_that_lost_applied_entries_goes_on_behind_the_data(
+    config: Config, make_replica: Callable[[Journal], Replica]
+) -> None:
+    _journal(config, [(index, 1) for index in range(2, 10)])
+    _data(config, 20, 3)
+    with_data = make_replica(Journal.open(config.dir / "journal", [0]))
+    assert with_data.group.log[-1][1:] == (20, 3)
+    assert with_data.group.applied == 20
+
+
+def test_entries_that_a_snapshot_has_replaced_do_not_survive_a_restart(
+    config: Config, make_replica: Callable[[Journal], Replica]
+) -> None:
+    _journal(config, [(index, 1) for index in range(2, 200)])
+    _data(config, 150, 4)
+    replica = make_replica(Journal.open(config.dir / "journal", [0]))
+    assert replica.group.log[-1][1:] == (150, 4)
+    replica.group.receive("n2", (APPEND, 0, 5, 150, 150, 4, 0.0, [(b"\x01", 151, 5)]))
+    assert replica.group.log[-1][1:] == (151, 5)
+
+
+def test_the_same_entries_in_both_stay(config: Config, make_replica: Callable[[Journal], Replica]) -> None:
+    _journal(config, [(index, 2) for index in range(2, 200)], base=40)
+    _data(config, 150, 2)
+    replica = make_replica(Journal.open(config.dir / "journal", [0]))
+    assert (replica.group.log.base_index, replica.group.log.last_index, replica.group.applied) == (40, 199, 150)
+
+
+def test_data_that_are_older_than_the_journal_are_refused(
+    config: Config, make_replica: Callable[[Journal], Replica]
+) -> None:
+    _journal(config, [(index, 2) for index in range(2, 200)], base=160)
+    _data(config, 150, 2)
+    with pytest.raises(StartError, match="older than the journal"):
+        make_replica(Journal.open(config.dir / "journal", [0]))
