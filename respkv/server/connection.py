@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 KEY_BYTES_MAX = 65_536
 BURST_COMMANDS = 512
+PUTS_MIN = 4  # plain SETs in a row that are worth the check whether there is nothing else
 OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 _HEADERS = len(BULK_HEADERS)
+_ONLY_SET, _ONLY_THREE = {b"SET"}, {3}
 _NILS = {2: NIL2, 3: NIL3}
 
 
@@ -201,8 +203,40 @@ class Connection(asyncio.Protocol):
             self._backlog = commands
             self._pause()
 
+    def _run_puts(self, commands: list[list[bytes]], size: int) -> bool:
+        """Runs a list of nothing but plain SETs, column by column: at a third of what they cost one by one."""
+        if not self.fast or self.session.cluster_view or {args[0] for args in commands} != _ONLY_SET:
+            return False
+        if set(map(len, commands)) != _ONLY_THREE:
+            return False
+        keys = [args[1] for args in commands]
+        server = self.server
+        if max(map(len, keys)) > KEY_BYTES_MAX or server.refuses_writes():
+            return False
+        values = [args[2] for args in commands]
+        slots = [slot_of(key) if 123 in key else crc_hqx(key, 0) & 16383 for key in keys]
+        burst = Burst(self, size, [])
+        if len(server.proposers) == 1:
+            burst.replies = server.proposers[0].join_puts(burst, slots, keys, values)
+        else:
+            table, append = server.proposer_of_slot, burst.replies.append
+            for slot, key, value in zip(slots, keys, values, strict=True):
+                proposer = table[slot]
+                if proposer.part is not burst:
+                    proposer.join(burst)
+                proposer.slots.append(slot)
+                proposer.keys.append(key)
+                proposer.values.append(value)
+                append(proposer.ok)
+        server.stats.plain_sets += len(commands)
+        self.session.last_at, self.session.last_words = Clock.now(), commands[-1][:2]
+        self._line_up(burst)
+        return True
+
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
         """The hot loop. Returns the commands that were left for later, if any."""
+        if len(commands) >= PUTS_MIN and self._run_puts(commands, size):
+            return []
         burst: Burst | None = None
         replies: list[bytes] = []
         append = replies.append

@@ -156,6 +156,10 @@ class Server:
             return None
         return leader[0]
 
+    def refuses_writes(self) -> bool:
+        """Whether a shard refuses writes for now (its disk is nearly full)."""
+        return any(proposer.refusal is not None for proposer in self.proposers)
+
     def crowded(self, burst: Burst) -> bool:
         """Whether a shard that the burst writes to has more waiting than it should."""
         limit = self._pending_bytes_max

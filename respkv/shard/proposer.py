@@ -169,6 +169,15 @@ class Proposer:
         self._bytes += part.size
         self.pending_bytes += part.size
 
+    def join_puts(self, part: Part, slots: list[int], keys: list[bytes], values: list[bytes]) -> list[bytes]:
+        """Adds plain puts in columns; returns what stands for their replies."""
+        if self.part is not part:
+            self.join(part)
+        self.slots += slots
+        self.keys += keys
+        self.values += values
+        return [self.ok] * len(keys)
+
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:
