@@ -28,8 +28,7 @@ from typing import Any
 import structlog
 import uvloop
 
-import respkv.commands
-import respkv.server.commands  # noqa: F401  (likewise)
+import respkv.server.commands  # noqa: F401 - fills the command table
 from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Topology
