@@ -340,6 +340,10 @@ def check(directory: Path) -> list[Finding]:
                         logs[shard].replay(kind, index, term, payload)
                     except ValueError as error:
                         return [Finding(frame.file, frame.offset, "order", f"shard {shard}: {error}")]
+        gaps = [shard_log for shard_log in logs.values() if shard_log.has_gap]
+        if gaps:
+            missing = f"shard {gaps[0].shard}: entries up to {gaps[0].base_index} are missing"
+            return [Finding(directory, 0, "damaged", missing)]
     except JournalDamaged as damage:
         return [Finding(damage.file, damage.offset, "damaged", damage.detail)]
     return []

@@ -36,16 +36,8 @@ WINDOW = 8
 STALLED_S = 10.0
 
 
-class SourceFile(Protocol):
-    """A file of a snapshot: `length` bytes of the descriptor `fd`, to be called `name`."""
-
-    name: str
-    fd: int
-    length: int
-
-
 class Source(Protocol):
-    """A snapshot as the state machine's log offers it."""
+    """A snapshot as the state machine's log offers it; each file has a `name`, a descriptor `fd` and a `length`."""
 
     index: int
     term: int
@@ -145,6 +137,7 @@ class SnapshotReceiver:
 
     @property
     def busy(self) -> bool:
+        """Whether a snapshot is on its way here."""
         return self._incoming is not None
 
     def receive(self, peer: str, message: Message, applied: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from binascii import crc_hqx
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,14 +22,13 @@ from respkv.reply import Reply, RespError
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
-from respkv.server.dispatch import dispatch
+from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
 from respkv.server.session import Session
 from respkv.shard.waiting import Part
 
 if TYPE_CHECKING:
     from respkv.server.server import Server
 
-KEY_BYTES_MAX = 65_536
 BURST_COMMANDS = 512
 PUTS_MIN = 4  # plain SETs in a row that are worth the check whether there is nothing else
 OPEN_BURSTS_MAX = 64
@@ -178,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def _get(self, key: bytes, now: float) -> bytes | None:
         """The reply to GET if it can be given now: under the leader's lease, for a plain and short value or none."""
-        slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+        slot = slot_of(key)
         server = self.server
         proposer = server.proposer_of_slot[slot]
         if proposer.lease.lease_until <= now:
@@ -214,7 +212,7 @@ class Connection(asyncio.Protocol):
         if max(map(len, keys)) > KEY_BYTES_MAX or server.refuses_writes():
             return False
         values = [args[2] for args in commands]
-        slots = [slot_of(key) if 123 in key else crc_hqx(key, 0) & 16383 for key in keys]
+        slots = list(map(slot_of, keys))
         burst = Burst(self, size, [])
         if len(server.proposers) == 1:
             burst.replies = server.proposers[0].join_puts(burst, slots, keys, values)
@@ -252,7 +250,7 @@ class Connection(asyncio.Protocol):
             count = len(args)
             if count == 3 and name == b"SET" and fast:
                 key = args[1]
-                slot = slot_of(key) if b"{" in key else crc_hqx(key, 0) & 16383
+                slot = slot_of(key)
                 proposer = table[slot]
                 if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
                     if proposer.part is not burst or burst is None:

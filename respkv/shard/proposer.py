@@ -373,9 +373,10 @@ class Proposer:
             self._refuse(batch)
 
     def _refuse(self, batch: Batch) -> None:
+        """Gives a batch back to the node that forwarded it."""
         self.pending_bytes -= batch.bytes
         if batch.origin is not None:
-            self.send(batch.origin, (FORWARDED, self.shard, batch.request, _REFUSED, self._leader_hint()))
+            self.send(batch.origin, (FORWARDED, self.shard, batch.request, _REFUSED, self.leader()))
 
     # -- reads that have to wait
 
@@ -405,9 +406,6 @@ class Proposer:
             return self._hint
         leader = group.leader_id
         return None if leader is None else (leader, group.term)
-
-    def _leader_hint(self) -> tuple[str, int] | None:
-        return self.leader()
 
     def _forward_all(self) -> None:
         leader = self.leader()
@@ -469,7 +467,7 @@ class Proposer:
 
     def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
         if not self._leads_in(term):
-            self.send(peer, (FORWARDED, self.shard, request, _REFUSED, self._leader_hint()))
+            self.send(peer, (FORWARDED, self.shard, request, _REFUSED, self.leader()))
             return
         if self.refusal is not None:
             self.send(peer, (FORWARDED, self.shard, request, _FAILED, self.refusal))
@@ -503,7 +501,7 @@ class Proposer:
 
     def _on_read(self, peer: str, request: int, term: int, commands: list[list[bytes]]) -> None:
         if not self._leads_in(term):
-            self.send(peer, (READ_DONE, self.shard, request, _REFUSED, self._leader_hint()))
+            self.send(peer, (READ_DONE, self.shard, request, _REFUSED, self.leader()))
             return
         part = _Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1

@@ -325,3 +325,14 @@ def test_check_refuses_data_that_is_open(tmp_path: Path, capsys: pytest.CaptureF
     with Bitcask(tmp_path / "shard-0"):
         assert main(["check", str(tmp_path)]) == 2
     assert "in use" in capsys.readouterr().err
+
+
+def test_check_calls_what_a_crash_leaves_behind_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bitcask(tmp_path / "shard-0") as cask:
+        cask.put(b"key", b"value")
+    (tmp_path / "shard-0" / "000009.0.data.tmp").write_bytes(b"begun")
+    (tmp_path / "shard-0.incoming").mkdir()
+    assert main(["check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "leftover" in out
+    assert "no damage in 1 shards" in out
