@@ -694,3 +694,16 @@ def test_a_crash_before_any_disk_call_loses_nothing_that_was_synced(tmp_path: Pa
         shutil.rmtree(path)
         calls += 1
     assert calls > 60
+
+
+def test_check_sees_that_a_whole_segment_is_missing(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, [0], segment_bytes=1 << 16)
+    for index in range(2, 100):
+        journal.logs[0].add(b"x" * 1000, index, 1)
+        journal.flush()
+    journal.close()
+    first, *rest = sorted(tmp_path.glob("*.journal"))
+    assert rest
+    assert check(tmp_path) == []
+    first.unlink()
+    assert [finding.kind for finding in check(tmp_path)] == ["damaged"]
