@@ -24,7 +24,8 @@ from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
 
 if TYPE_CHECKING:
-    from respkv.server.connection import Burst, Connection
+    from respkv.server.burst import Burst
+    from respkv.server.connection import Connection
     from respkv.server.server import Server
     from respkv.server.session import Session
 

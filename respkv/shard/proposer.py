@@ -92,7 +92,7 @@ class _Forwarded(Part):
 class Proposer:
     """One shard as this node's clients see it.
 
-    Connections append plain puts to `slots`, `keys` and `values` after `join`; everything else goes through `write`
+    Connections append plain puts, `(slot, key, value)`, to `puts` after `join`; everything else goes through `write`
     and `read`. `ok` is the object that stands for the reply of such a put until its batch has its outcome.
     """
 
@@ -112,9 +112,7 @@ class Proposer:
         self.lease: Group | _NoLease = group or _NoLease()
         self.use(machine)
         self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
-        self.slots: list[int] = []
-        self.keys: list[bytes] = []
-        self.values: list[bytes] = []
+        self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
         self.part: Part | None = None
         self.refusal: RespError | None = None
         self.send = send
@@ -161,7 +159,8 @@ class Proposer:
         """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
         if not self._parts:
             self._since = self._now()
-            self.wake()
+            if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for
+                self.wake()
         self.part = part
         part.pending += 1
         part.joined.append(self)
@@ -169,20 +168,11 @@ class Proposer:
         self._bytes += part.size
         self.pending_bytes += part.size
 
-    def join_puts(self, part: Part, slots: list[int], keys: list[bytes], values: list[bytes]) -> list[bytes]:
-        """Adds plain puts in columns; returns what stands for their replies."""
-        if self.part is not part:
-            self.join(part)
-        self.slots += slots
-        self.keys += keys
-        self.values += values
-        return [self.ok] * len(keys)
-
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:
             self.join(part)
-        if self.keys:
+        if self.puts:
             self._close_puts()
         if self._ops is None:
             self._ops = []
@@ -216,17 +206,19 @@ class Proposer:
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
-        if group is not None and group.leader:
+        if group is None:
+            if self._parts or self._queue or self._reads:
+                self._forward_all()
+            return
+        group.advance()
+        if group.leader:
             if self._reads:
                 self._serve_reads(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
                 self._propose(group)
+            group.feed()
         elif self._parts or self._queue or self._reads:
             self._forward_all()
-        if group is not None:
-            group.pump()
-            if self._reads and group.leader:
-                self._serve_reads(group)
 
     def _may_propose(self, group: Group) -> bool:
         return len(self._proposals) < IN_FLIGHT_MAX and not self._older_under_way(group.term)
@@ -238,16 +230,17 @@ class Proposer:
         )
 
     def _close_puts(self) -> None:
-        sizes, records = encode_puts(self.keys, self.values)
-        self._runs.append(Puts(self.slots, self.keys, sizes, records))
-        self.slots, self.keys, self.values = [], [], []
+        slots, keys, values = zip(*self.puts, strict=True)
+        self.puts.clear()
+        sizes, records = encode_puts(keys, values)
+        self._runs.append(Puts(list(slots), list(keys), sizes, records))
         self._ops = None
 
     def _seal(self) -> None:
         """Moves what was gathered to the end of the queue."""
         if not self._parts:
             return
-        if self.keys:
+        if self.puts:
             self._close_puts()
         batch = Batch(self._runs, self._sinks, self._parts, self.ok, self._since + self.timeout_s, self._bytes)
         self._sequence += 1
@@ -310,8 +303,6 @@ class Proposer:
         if term > self._applied_term:
             self._applied_term = term
             self._resolve_older(term)
-        if self._queue or self._parts:
-            self.wake()
 
     def _apply_entry(
         self, index: int, term: int, entry: Entry | None, command: bytes, batches: list[Batch] | None

@@ -570,9 +570,7 @@ def writes(world: World, node: WorldNode, ids: list[bytes], *, plain: bool = Fal
     if plain:
         proposer.join(client)
         for key in ids:
-            proposer.slots.append(0)
-            proposer.keys.append(key)
-            proposer.values.append(b"v")
+            proposer.puts.append((0, key, b"v"))
     else:
         for token, name in enumerate(ids):
             proposer.write(client, token, [b"ADD", name])
