@@ -25,6 +25,7 @@ from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
 from respkv.cluster.handshake import Handshake, HandshakeError
 from respkv.cluster.topology import Topology
+from respkv.listener import listen
 
 log = structlog.get_logger()
 
@@ -39,6 +40,7 @@ URGENT_KIND_MAX = 6  # Raft's own messages may overtake a long one; everything e
 HANDSHAKE_S = 5.0
 DEAD_AFTER_S = 4.0
 HANDSHAKES_MAX = 128
+BACKLOG = 512
 SEND_BUFFER_BYTES_MAX = 2 << 30
 
 HELLO = 250
@@ -279,14 +281,15 @@ class Peers:
         self._dirty = dirty
         self._waiting: list[Link] = []
         self._greeting: dict[Link, None] = {}  # in the order of their coming
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
         """Listens on the peer port and dials the nodes that come after this one. Raises OSError."""
         if len(self._topology.nodes) == 1:
             return
-        self._server = await self.loop.create_server(lambda: Link(self, None), list(addresses), port, backlog=64)
+        for address in addresses:
+            self._servers += await listen(self.loop, lambda: Link(self, None), address, port, BACKLOG)
         names = [node.id for node in self._topology.nodes]
         for name in names[names.index(self._node) + 1 :]:
             self._tasks.append(self.loop.create_task(self._dial(name)))
@@ -295,8 +298,8 @@ class Peers:
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for link in (*self.links.values(), *self._greeting):
             link.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
