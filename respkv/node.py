@@ -30,6 +30,7 @@ import uvloop
 
 import respkv.server.commands  # noqa: F401 - fills the command table
 from respkv import errors
+from respkv.border import BadMessage
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Topology
 from respkv.config import Config
@@ -234,7 +235,11 @@ class Node:
     # -- other nodes
 
     def _deliver(self, peer: str, message: Any) -> None:
-        kind, shard = message[0], message[1]
+        """Raises BadMessage: the link is to be broken. Anything else that goes wrong is fatal: a contradiction in the
+        log, or a fault of ours in the middle of a change."""
+        kind, shard = message[0], message[1] if len(message) > 1 else None
+        if type(shard) is not int or not 0 <= shard < len(self.proposers):
+            raise BadMessage(f"no shard {shard!r:.40}")
         try:
             if kind <= SNAPSHOT_ACK:
                 replica = self.replicas.get(shard)
@@ -242,7 +247,9 @@ class Node:
                     replica.receive(peer, message)
             else:
                 self.proposers[shard].receive(peer, message)
-        except Exception as error:  # noqa: BLE001 - a contradiction in the log, or a fault of ours
+        except BadMessage:
+            raise
+        except Exception as error:  # noqa: BLE001
             self.fatal(error)
 
     def _link_up(self, peer: str) -> None:
