@@ -33,7 +33,20 @@ from respkv import errors
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, decode_runs, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.shard.border import (
+    APPLIED,
+    FAILED,
+    FORWARD,
+    FORWARDED,
+    READ,
+    READ_DONE,
+    REFUSED,
+    check,
+    check_commands,
+    checked_runs,
+    require_count,
+)
 from respkv.shard.machine import Machine, wall_ms
 from respkv.shard.waiting import Batch, Part, Read, Sink, finish
 from respkv.storage.record import encode_puts
@@ -42,13 +55,6 @@ log = structlog.get_logger()
 
 IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
-
-FORWARD = 20  # shard, request, term or -1, runs
-FORWARDED = 21  # shard, request, status, values or (leader, term)
-READ = 22  # shard, request, term or -1, commands
-READ_DONE = 23  # shard, request, status, values or (leader, term)
-
-_APPLIED, _REFUSED, _FAILED = 0, 1, 2
 
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
@@ -85,7 +91,7 @@ class _Forwarded(Part):
         self.failed = error
 
     def done(self) -> None:
-        status, content = (_APPLIED, self._values) if self.failed is None else (_FAILED, self.failed)
+        status, content = (APPLIED, self._values) if self.failed is None else (FAILED, self.failed)
         self._proposer.send(self._peer, (self._kind, self._proposer.shard, self._request, status, content))
 
 
@@ -367,7 +373,7 @@ class Proposer:
         """Gives a batch back to the node that forwarded it."""
         self.pending_bytes -= batch.bytes
         if batch.origin is not None:
-            self.send(batch.origin, (FORWARDED, self.shard, batch.request, _REFUSED, self.leader()))
+            self.send(batch.origin, (FORWARDED, self.shard, batch.request, REFUSED, self.leader()))
 
     # -- reads that have to wait
 
@@ -441,7 +447,12 @@ class Proposer:
     # -- what other nodes send
 
     def receive(self, peer: str, message: Any) -> None:
-        """A message of the proposer of the same shard on node `peer`."""
+        """A message of the proposer of the same shard on node `peer`.
+
+        Raises:
+            BadMessage: nothing has changed; the link to `peer` is to be broken.
+        """
+        check(message)
         kind, _, request, *rest = message
         if kind == FORWARD:
             self._on_forward(peer, request, *rest)
@@ -458,12 +469,13 @@ class Proposer:
 
     def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
         if not self._leads_in(term):
-            self.send(peer, (FORWARDED, self.shard, request, _REFUSED, self.leader()))
+            self.send(peer, (FORWARDED, self.shard, request, REFUSED, self.leader()))
             return
         if self.refusal is not None:
-            self.send(peer, (FORWARDED, self.shard, request, _FAILED, self.refusal))
+            self.send(peer, (FORWARDED, self.shard, request, FAILED, self.refusal))
             return
-        runs = decode_runs(encoded)
+        assert self.machine is not None
+        runs = checked_runs(encoded, self.machine.can_apply)
         part = _Forwarded(self, peer, FORWARDED, request, count_ops(runs))
         part.pending = 1
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
@@ -478,12 +490,15 @@ class Proposer:
         self.wake()
 
     def _on_forwarded(self, request: int, status: int, content: Any) -> None:
-        batch = self._forwards.pop(request, None)
+        batch = self._forwards.get(request)
         if batch is None:
             return
-        if status == _APPLIED:
+        if status == APPLIED:
+            require_count(content, len(batch.sinks))
+        del self._forwards[request]
+        if status == APPLIED:
             self._settle(batch, content)
-        elif status == _REFUSED:
+        elif status == REFUSED:
             self._note_hint(content)
             self._requeue([batch])
         else:
@@ -492,8 +507,10 @@ class Proposer:
 
     def _on_read(self, peer: str, request: int, term: int, commands: list[list[bytes]]) -> None:
         if not self._leads_in(term):
-            self.send(peer, (READ_DONE, self.shard, request, _REFUSED, self.leader()))
+            self.send(peer, (READ_DONE, self.shard, request, REFUSED, self.leader()))
             return
+        assert self.machine is not None
+        check_commands(commands, self.machine.can_read)
         part = _Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
@@ -501,14 +518,19 @@ class Proposer:
         finish(part)
 
     def _on_read_done(self, request: int, status: int, content: Any) -> None:
-        _, reads = self._read_forwards.pop(request, ("", []))
-        if status == _REFUSED:
+        if request not in self._read_forwards:
+            return
+        _, reads = self._read_forwards[request]
+        if status == APPLIED:
+            require_count(content, len(reads))
+        del self._read_forwards[request]
+        if status == REFUSED:
             self._note_hint(content)
             self._reads = reads + self._reads
             self.wake()
             return
         for position, read in enumerate(reads):
-            read.answer(content[position] if status == _APPLIED else content)
+            read.answer(content[position] if status == APPLIED else content)
 
     def _note_hint(self, hint: Any) -> None:
         if hint is not None:

@@ -80,6 +80,7 @@ class Recorder:
     """Stands for the machine: a list of what was applied. `synced` entries of it survive a crash."""
 
     get_plain = staticmethod(lambda slot, key: False)
+    can_apply = can_read = staticmethod(lambda args: True)
 
     def __init__(self, history: list[tuple[int, int, bytes]]) -> None:
         self.history = history
