@@ -25,7 +25,7 @@ from pathlib import Path
 import structlog
 
 from respkv.disk import Disk
-from respkv.raft.log import ShardLog
+from respkv.raft.log import ShardLog, Standing
 from respkv.raft.segment import (
     FRAME,
     RECORD,
@@ -61,6 +61,10 @@ class JournalInUse(Exception):
     """Another process holds the journal's directory."""
 
 
+class ForeignJournal(JournalDamaged):
+    """The journal is whole, but that of another node or another cluster map."""
+
+
 class Journal:
     """All Raft logs of one node.
 
@@ -90,9 +94,17 @@ class Journal:
 
     @classmethod
     def open(
-        cls, directory: Path, shards: Iterable[int], *, segment_bytes: int = 64 << 20, disk: Disk | None = None
+        cls,
+        directory: Path,
+        shards: Iterable[int],
+        *,
+        segment_bytes: int = 64 << 20,
+        disk: Disk | None = None,
+        standing_if_new: Standing = Standing.VOTER,
     ) -> Journal:
         """Reads the journal in `directory` (made if it is missing), compacts it and returns it ready to append.
+
+        Where there is none its logs begin empty, and with `standing_if_new`.
 
         Raises:
             JournalDamaged: bytes that were synced do not check.
@@ -104,6 +116,9 @@ class Journal:
         journal = cls(directory, shards, segment_bytes=segment_bytes, disk=disk)
         journal._take_lock()
         try:
+            if not list_segments(directory):
+                for shard_log in journal.logs.values():
+                    shard_log.standing = standing_if_new
             journal._recover()
         except BaseException:
             journal.close()
@@ -155,6 +170,14 @@ class Journal:
     def rolled(self) -> bool:
         """Whether a segment that is no longer written to is not known to be on the disk."""
         return len(self._unsynced) > 1
+
+    def flush_and_wait(self) -> None:
+        """Writes what is noted and returns when it is on the disk: for the start, before there is a `sync_request`."""
+        self.flush()
+        if not self._failed:
+            for descriptor in self.ask_sync():
+                self._disk.sync(descriptor)
+            self.sync_done(self.sequence)
 
     # -- upkeep
 
@@ -229,7 +252,7 @@ class Journal:
                 if kind == START:
                     continue
                 if shard not in self.logs:
-                    raise JournalDamaged(frame.file, frame.offset, f"records of shard {shard}, which is not held here")
+                    raise ForeignJournal(frame.file, frame.offset, f"records of shard {shard}, which is not held here")
                 try:
                     self.logs[shard].replay(kind, index, term, payload)
                 except ValueError as error:

@@ -40,6 +40,8 @@ ENTRY = 2  # a Raft entry; an index at or below the last one replaces the tail f
 STATE = 3  # current term; the payload names the node voted for (empty: none)
 BASE = 4  # entries up to index (of term) are in the state machine's own log
 TRUNCATE = 5  # entries from index on are gone
+LOST = 6  # all entries are gone: the log is empty again
+STANDING = 7  # index is the replica's `Standing`; none was written for a voter that has never been anything else
 
 SUFFIX = ".journal"
 _FRESH = 1
