@@ -126,7 +126,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.disk.crash(Random(seed))
         self.journal._failed = True
         self.journal.close()
-        assert check(self.path) == []
+        assert {finding.kind for finding in check(self.path)[0]} <= {"torn"}
         self._recover([model for _, model in self.turns + self.rolls])
 
     @rule()
