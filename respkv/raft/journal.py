@@ -174,10 +174,15 @@ class Journal:
     def flush_and_wait(self) -> None:
         """Writes what is noted and returns when it is on the disk: for the start, before there is a `sync_request`."""
         self.flush()
-        if not self._failed:
+        if self._failed:
+            return
+        try:
             for descriptor in self.ask_sync():
                 self._disk.sync(descriptor)
-            self.sync_done(self.sequence)
+        except OSError as error:
+            self._fail(error)
+            raise
+        self.sync_done(self.sequence)
 
     # -- upkeep
 
