@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from respkv.raft.journal import Journal, check
-from respkv.raft.log import NO_OP, ShardLog
+from respkv.raft.log import NO_OP, ShardLog, Standing
 from tests.unit.raft_world import VolatileDisk
 
 SHARDS = (0, 1)
@@ -76,6 +76,13 @@ class JournalMachine(RuleBasedStateMachine):
         index = state[2][0][1] + ahead + (len(state[2]) > 5) * len(state[2])
         state[2][:] = [(NO_OP, index, state[0])]
         self.journal.logs[shard].reset(index, state[0])
+
+    @rule(shard=shards, standing=st.sampled_from(Standing))
+    def lose(self, shard: int, standing: Standing) -> None:
+        shard_log = self.journal.logs[shard]
+        shard_log.lose()
+        shard_log.stand(standing)
+        self.model[shard][2][:] = [(NO_OP, 1, 0)]
 
     @rule(shard=shards, higher=st.integers(0, 2), vote=st.sampled_from([None, "a", "node-b"]))
     def set_term(self, shard: int, higher: int, vote: str | None) -> None:
