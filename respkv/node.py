@@ -40,15 +40,17 @@ from respkv.listener import listen
 from respkv.log import set_level
 from respkv.metrics import Histogram
 from respkv.offload import Worker, make_syncer
-from respkv.raft.journal import Journal, JournalInUse
+from respkv.raft.identity import Identity
+from respkv.raft.journal import JournalInUse
 from respkv.raft.log import ShardLog
-from respkv.raft.messages import SNAPSHOT_ACK
+from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
-from respkv.shard.replica import Replica, StartError
+from respkv.shard.repair import StartError, open_journal
+from respkv.shard.replica import Replica
 from respkv.storage.errors import StorageError
 
 log = structlog.get_logger()
@@ -95,12 +97,8 @@ class Node:
         _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
         config.dir.mkdir(parents=True, exist_ok=True)
         shards = self.topology.shards_of(node)
-        self.journal = Journal.open(
-            config.dir / "journal",
-            [shard.id for shard in shards],
-            segment_bytes=config.journal_segment_bytes,
-            disk=self._disk,
-        )
+        self.journal = open_journal(config, shards, self._disk)
+        self._identity = Identity(config.dir / "journal", self._disk)
         self.journal.on_failure = self.fatal
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
@@ -160,6 +158,7 @@ class Node:
             fatal=self.fatal,
             disk=self._disk,
             now=self._loop.time,
+            identity=self._identity,
         )
 
     def _proposer(self, shard: Any) -> Proposer:
@@ -243,7 +242,7 @@ class Node:
         if type(shard) is not int or not 0 <= shard < len(self.proposers):
             raise BadMessage(f"no shard {shard!r:.40}")
         try:
-            if kind <= SNAPSHOT_ACK:
+            if kind <= REPLICA_KIND_MAX:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)

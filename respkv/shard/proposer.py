@@ -49,6 +49,7 @@ from respkv.shard.border import (
 )
 from respkv.shard.machine import Machine, wall_ms
 from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.storage.errors import Damaged
 from respkv.storage.record import encode_puts
 
 log = structlog.get_logger()
@@ -155,6 +156,10 @@ class Proposer:
         self.machine = machine
         self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
 
+    def avoid_plain_reads(self) -> None:
+        """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""
+        self.get_plain = _not_here
+
     @property
     def leads(self) -> bool:
         return self.group is not None and self.group.leader
@@ -197,10 +202,21 @@ class Proposer:
         part.pending += 1
         read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
         if self.serves_reads and self.machine is not None:
-            read.answer(self.machine.read(args))
+            self._answer(read, self.machine)
             return
         self._reads.append(read)
         self.wake()
+
+    def _answer(self, read: Read, machine: Machine) -> None:
+        """From the applied state; what is damaged here waits for another replica to answer it."""
+        try:
+            value = machine.read(read.args)
+        except Damaged as damaged:
+            if self._replicas[1:]:
+                self._reads.append(read)
+                return
+            value = errors.damaged(str(damaged))
+        read.answer(value)
 
     # -- once per loop turn
 
@@ -316,7 +332,12 @@ class Proposer:
         assert self.machine is not None
         if entry is None:
             entry = decode_entry(command)
-        replies = self.machine.apply(index, term, entry)
+        try:
+            replies = self.machine.apply(index, term, entry)
+        except Damaged:
+            for batch in batches or ():
+                self._fail(batch, errors.timeout("this replica's data are damaged"))
+            raise
         if batches is not None:
             first = 0
             for batch in batches:
@@ -392,7 +413,7 @@ class Proposer:
                 self._asked_at = Clock.now()
                 group.confirm()
         for read in ready:
-            read.answer(self.machine.read(read.args))
+            self._answer(read, self.machine)
 
     # -- forwarding
 
