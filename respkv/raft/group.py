@@ -16,6 +16,7 @@ stands what decides what it gets to see and when its answers leave the node:
 6. Sending is windowed: at most `WINDOW_BYTES` unacknowledged per follower, in messages of about `MESSAGE_BYTES`
    (`sending`).
 7. Committed entries are applied one by one in order by `apply`; an exception that escapes it is fatal to the node.
+8. A long command is appended, sent and applied in pieces (`long`), so that nobody else waits for it.
 
 Left to others: bytes and disk (`journal`), connections (`send`), snapshots' content (`snapshot`), pending clients
 (shard.proposer).
@@ -31,6 +32,7 @@ from respkv.raft.core import Core
 from respkv.raft.elections import Elections, Transfer
 from respkv.raft.lease import Lease
 from respkv.raft.log import ShardLog
+from respkv.raft.long import LAST, PIECE, PIECE_BYTES, LongAppend, collect
 from respkv.raft.messages import ACK, APPEND, PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED, Message
 from respkv.raft.receiving import LogDivergence, Receiving
 from respkv.raft.sending import MESSAGE_BYTES, WINDOW_BYTES, Sending
@@ -38,6 +40,8 @@ from respkv.raft.sending import MESSAGE_BYTES, WINDOW_BYTES, Sending
 __all__ = ["DRIFT", "MESSAGE_BYTES", "WINDOW_BYTES", "Clock", "Group", "LogDivergence", "Timing"]
 
 APPLY_BYTES = 8 << 20  # applied per pump, so that catching up does not hold the loop
+
+ApplyLong = Callable[[int, int, bytes, list[memoryview]], bool]
 
 
 class Group(Core):
@@ -49,6 +53,8 @@ class Group(Core):
         shard_log: the shard's log from the node's journal.
         applied: the index that the state machine's own log holds; replication resumes behind it.
         apply: called as `apply(index, term, command)` for each committed entry.
+        apply_long: called as `apply_long(index, term, head, body)` for each long command that is committed, again and
+            again, with other work between, until it returns True.
         send: called as `send(node_id, message)`; may drop.
         wake: asks for a `pump` in this loop turn.
         role_changed: called after leadership was gained or lost.
@@ -69,6 +75,7 @@ class Group(Core):
         applied: int,
         *,
         apply: Callable[[int, int, bytes], None],
+        apply_long: ApplyLong | None = None,
         send: Callable[[str, Message], None],
         wake: Callable[[], None],
         role_changed: Callable[[], None] = lambda: None,
@@ -81,6 +88,8 @@ class Group(Core):
         self.lease_until = NEVER
         self.confirmed = NEVER
         self._apply = apply
+        self._apply_long = apply_long
+        self._appending: LongAppend | None = None
         self._wake = wake
         self._role_changed = role_changed
         self._ticked_at = Clock.now()
@@ -115,9 +124,34 @@ class Group(Core):
     def propose(self, command: bytes) -> int:
         """Appends an entry to the leader's log and returns its index; `apply` will be called with it, or with another
         entry of that index and a different term, or never."""
+        if len(command) > PIECE_BYTES:
+            return self.propose_long([command], b"")
+        if self._appending is not None:
+            self._finish_appending()
         index = self.log[-1][1] + 1
         self.log.add(command, index, self.term)
         return index
+
+    def propose_long(self, body: Iterable[bytes], head: bytes) -> int:
+        """Begins to append a long command; returns the index that its last entry will have.
+
+        While `appending` is true nothing else should be proposed: it would cost the patience.
+        """
+        if self._appending is not None:
+            self._finish_appending()
+        self._appending = LongAppend(body, head)
+        self._wake()
+        return self._appending.index_behind(self.log[-1][1])
+
+    def _finish_appending(self) -> None:
+        assert self._appending is not None
+        self._appending.finish(self.log, self.term)
+        self._appending = None
+
+    @property
+    def appending(self) -> bool:
+        """Whether a long command is not wholly in the log yet."""
+        return self._appending is not None
 
     def confirm(self) -> None:
         """Asks the followers at once whether this replica still leads; `confirmed` moves when a majority has
@@ -185,6 +219,8 @@ class Group(Core):
             Exception: whatever escaped `apply`; the node must stop.
         """
         if self.leader:
+            if self._appending is not None and self._transfer.target is None:
+                self._append_long(self._appending)
             self.sending.feed()
             self.move_commit()
             if self._transfer.target is not None and self._transfer.is_due:
@@ -193,19 +229,38 @@ class Group(Core):
         if self.commit > self.applied:
             self._apply_committed()
 
+    def _append_long(self, long: LongAppend) -> None:
+        over, more = long.advance(self.log, self.term, self.commit)
+        if over:
+            self._appending = None
+        if over or more:
+            self._wake()
+
     def _apply_committed(self) -> None:
         shard_log, apply, budget = self.log, self._apply, APPLY_BYTES
         index, commit, base = self.applied, self.commit, shard_log[0][1]
         while index < commit and budget > 0:
+            command, _, term = shard_log[index + 1 - base]
+            if command[0] < PIECE:
+                apply(index + 1, term, command)
+            elif command[0] == LAST and not self._finish_long(index + 1, term):
+                break
             index += 1
-            command, _, term = shard_log[index - base]
-            apply(index, term, command)
             self.applied = index
             budget -= len(command)
         if index < commit:
             self._wake()
         if self.leader and self.lease_until == NEVER:
             self._refresh_lease()
+
+    def _finish_long(self, index: int, term: int) -> bool:
+        """Applies a slice of a long command; tells whether it is done."""
+        head, body = collect(self.log, index)
+        if not head:
+            self._apply(index, term, b"".join(body))
+            return True
+        assert self._apply_long is not None
+        return self._apply_long(index, term, head, body)
 
     def durable_moved(self) -> None:
         """More of the log, or the term and vote, are on the disk: what waited for that may leave."""
@@ -244,6 +299,7 @@ class Group(Core):
         self.lease_until = self.confirmed = NEVER
         self.lease.start_over()
         self._transfer.target = None
+        self._appending = None
         self.sending.start_over()
         self._role_changed()
         self._wake()

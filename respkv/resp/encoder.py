@@ -3,7 +3,7 @@
 | reply | RESP2 | RESP3 |
 | --- | --- | --- |
 | Simple, RespError | `+text`, `-text` | the same |
-| bytes | `$length`, bytes | the same |
+| bytes, LongBulk | `$length`, bytes | the same |
 | int | `:value` | the same |
 | None | `$-1` | `_` |
 | NullArray | `*-1` | `_` |
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
@@ -88,6 +88,10 @@ def _write(parts: list[bytes], reply: Reply, protocol: int) -> None:
 def _write_bulk(parts: list[bytes], value: bytes, protocol: int) -> None:
     length = len(value)
     parts += (BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length, value, CRLF)
+
+
+def _write_long_bulk(parts: list[bytes], value: LongBulk, protocol: int) -> None:
+    parts += (b"$%d\r\n" % value.value_bytes, *value.parts, CRLF)
 
 
 def _write_integer(parts: list[bytes], value: int, protocol: int) -> None:
@@ -183,4 +187,5 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     RespError: _write_error,
     Push: _write_push,
     Verbatim: _write_verbatim,
+    LongBulk: _write_long_bulk,
 }

@@ -189,7 +189,11 @@ def _run_on(
         proposer.write(burst, token, args)
         return LATER
     if proposer.serves_reads and proposer.machine is not None:
-        return proposer.machine.read(args)
+        value = proposer.machine.long_value(args)
+        if value is None:
+            return proposer.machine.read(args)
+        proposer.read_long(burst, token, value)
+        return LATER
     proposer.read(burst, token, args)
     return LATER
 

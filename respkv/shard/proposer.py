@@ -24,18 +24,32 @@ on the leader while a batch is about to be proposed go into that batch, so that 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 import structlog
 
 from respkv import errors
+from respkv.cluster.peers import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
-from respkv.reply import RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, decode_runs, encode_entry, encode_runs
+from respkv.reply import LongBulk, RespError
+from respkv.shard.batch import Entry, Ops, Puts, count_ops, decode_entry, decode_runs, encode_entry, encode_runs
+from respkv.shard.long import (
+    LONG_BYTES,
+    LongEntry,
+    LongReads,
+    LongRun,
+    decode_head,
+    decode_long_runs,
+    encode_head,
+    hand_out,
+    run_slices,
+    split_columns,
+)
 from respkv.shard.machine import Machine, wall_ms
 from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.storage.reading import LongRead
 from respkv.storage.record import encode_puts
 
 log = structlog.get_logger()
@@ -43,10 +57,14 @@ log = structlog.get_logger()
 IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 
+LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
+
 FORWARD = 20  # shard, request, term or -1, runs
 FORWARDED = 21  # shard, request, status, values or (leader, term)
 READ = 22  # shard, request, term or -1, commands
-READ_DONE = 23  # shard, request, status, values or (leader, term)
+READ_DONE = 23  # shard, request, status, values or (leader, term), parts of the long values if there are any
+FORWARD_LONG = 24  # shard, request, term or -1, runs, body; answered by FORWARDED
+READ_LATER = 25  # shard, request, bytes that will take their time
 
 _APPLIED, _REFUSED, _FAILED = 0, 1, 2
 
@@ -84,9 +102,14 @@ class _Forwarded(Part):
     def fail(self, ok: bytes, error: RespError) -> None:
         self.failed = error
 
+    def expect(self, value_bytes: int) -> None:
+        self._proposer.send(self._peer, (READ_LATER, self._proposer.shard, self._request, value_bytes))
+
     def done(self) -> None:
         status, content = (_APPLIED, self._values) if self.failed is None else (_FAILED, self.failed)
-        self._proposer.send(self._peer, (self._kind, self._proposer.shard, self._request, status, content))
+        message = (self._kind, self._proposer.shard, self._request, status, content)
+        parts = Parts(part for value in self._values if isinstance(value, LongBulk) for part in value.parts)
+        self._proposer.send(self._peer, (*message, parts) if parts else message)
 
 
 class Proposer:
@@ -127,10 +150,11 @@ class Proposer:
         self._node = node
         self._replicas = shard.replicas
         self._now = now
-        self._runs: list[Run] = []
+        self._runs: list[LongRun] = []
         self._ops: list[list[bytes]] | None = None
         self._sinks: list[Sink] = []
         self._parts: list[Part] = []
+        self._body: list[bytes] = []
         self._bytes = 0
         self._since = 0.0
         self._queue: list[Batch] = []
@@ -139,6 +163,8 @@ class Proposer:
         self._forwards: dict[int, Batch] = {}
         self._reads: list[Read] = []
         self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
+        self._slices: Generator[None, None, list[Any]] | None = None  # of the long entry that is being applied
+        self._long_reads = LongReads()
         self._sequence = 0
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
@@ -183,7 +209,7 @@ class Proposer:
         if self.part is not part:
             self.join(part)
         if self.keys:
-            self._close_puts()
+            self._close_columns()
         if self._ops is None:
             self._ops = []
             self._runs.append(Ops(self._ops))
@@ -201,10 +227,26 @@ class Proposer:
         part.pending += 1
         read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
         if self.serves_reads and self.machine is not None:
-            read.answer(self.machine.read(args))
+            self._answer(read, self.machine)
             return
         self._reads.append(read)
         self.wake()
+
+    def read_long(self, part: Part, token: int, value: LongRead) -> None:
+        """The same for a GET whose long value was looked up already."""
+        part.pending += 1
+        self._long_reads.add(Read(part, token, [], Clock.now(), 0.0), value)
+        self.wake()
+
+    def _answer(self, read: Read, machine: Machine) -> None:
+        """Answers a read that may be served now, or begins to."""
+        value = machine.long_value(read.args)
+        if value is None:
+            read.answer(machine.read(read.args))
+        else:
+            read.part.expect(value.value_bytes)
+            self._long_reads.add(read, value)
+            self.wake()
 
     # -- once per loop turn
 
@@ -220,16 +262,24 @@ class Proposer:
             if self._reads:
                 self._serve_reads(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
-                self._propose(group)
+                self._seal()
+                if self._queue[0].body:
+                    self._propose_long(group)
+                else:
+                    self._propose(group)
         elif self._parts or self._queue or self._reads:
             self._forward_all()
         if group is not None:
             group.pump()
             if self._reads and group.leader:
                 self._serve_reads(group)
+        if self._long_reads:
+            self._long_reads.advance()
+            self.wake()
 
     def _may_propose(self, group: Group) -> bool:
-        return len(self._proposals) < IN_FLIGHT_MAX and not self._older_under_way(group.term)
+        within = len(self._proposals) < IN_FLIGHT_MAX and not group.appending
+        return within and not self._older_under_way(group.term)
 
     def _older_under_way(self, term: int) -> bool:
         """A batch of an earlier term has no outcome yet: later ones must not overtake it."""
@@ -243,17 +293,33 @@ class Proposer:
         self.slots, self.keys, self.values = [], [], []
         self._ops = None
 
+    def _close_columns(self) -> None:
+        """Makes runs of the puts gathered so far."""
+        if max(map(len, self.values)) < LONG_BYTES:
+            self._close_puts()
+            return
+        runs, body = split_columns(self.slots, self.keys, self.values)
+        self._runs += runs
+        self._body += body
+        body_bytes = sum(map(len, body))
+        self._bytes += body_bytes
+        self.pending_bytes += body_bytes
+        self.slots, self.keys, self.values = [], [], []
+        self._ops = None
+
     def _seal(self) -> None:
         """Moves what was gathered to the end of the queue."""
         if not self._parts:
             return
         if self.keys:
-            self._close_puts()
-        batch = Batch(self._runs, self._sinks, self._parts, self.ok, self._since + self.timeout_s, self._bytes)
+            self._close_columns()
+        deadline = self._since + self.timeout_s + self._bytes / LONG_BYTES_PER_S
+        batch = Batch(self._runs, self._sinks, self._parts, self.ok, deadline, self._bytes)
+        batch.body = self._body
         self._sequence += 1
         batch.sequence = self._sequence
         self._queue.append(batch)
-        self._runs, self._sinks, self._parts, self._ops = [], [], [], None
+        self._runs, self._sinks, self._parts, self._ops, self._body = [], [], [], None, []
         self._bytes, self.part = 0, None
 
     def _take(self) -> list[Batch]:
@@ -261,6 +327,8 @@ class Proposer:
         self._seal()
         queue, size, count = self._queue, 0, 0
         while count < len(queue) and (size < ENTRY_BYTES_MAX or count == 0):
+            if queue[count].body:  # gets an entry of its own
+                break
             size += queue[count].bytes
             count += 1
         batches, self._queue = queue[:count], queue[count:]
@@ -283,6 +351,15 @@ class Proposer:
         index = group.propose(encode_entry(entry))
         self._proposals[index] = (term, batches)
         self._entries_by_index[index] = entry
+        self.proposed += 1
+
+    def _propose_long(self, group: Group) -> None:
+        batch = self._queue.pop(0)
+        batch.term = group.term
+        origins = [] if batch.origin is None else [(batch.origin, batch.request, 0, len(batch.sinks))]
+        head = encode_head(LongEntry(wall_ms(), random.getrandbits(63), origins, batch.runs))
+        index = group.propose_long(batch.body, head)
+        self._proposals[index] = (group.term, [batch])
         self.proposed += 1
 
     def _reads_as_batch(self) -> Batch:
@@ -312,6 +389,32 @@ class Proposer:
             self._resolve_older(term)
         if self._queue or self._parts:
             self.wake()
+
+    def apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        """As `apply`, for a long entry: writes a slice of it and tells whether that was the last."""
+        machine = self.machine
+        assert machine is not None
+        entry = decode_head(head)
+        if self._slices is None:
+            self._slices = machine.apply_in_slices(index, term, entry, body)
+        replies = run_slices(self._slices)
+        if replies is None:
+            return False
+        self._slices = None
+        proposed_in, batches = self._proposals.pop(index, (term, []))
+        if proposed_in != term:
+            self._requeue(batches)
+            batches = []
+        for batch in batches:
+            self._settle(batch, replies)
+        for node, request, _, _ in entry.origins:
+            if node == self._node and request in self._forwards:
+                self._settle(self._forwards.pop(request), replies)
+        if term > self._applied_term:
+            self._applied_term = term
+            self._resolve_older(term)
+        self.wake()
+        return True
 
     def _apply_entry(
         self, index: int, term: int, entry: Entry | None, command: bytes, batches: list[Batch] | None
@@ -395,7 +498,7 @@ class Proposer:
                 self._asked_at = Clock.now()
                 group.confirm()
         for read in ready:
-            read.answer(self.machine.read(read.args))
+            self._answer(read, self.machine)
 
     # -- forwarding
 
@@ -423,7 +526,10 @@ class Proposer:
         self._seal()
         batch = self._queue[0]
         self._request += 1
-        if not self.send(name, (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))):
+        message: tuple[Any, ...] = (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))
+        if batch.body:
+            message = (FORWARD_LONG, *message[1:], Parts(batch.body))
+        if not self.send(name, message):
             self._no_link_to(name)
             return False
         del self._queue[0]
@@ -452,7 +558,7 @@ class Proposer:
     def receive(self, peer: str, message: Any) -> None:
         """A message of the proposer of the same shard on node `peer`."""
         kind, _, request, *rest = message
-        if kind == FORWARD:
+        if kind in {FORWARD, FORWARD_LONG}:
             self._on_forward(peer, request, *rest)
         elif kind == FORWARDED:
             self._on_forwarded(request, *rest)
@@ -460,23 +566,28 @@ class Proposer:
             self._on_read(peer, request, *rest)
         elif kind == READ_DONE:
             self._on_read_done(request, *rest)
+        elif kind == READ_LATER:
+            self._on_read_later(request, *rest)
 
     def _leads_in(self, term: int) -> bool:
         group = self.group
         return group is not None and group.leader and term in (-1, group.term)
 
-    def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
+    def _on_forward(self, peer: str, request: int, term: int, encoded: bytes, body: list[bytes] | None = None) -> None:
         if not self._leads_in(term):
             self.send(peer, (FORWARDED, self.shard, request, _REFUSED, self.leader()))
             return
         if self.refusal is not None:
             self.send(peer, (FORWARDED, self.shard, request, _FAILED, self.refusal))
             return
-        runs = decode_runs(encoded)
+        runs: list[Any] = decode_long_runs(encoded) if body else decode_runs(encoded)
         part = _Forwarded(self, peer, FORWARDED, request, count_ops(runs))
         part.pending = 1
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
-        batch = Batch(runs, sinks, [part], self.ok, self._now() + self.timeout_s, len(encoded))
+        size = len(encoded) + sum(map(len, body or ()))
+        deadline = self._now() + self.timeout_s + size / LONG_BYTES_PER_S
+        batch = Batch(runs, sinks, [part], self.ok, deadline, size)
+        batch.body = body or []
         batch.origin, batch.request = peer, request
         batch.term = self.group.term if self.group is not None else -1
         self._seal()
@@ -486,7 +597,9 @@ class Proposer:
         self._queue.append(batch)
         self.wake()
 
-    def _on_forwarded(self, request: int, status: int, content: Any) -> None:
+    def _on_forwarded(self, request: int, status: int, content: Any, parts: list[bytes] | None = None) -> None:
+        if parts:
+            hand_out(content, parts)
         batch = self._forwards.pop(request, None)
         if batch is None:
             return
@@ -509,7 +622,9 @@ class Proposer:
             self.read(part, token, args)
         finish(part)
 
-    def _on_read_done(self, request: int, status: int, content: Any) -> None:
+    def _on_read_done(self, request: int, status: int, content: Any, parts: list[bytes] | None = None) -> None:
+        if parts:
+            hand_out(content, parts)
         _, reads = self._read_forwards.pop(request, ("", []))
         if status == _REFUSED:
             self._note_hint(content)
@@ -518,6 +633,11 @@ class Proposer:
             return
         for position, read in enumerate(reads):
             read.answer(content[position] if status == _APPLIED else content)
+
+    def _on_read_later(self, request: int, value_bytes: int) -> None:
+        _, reads = self._read_forwards.get(request, ("", []))
+        for read in reads:
+            read.deadline += value_bytes / LONG_BYTES_PER_S
 
     def _note_hint(self, hint: Any) -> None:
         if hint is not None:
@@ -528,6 +648,7 @@ class Proposer:
 
     def installed(self) -> None:
         """A snapshot replaced the state: what it holds of the batches under way cannot be told."""
+        self._slices = None
         for _, batches in self._proposals.values():
             for batch in batches:
                 self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
@@ -579,6 +700,10 @@ class Proposer:
             late += self._read_forwards.pop(request)[1]
         for read in late:
             read.answer(errors.cluster_down())
+
+    def end_long_reads(self) -> None:
+        """The node stops."""
+        self._long_reads.end(errors.cluster_down("the node stops"))
 
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""

@@ -83,6 +83,7 @@ class Replica:
             shard_log,
             self.cask.applied,
             apply=self._apply,
+            apply_long=self._apply_long,
             send=self._send_raft,
             wake=lambda: wake(self),
             role_changed=self._role_changed,
@@ -129,6 +130,9 @@ class Replica:
 
     def _apply(self, index: int, term: int, command: bytes) -> None:
         self.proposer.apply(index, term, command)
+
+    def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        return self.proposer.apply_long(index, term, head, body)
 
     def _role_changed(self) -> None:
         group = self.group
@@ -295,6 +299,7 @@ class Replica:
 
     def close(self) -> None:
         self._stop_upkeep()
+        self.proposer.end_long_reads()
         for sender in self._senders.values():
             sender.stop()
         self.receiver.drop()

@@ -43,7 +43,8 @@ from respkv.storage.keydir import (
     locate,
 )
 from respkv.storage.maintenance import Maintenance
-from respkv.storage.record import Record
+from respkv.storage.reading import LongRead
+from respkv.storage.record import LongRecord, Record
 from respkv.storage.recovery import Recovery
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
@@ -198,6 +199,20 @@ class Bitcask:
             raise self._damage(location)
         return found[1]
 
+    def read_long(self, key: bytes, bucket: int, value_bytes_min: int) -> LongRead | None:
+        """What is stored under `key` if its value is at least so long, to be read piece by piece; None if not."""
+        location = self.buckets[bucket].get(key, 0)
+        if location & SIZE_MASK < SIZE_MASK:
+            return None
+        number, offset = location >> NUMBER_SHIFT, location >> OFFSET_SHIFT & OFFSET_MASK
+        buffer = self.maps[number]
+        assert buffer is not None
+        record_type, expire_ms, _, value_bytes = record.header_at(buffer, offset)
+        if value_bytes < value_bytes_min:
+            return None
+        path = next(file.path for file in self.files if file.number == number)
+        return LongRead(path, offset, key, record_type, expire_ms, value_bytes)
+
     def _damage(self, location: int) -> Damaged:
         number = location >> NUMBER_SHIFT
         path = next((file.path for file in self.files if file.number == number), self.path)
@@ -266,7 +281,38 @@ class Bitcask:
         is applied and the object refuses further writes with `Failed`, because what reached the file is not known.
         """
         body, rows = batch.encode()
-        offset = self._append(body, index, term, clock_ms)
+        self._take_over(batch, rows, self._append(body, index, term, clock_ms))
+
+    def commit_in_slices(self, batch: Batch, index: int, term: int, clock_ms: int) -> Iterator[None]:
+        """`commit` for a batch with long records: writes a slice at a time, with the caller's other work in between.
+
+        Nothing else may be committed meanwhile; reads see the batch when the iterator has ended, not before. If that
+        never happens, what was written is a torn end.
+        """
+        self._check_next(index)
+        parts, rows = batch.encode_parts()
+        body_bytes = sum(map(len, parts))
+        try:
+            active = self._file_for(FRAME_HEAD_BYTES + body_bytes)
+            offset = active.length
+            at = offset + FRAME_HEAD_BYTES
+            for part in parts:
+                for piece in part if isinstance(part, LongRecord) else (part,):
+                    self.disk.write(active.fd, piece, at)
+                    at += len(piece)
+                    yield
+            head = encode_head(active.seed, offset, body_bytes, index, term, clock_ms, self.synced)
+            self.disk.write(active.fd, head, offset)
+        except (ValueError, GeneratorExit):
+            raise
+        except BaseException:
+            self.failed = True
+            raise
+        self._note_appended(FRAME_HEAD_BYTES + body_bytes, index, term, clock_ms)
+        self._take_over(batch, rows, offset + FRAME_HEAD_BYTES)
+
+    def _take_over(self, batch: Batch, rows: list[tuple[bytes, int, int, int]], offset: int) -> None:
+        """Points the keydir at the batch's records, which lie at `offset` of the active file."""
         if batch.cleared:
             self._keydir.clear()
             self._cache.clear()
@@ -286,16 +332,11 @@ class Bitcask:
 
     def _append(self, body: bytes, index: int, term: int, clock_ms: int) -> int:
         """Writes one frame to the active file, or to a new one, and returns the offset of its first record."""
-        self._check_writable()
-        if index <= self.applied:
-            raise ValueError(f"index {index} is not above {self.applied}")
-        active = self._active
-        offset = active.length
+        self._check_next(index)
         wanted = FRAME_HEAD_BYTES + len(body)
         try:
-            if offset + wanted + FRAME_HEAD_BYTES >= active.size:  # leaves room for the seal, and a byte to cut
-                active = self._roll_over(wanted)
-                offset = active.length
+            active = self._file_for(wanted)
+            offset = active.length
             head = encode_head(active.seed, offset, len(body), index, term, clock_ms, self.synced)
             if len(body) <= _JOIN_BYTES_MAX:
                 self.disk.write(active.fd, head + body, offset)
@@ -307,13 +348,29 @@ class Bitcask:
         except BaseException:
             self.failed = True
             raise
-        active.length = offset + wanted
-        self.written_bytes += wanted
+        self._note_appended(wanted, index, term, clock_ms)
+        return offset + FRAME_HEAD_BYTES
+
+    def _check_next(self, index: int) -> None:
+        self._check_writable()
+        if index <= self.applied:
+            raise ValueError(f"index {index} is not above {self.applied}")
+
+    def _file_for(self, frame_bytes: int) -> DataFile:
+        """The active file, or a new one if a frame of this size does not fit."""
+        active = self._active
+        if active.length + frame_bytes + FRAME_HEAD_BYTES >= active.size:  # leaves room for the seal, and a byte to cut
+            active = self._roll_over(frame_bytes)
+        return active
+
+    def _note_appended(self, frame_bytes: int, index: int, term: int, clock_ms: int) -> None:
+        active = self._active
+        active.length += frame_bytes
+        self.written_bytes += frame_bytes
         self._logged_synced = self.synced
         self.applied = active.index = index
         self.applied_term = active.term = term
         self.clock_ms = active.clock_ms = clock_ms
-        return offset + FRAME_HEAD_BYTES
 
     def _check_writable(self) -> None:
         if self.failed:

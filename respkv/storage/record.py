@@ -86,6 +86,32 @@ def encode_puts(keys: list[bytes], values: list[bytes]) -> tuple[list[int], byte
     return [len(body) + TRAILER_BYTES for body in bodies], b"".join(parts)
 
 
+class LongRecord:
+    """The record of a plain string whose value is in parts; it is never put together, but written part by part."""
+
+    __slots__ = ("_head", "_value", "_value_bytes")
+
+    def __init__(self, key: bytes, value: list[memoryview]) -> None:
+        self._value = value
+        self._value_bytes = sum(map(len, value))
+        self._head = _PLAIN_HEADER.pack(PLAIN, len(key), self._value_bytes) + key
+
+    def __len__(self) -> int:
+        return len(self._head) + self._value_bytes + TRAILER_BYTES
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """The bytes of the record in order."""
+        crc = crc32(self._head)
+        yield self._head
+        for part in self._value:
+            crc = crc32(part, crc)
+            yield part
+        yield _CRC.pack(crc)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self)
+
+
 def decode(record: bytes) -> tuple[bytes, Record] | None:
     """Key and contents of a whole record, or None when it is not intact."""
     if len(record) < OVERHEAD_BYTES or crc32(record) != CRC_RESIDUE:
@@ -116,6 +142,12 @@ def read(buffer: mmap | bytes, offset: int, end: int) -> tuple[bytes, Record] | 
     if crc32(value, crc32(key, crc32(head))) != _CRC.unpack(trailer)[0]:
         return None
     return key, Record(record_type, expire_ms, value)
+
+
+def header_at(buffer: mmap | bytes, offset: int) -> tuple[int, int, int, int]:
+    """Type, expire_ms, key_bytes and value_bytes that the record at `offset` claims to have."""
+    record_type, expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
+    return record_type, expire_ms, key_bytes, value_bytes
 
 
 def size_at(buffer: mmap | bytes, offset: int) -> int:
