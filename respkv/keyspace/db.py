@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
 from typing import Final
 
@@ -63,8 +63,8 @@ class Db:
         self._batch, self._source = None, self.cask
         self._take_over(batch, self._new_deadlines)
 
-    def commit_in_slices(self, index: int, term: int) -> Iterator[None]:
-        """`commit` with other work of the caller between its slices: reads then, but no writes."""
+    def commit_in_slices(self, index: int, term: int) -> Iterator[Callable[[], None]]:
+        """`commit` in slices, each to be run before it is resumed; reads may come between them, but no writes."""
         batch, deadlines = self._writing(), self._new_deadlines
         self._batch, self._source = None, self.cask  # readers see the batch when it is committed
         yield from self.cask.commit_in_slices(batch, index, term, self.now_ms)

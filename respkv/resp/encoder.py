@@ -61,6 +61,17 @@ def encode(reply: Reply, protocol: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def parts_of(replies: Iterable[bytes | LongBulk]) -> list[bytes]:
+    """The wire form of encoded replies and long ones in parts, for a transport that takes them one by one."""
+    parts: list[bytes] = []
+    for reply in replies:
+        if isinstance(reply, LongBulk):
+            _write_long_bulk(parts, reply, 2)
+        else:
+            parts.append(reply)
+    return parts
+
+
 def encode_commands(commands: Iterable[list[bytes]]) -> bytes:
     """The wire form of commands as a client sends them: arrays of bulk strings."""
     parts: list[bytes] = []

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from respkv import errors
 from respkv.cluster.slots import slot_of
 from respkv.raft.group import Clock
-from respkv.reply import Reply, RespError
-from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
+from respkv.reply import LongBulk, Reply, RespError
+from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode, parts_of
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
@@ -54,7 +54,8 @@ class Burst(Part):
         self.replies = replies
 
     def put(self, token: int, value: Reply) -> None:
-        self.replies[token] = encode(value, self.protocol)
+        # A long one stands for itself until it is written.
+        self.replies[token] = cast("bytes", value) if type(value) is LongBulk else encode(value, self.protocol)
 
     def fail(self, ok: bytes, error: RespError) -> None:
         line = encode(error, self.protocol)
@@ -327,7 +328,11 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        try:
+            transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        except TypeError:  # a `LongBulk` among them: they are not joined
+            for part in parts_of(replies):
+                transport.write(part)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
             self.server.log_output_limit(self)

@@ -10,8 +10,10 @@ The head of such an entry is the MessagePack array `[now_ms, seed, origins, runs
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,9 +30,12 @@ from respkv.storage.record import encode_puts
 
 log = structlog.get_logger()
 
+Slices = Generator[Callable[[], None], None, list[Any]]
+Offload = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
+
 LONG_BYTES = 1 << 20
 LONG_READ_BYTES = 4 << 20  # from here on a GET is answered piece by piece
-SLICES = 4  # of about a MiB each, written or read at a time
+READ_PIECES = 4  # of a MiB each, read per turn
 
 
 class LongPut(msgspec.Struct, array_like=True, tag=2, gc=False):
@@ -97,15 +102,68 @@ def values_of(runs: Iterable[LongRun], body: list[memoryview]) -> Iterator[list[
         raise ValueError(f"{len(body) - at} parts of a body belong to no value")
 
 
-def run_slices(slices: Generator[None, None, list[Any]]) -> list[Any] | None:
-    """Resumes an application (`Machine.apply_in_slices`) a few times; the replies if that was the end of it."""
-    try:
-        for _ in range(SLICES):
-            next(slices)
-    except StopIteration as over:
-        replies: list[Any] = over.value
-        return replies
-    return None
+class LongApply:
+    """The application of long entries, one after the other: slices that are run elsewhere, with the loop's other work
+    in between.
+
+    Args:
+        offload: called as `offload(job, done)`: runs the job in some thread, then calls `done(error or None)` here.
+        resume: called when `advance` is to be called again.
+        fatal: called with what a job raised: the state's end is unknown then.
+    """
+
+    def __init__(self, offload: Offload, resume: Callable[[], None], fatal: Callable[[BaseException], None]) -> None:
+        self._offload = offload
+        self._resume = resume
+        self._fatal = fatal
+        self._slices: Slices | None = None
+        self._running = False
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def advance(self, begin: Callable[[], Slices]) -> list[Any] | None:
+        """Begins the next entry (`begin`) or goes on with the one under way; the replies when it is applied."""
+        slices = self._slices
+        if slices is None:
+            slices = self._slices = begin()
+        while not self._running:
+            try:
+                job = next(slices)
+            except StopIteration as over:
+                self._slices = None
+                replies: list[Any] = over.value
+                return replies
+            self._running = True
+            self._idle.clear()
+            self._offload(partial(self._run, job), partial(self._done, slices))
+        return None
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        finally:
+            self._idle.set()
+
+    def _done(self, slices: Slices, error: BaseException | None) -> None:
+        if slices is not self._slices:
+            return  # dropped meanwhile
+        self._running = False
+        if error is not None:
+            self._fatal(error)
+        else:
+            self._resume()
+
+    def drop(self) -> None:
+        """The state is about to be closed or replaced: what is being written must end before its file is closed."""
+        self._idle.wait()
+        self._slices = None
+        self._running = False
+
+
+def run_here(job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+    """An `Offload` that does not: for tests and tools."""
+    job()
+    done(None)
 
 
 def hand_out(values: list[Any], parts: list[bytes]) -> None:
@@ -141,7 +199,7 @@ class LongReads:
         read, value = self._reads[0]
         reply: LongBulk | RespError
         try:
-            self._parts += islice(self._pieces, SLICES)
+            self._parts += islice(self._pieces, READ_PIECES)
             if sum(map(len, self._parts)) < value.value_bytes:
                 return
             reply = LongBulk(value.value_bytes, self._parts)
@@ -153,11 +211,3 @@ class LongReads:
         if self._reads:
             self._pieces = iter(self._reads[0][1])
         read.answer(reply)
-
-    def end(self, error: RespError) -> None:
-        """Nothing more will be read."""
-        self._parts = []
-        while self._reads:
-            read, value = self._reads.popleft()
-            value.close()
-            read.answer(error)

@@ -8,7 +8,7 @@ frames hold the index); it may not fail: a refusal is a `RespError` reply, any o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from respkv.commands.context import Context
@@ -18,7 +18,7 @@ from respkv.keyspace.db import Db
 from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
-from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, values_of
+from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
 from respkv.storage import Bitcask
 from respkv.storage.reading import LongRead
 
@@ -66,8 +66,9 @@ class Machine:
 
     def apply_in_slices(
         self, index: int, term: int, entry: LongEntry, body: list[memoryview]
-    ) -> Generator[None, None, list[Any]]:
-        """`apply` for an entry with long values; writes a slice each time it is resumed, and returns the replies."""
+    ) -> Slices:
+        """`apply` for an entry with long values: yields what is to be run, in any thread, before it is resumed, and
+        returns the replies."""
         db, values = self.db, values_of(entry.runs, body)
         db.now_ms = max(self.cask.clock_ms, entry.now_ms)
         batch = db.begin()

@@ -24,7 +24,7 @@ on the leader while a batch is about to be proposed go into that batch, so that 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import structlog
@@ -37,14 +37,16 @@ from respkv.reply import LongBulk, RespError
 from respkv.shard.batch import Entry, Ops, Puts, count_ops, decode_entry, decode_runs, encode_entry, encode_runs
 from respkv.shard.long import (
     LONG_BYTES,
+    LongApply,
     LongEntry,
     LongReads,
     LongRun,
+    Offload,
     decode_head,
     decode_long_runs,
     encode_head,
     hand_out,
-    run_slices,
+    run_here,
     split_columns,
 )
 from respkv.shard.machine import Machine, wall_ms
@@ -76,6 +78,10 @@ class _NoLease:
     """Stands for the group on a node without a replica."""
 
     lease_until = float("-inf")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _not_here(slot: int, key: bytes) -> Literal[False]:
@@ -129,6 +135,8 @@ class Proposer:
         send: Callable[[str, Any], bool],
         wake: Callable[[], None],
         now: Callable[[], float],
+        offload: Offload = run_here,
+        fatal: Callable[[BaseException], None] = _raise,
     ) -> None:
         self.shard = shard.id
         self.group = group
@@ -163,7 +171,7 @@ class Proposer:
         self._forwards: dict[int, Batch] = {}
         self._reads: list[Read] = []
         self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
-        self._slices: Generator[None, None, list[Any]] | None = None  # of the long entry that is being applied
+        self._long_apply = LongApply(offload, wake, fatal)
         self._long_reads = LongReads()
         self._sequence = 0
         self._request = random.getrandbits(48)
@@ -395,12 +403,9 @@ class Proposer:
         machine = self.machine
         assert machine is not None
         entry = decode_head(head)
-        if self._slices is None:
-            self._slices = machine.apply_in_slices(index, term, entry, body)
-        replies = run_slices(self._slices)
+        replies = self._long_apply.advance(lambda: machine.apply_in_slices(index, term, entry, body))
         if replies is None:
             return False
-        self._slices = None
         proposed_in, batches = self._proposals.pop(index, (term, []))
         if proposed_in != term:
             self._requeue(batches)
@@ -648,7 +653,6 @@ class Proposer:
 
     def installed(self) -> None:
         """A snapshot replaced the state: what it holds of the batches under way cannot be told."""
-        self._slices = None
         for _, batches in self._proposals.values():
             for batch in batches:
                 self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
@@ -701,9 +705,9 @@ class Proposer:
         for read in late:
             read.answer(errors.cluster_down())
 
-    def end_long_reads(self) -> None:
-        """The node stops."""
-        self._long_reads.end(errors.cluster_down("the node stops"))
+    def let_go(self) -> None:
+        """The state is about to be closed: nothing more is written to it."""
+        self._long_apply.drop()
 
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""

@@ -92,7 +92,15 @@ class Replica:
             lease=config.read_mode == "lease",
         )
         self.proposer = Proposer(
-            shard, node, self.group, self.machine, send=send, wake=lambda: wake(self), now=now
+            shard,
+            node,
+            self.group,
+            self.machine,
+            send=send,
+            wake=lambda: wake(self),
+            now=now,
+            offload=self._offload,
+            fatal=fatal,
         )
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
 
@@ -133,6 +141,9 @@ class Replica:
 
     def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
         return self.proposer.apply_long(index, term, head, body)
+
+    def _offload(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        self._worker.submit(job, done)
 
     def _role_changed(self) -> None:
         group = self.group
@@ -207,6 +218,7 @@ class Replica:
         """Replaces the state by the files received."""
         try:
             self._stop_upkeep()
+            self.proposer.let_go()
             self.cask.close()
             Bitcask.install(self.path, self._incoming_path, self._disk)
             self.cask = self._open_cask()
@@ -299,7 +311,7 @@ class Replica:
 
     def close(self) -> None:
         self._stop_upkeep()
-        self.proposer.end_long_reads()
+        self.proposer.let_go()
         for sender in self._senders.values():
             sender.stop()
         self.receiver.drop()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +45,7 @@ from respkv.storage.keydir import (
 )
 from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
-from respkv.storage.record import LongRecord, Record
+from respkv.storage.record import Record, slices
 from respkv.storage.recovery import Recovery
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
@@ -283,33 +284,39 @@ class Bitcask:
         body, rows = batch.encode()
         self._take_over(batch, rows, self._append(body, index, term, clock_ms))
 
-    def commit_in_slices(self, batch: Batch, index: int, term: int, clock_ms: int) -> Iterator[None]:
-        """`commit` for a batch with long records: writes a slice at a time, with the caller's other work in between.
+    def commit_in_slices(self, batch: Batch, index: int, term: int, clock_ms: int) -> Iterator[Callable[[], None]]:
+        """`commit` for a batch with long records: yields what is to be run, in any thread, before it is resumed.
 
         Nothing else may be committed meanwhile; reads see the batch when the iterator has ended, not before. If that
-        never happens, what was written is a torn end.
+        never happens, what was written is a torn end. Should running a slice raise, call `fail`.
         """
         self._check_next(index)
         parts, rows = batch.encode_parts()
         body_bytes = sum(map(len, parts))
         try:
             active = self._file_for(FRAME_HEAD_BYTES + body_bytes)
-            offset = active.length
-            at = offset + FRAME_HEAD_BYTES
-            for part in parts:
-                for piece in part if isinstance(part, LongRecord) else (part,):
-                    self.disk.write(active.fd, piece, at)
-                    at += len(piece)
-                    yield
-            head = encode_head(active.seed, offset, body_bytes, index, term, clock_ms, self.synced)
-            self.disk.write(active.fd, head, offset)
-        except (ValueError, GeneratorExit):
-            raise
-        except BaseException:
+        except OSError:
             self.failed = True
             raise
+        offset = active.length
+        at = offset + FRAME_HEAD_BYTES
+        for pieces in slices(parts):
+            yield partial(self._write_slice, active.fd, pieces, at)
+            at += sum(map(len, pieces))
+        head = encode_head(active.seed, offset, body_bytes, index, term, clock_ms, self.synced)
+        yield partial(self.disk.write, active.fd, head, offset)
         self._note_appended(FRAME_HEAD_BYTES + body_bytes, index, term, clock_ms)
         self._take_over(batch, rows, offset + FRAME_HEAD_BYTES)
+
+    def _write_slice(self, fd: int, pieces: list[bytes | memoryview], offset: int) -> None:
+        for piece in pieces:
+            self.disk.write(fd, piece, offset)
+            offset += len(piece)
+        self.disk.sync(fd)  # or the system lets it pile up, and then makes every writer wait for it
+
+    def fail(self) -> None:
+        """What reached the file is not known: refuses further writes."""
+        self.failed = True
 
     def _take_over(self, batch: Batch, rows: list[tuple[bytes, int, int, int]], offset: int) -> None:
         """Points the keydir at the batch's records, which lie at `offset` of the active file."""

@@ -20,7 +20,7 @@ This module knows bytes only; where records lie and what they mean together is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from mmap import mmap
 from struct import Struct
@@ -40,6 +40,8 @@ CRC_RESIDUE = 0x2144DF1C
 
 PLAIN = b"\x01" + bytes(8)
 """How a string that does not expire begins."""
+
+SLICE_BYTES = 8 << 20
 
 KEY_BYTES_MAX = VALUE_BYTES_MAX = 0xFFFFFFFF
 
@@ -110,6 +112,20 @@ class LongRecord:
 
     def __bytes__(self) -> bytes:
         return b"".join(self)
+
+
+def slices(parts: Iterable[bytes | LongRecord]) -> Iterator[list[bytes | memoryview]]:
+    """The bytes of `parts` in order, cut into lists of about `SLICE_BYTES`."""
+    pieces: list[bytes | memoryview] = []
+    size = 0
+    for part in parts:
+        for piece in part if isinstance(part, LongRecord) else (part,):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= SLICE_BYTES:
+                yield pieces
+                pieces, size = [], 0
+    yield pieces
 
 
 def decode(record: bytes) -> tuple[bytes, Record] | None:

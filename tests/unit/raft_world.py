@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from respkv.raft.long import LAST, LAST_HEAD_BYTES, PIECE
 from respkv.raft.messages import APPEND, SNAPSHOT_ACK
 from respkv.reply import RespError
 from respkv.shard.batch import Entry, Puts, decode_entry
-from respkv.shard.long import LongEntry, LongPut, decode_head, values_of
+from respkv.shard.long import LongEntry, LongPut, Slices, decode_head, values_of
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part
 
@@ -122,14 +122,14 @@ class Recorder:
 
     def apply_in_slices(
         self, index: int, term: int, entry: LongEntry, body: list[memoryview]
-    ) -> Generator[None, None, list[Any]]:
-        """Takes a turn for each long value."""
+    ) -> Slices:
+        """A slice for each long value."""
         replies: list[Any] = []
         values = values_of(entry.runs, body)
         for run in entry.runs:
             if isinstance(run, LongPut):
                 assert sum(map(len, next(values))) == run.value_bytes
-                yield
+                yield lambda: None
         for run in entry.runs:
             if isinstance(run, LongPut):
                 self.ops.append(run.key)
