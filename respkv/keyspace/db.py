@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
 from typing import Final
 
@@ -61,11 +61,21 @@ class Db:
         batch = self._writing()
         self.cask.commit(batch, index, term, self.now_ms)
         self._batch, self._source = None, self.cask
+        self._take_over(batch, self._new_deadlines)
+
+    def commit_in_slices(self, index: int, term: int) -> Iterator[Callable[[], None]]:
+        """`commit` in slices, each to be run before it is resumed; reads may come between them, but no writes."""
+        batch, deadlines = self._writing(), self._new_deadlines
+        self._batch, self._source = None, self.cask  # readers see the batch when it is committed
+        yield from self.cask.commit_in_slices(batch, index, term, self.now_ms)
+        self._take_over(batch, deadlines)
+
+    def _take_over(self, batch: Batch, deadlines: dict[bytes, int]) -> None:
         if batch.cleared:  # the storage has a new `expires` then
             self._expires = self.cask.expires
             self.deadlines = Deadlines(self._expires)
         else:
-            self.deadlines.add_all(self._new_deadlines.items())
+            self.deadlines.add_all(deadlines.items())
 
     def _writing(self) -> Batch:
         if self._batch is None:

@@ -193,7 +193,11 @@ def _run_on(
         return LATER
     if proposer.serves_reads and proposer.machine is not None:
         with contextlib.suppress(Damaged):  # then another replica answers
-            return proposer.machine.read(args)
+            value = proposer.machine.long_value(args)
+            if value is None:
+                return proposer.machine.read(args)
+            proposer.read_long(burst, token, value)
+            return LATER
     proposer.read(burst, token, args)
     return LATER
 

@@ -92,6 +92,7 @@ class Replica:
             shard_log,
             self.cask.applied,
             apply=self._apply,
+            apply_long=self._apply_long,
             send=self._send_raft,
             wake=lambda: wake(self),
             role_changed=self._role_changed,
@@ -100,7 +101,15 @@ class Replica:
             lease=config.read_mode == "lease",
         )
         self.proposer = Proposer(
-            shard, node, self.group, self.machine, send=send, wake=lambda: wake(self), now=now
+            shard,
+            node,
+            self.group,
+            self.machine,
+            send=send,
+            wake=lambda: wake(self),
+            now=now,
+            offload=self._offload,
+            fatal=fatal,
         )
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
         self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
@@ -172,6 +181,12 @@ class Replica:
 
     def _apply(self, index: int, term: int, command: bytes) -> None:
         self.proposer.apply(index, term, command)
+
+    def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        return self.proposer.apply_long(index, term, head, body)
+
+    def _offload(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        self._worker.submit(job, done)
 
     def _role_changed(self) -> None:
         group = self.group
@@ -323,6 +338,7 @@ class Replica:
         """Replaces the state by the files received."""
         try:
             self._stop_upkeep()
+            self.proposer.let_go()
             with self._files:
                 self.cask.close()
             Bitcask.install(self.path, self._incoming_path, self._disk)
