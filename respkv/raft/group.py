@@ -416,21 +416,30 @@ class Group(SyncObj):  # type: ignore[misc]
     # -- the pump: once per loop turn in which something happened
 
     def pump(self) -> None:
-        """Sends new entries, moves the commit index and applies what is committed.
+        """`advance`, then `feed`.
 
         Raises:
             Exception: whatever escaped `apply`; the node must stop.
         """
+        self.advance()
+        self.feed()
+
+    def advance(self) -> None:
+        """Moves the commit index and applies what is committed. Raises what escapes `apply`."""
+        if self.leader:
+            self._move_commit()
+        if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
+            self._apply_committed()
+
+    def feed(self) -> None:
+        """On a leader: sends followers the entries that they lack."""
         if self.leader:
             last = self.log[-1][1]
             for name, node in self._nodes.items():
                 if self._next[node] <= last and node in self._SyncObj__connectedNodes:
                     self._feed(name, node, Clock.now(), heartbeat=False)
-            self._move_commit()
             if self.transferring is not None:
                 self._try_transfer()
-        if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
-            self._apply_committed()
 
     def _move_commit(self) -> None:
         shard_log = self.log

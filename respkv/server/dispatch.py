@@ -26,7 +26,8 @@ from respkv.shard.waiting import Part, finish
 from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
-    from respkv.server.connection import Burst, Connection
+    from respkv.server.burst import Burst
+    from respkv.server.connection import Connection
     from respkv.server.server import Server
     from respkv.server.session import Session
 

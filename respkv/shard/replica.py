@@ -23,6 +23,7 @@ from respkv.cluster.topology import Shard
 from respkv.config import Config
 from respkv.disk import Disk
 from respkv.offload import Worker
+from respkv.raft.border import check
 from respkv.raft.group import Group, Timing
 from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
@@ -204,7 +205,13 @@ class Replica:
             self._prepare_repair()
 
     def receive(self, peer: str, message: Message) -> None:
-        """A Raft or snapshot message from the replica on `peer`."""
+        """A Raft or snapshot message from the replica on `peer`.
+
+        Raises:
+            BadMessage: nothing has changed; the link to `peer` is to be broken.
+            LogDivergence: the node must stop.
+        """
+        check(message)
         kind = message[0]
         if kind >= INTRODUCE:
             self.membership.receive(peer, message)
