@@ -41,6 +41,7 @@ log = structlog.get_logger()
 SYNC_EVERY_S = 10.0
 SLICE_PAUSE_S = 0.002
 HAND_OVER_EVERY_S = 1.0
+VERIFIED_FOR_S = 5.0
 
 
 class Replica:
@@ -76,6 +77,8 @@ class Replica:
         self._led_since = now()
         self._senders: dict[str, SnapshotSender] = {}
         self._upkeep: asyncio.Task[None] | None = None
+        self._verify_wanted = False
+        self._verified_at = float("-inf")
         self.repairs = 0
         self.damage: Damaged | None = None
         self._hand_over_at = now()
@@ -309,6 +312,7 @@ class Replica:
 
     def _use(self, cask: Bitcask) -> None:
         self.cask = cask
+        self._verified_at = float("-inf")
         self.machine = Machine(cask)
         self.proposer.use(self.machine)
         self.proposer.installed()
@@ -324,7 +328,11 @@ class Replica:
                 del self._senders[peer]
         if not group.leader:
             return
-        for peer in group.snapshot_wanted - self._senders.keys():
+        wanted = group.snapshot_wanted - self._senders.keys()
+        if wanted and not self._may_be_copied(now):
+            self._verify_wanted = True
+            return
+        for peer in wanted:
             source = self.cask.snapshot()
             log.info("snapshot_sending", shard=self.shard.id, peer=peer, index=source.index)
 
@@ -333,6 +341,22 @@ class Replica:
 
             transfer = random.getrandbits(48)
             self._senders[peer] = SnapshotSender(self.shard.id, transfer, group.term, source, send, now)
+
+    def _may_be_copied(self, now: float) -> bool:
+        """Damage must not spread: files are verified before others get them, and damaged ones are not sent, unless
+        nobody else is left to lead."""
+        if self.damage is not None:
+            return not any(self._may_lead(name) for name in self.shard.replicas)
+        return now - self._verified_at < VERIFIED_FOR_S
+
+    async def _verify(self, cask: Bitcask) -> None:
+        self._verify_wanted = False
+        for task in cask.verify():
+            if task is None:
+                await asyncio.sleep(SLICE_PAUSE_S)
+            else:
+                await self._run_job(cask, task)
+        self._verified_at = self._now()
 
     def _install(self, index: int, term: int) -> None:
         """Replaces the state by the files received."""
@@ -370,12 +394,16 @@ class Replica:
             if self._should_sync():
                 await self._sync(cask)
             self._trim()
+            if self._verify_wanted:
+                await self._verify(cask)
             for task in cask.maintain():
+                if self._verify_wanted:
+                    break  # the next round goes on with it
                 if task is None:
                     await asyncio.sleep(SLICE_PAUSE_S)
                 else:
                     await self._run_job(cask, task)
-        except Damaged as damage:  # met by a merge; `tick` sees to it
+        except Damaged as damage:  # `tick` sees to it
             if cask is self.cask:
                 self._damaged(damage)
         except Exception as error:  # noqa: BLE001 - whatever it is, the disk cannot be trusted any more
@@ -444,7 +472,7 @@ class Replica:
             self.group.transfer(min(lag, key=lag.__getitem__))
 
     def _may_lead(self, name: str) -> bool:
-        return self.group.is_connected(name) and name not in self.group.learners
+        return name != self.node and self.group.is_connected(name) and name not in self.group.learners
 
     def close(self) -> None:
         self._close_files()

@@ -47,6 +47,7 @@ from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
 from respkv.storage.record import Record, slices
 from respkv.storage.recovery import Recovery
+from respkv.storage.slices import Task, slices
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
 
@@ -496,6 +497,19 @@ class Bitcask:
         when a record to be merged is damaged.
         """
         return self._maintenance.run()
+
+    def verify(self) -> Iterator[Callable[[], None] | None]:
+        """Reads and verifies every record of the finished files, in slices as `maintain`, not to be mixed with those.
+
+        Raises `Damaged`, of which `on_damage` is told.
+        """
+        try:
+            for file in [file for file in self.files if file.hinted]:
+                for step in slices(file):
+                    yield step if isinstance(step, Task) else None
+        except Damaged as damaged:
+            self.on_damage(damaged)
+            raise
 
     def snapshot(self) -> Snapshot:
         """The state as of now as a set of open files; merges and writes that follow do not change it."""
