@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,18 @@ def _is_free(port: int) -> bool:
 
 
 class NodeProcess:
-    """One node: its directory, its ports and, while it runs, its process."""
+    """One node: its directory, its ports and, while it runs, its process.
 
-    def __init__(self, directory: Path, name: str, port: int, options: Mapping[str, str]) -> None:
+    `prefix` goes before its command (to run it somewhere else), `variables` into its environment.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, port: int, options: Mapping[str, str], host: str = "127.0.0.1"
+    ) -> None:
         self.directory = directory
+        self.host = host
+        self.prefix: list[str] = []
+        self.variables: dict[str, str] = {}
         self.name = name
         self.port = port
         self.cluster_port = port + CLUSTER_PORT_OFFSET
@@ -96,10 +104,15 @@ class NodeProcess:
     def start(self) -> None:
         """Starts it without waiting until it answers."""
         assert not self.running
-        command = [sys.executable, "-m", "respkv", "server", "--config", str(self.directory / "respkv.toml")]
+        server = [sys.executable, "-m", "respkv", "server", "--config", str(self.directory / "respkv.toml")]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment(self.options)
+                [*self.prefix, *server],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=environment(self.options) | self.variables,
             )
 
     @property
@@ -151,17 +164,17 @@ class NodeProcess:
     def client(self, **options: Any) -> redis.Redis:
         """A client of the standalone view that fails at once rather than trying again behind the test's back."""
         settings: dict[str, Any] = {"socket_timeout": 20, "protocol": 2, "retry": None} | options
-        return redis.Redis("127.0.0.1", self.port, **settings)
+        return redis.Redis(self.host, self.port, **settings)
 
     def connect(self, timeout_s: float = 10.0, *, cluster_view: bool = False) -> socket.socket:
         """A bare connection."""
         port = self.cluster_port if cluster_view else self.port
-        return socket.create_connection(("127.0.0.1", port), timeout_s)
+        return socket.create_connection((self.host, port), timeout_s)
 
     def call(self, *args: str | bytes, timeout_s: float = 5.0) -> Any:
         """One command on a connection of its own; the reply as it is: bytes, int, None or a list of these."""
         assert self.running, f"{self.name} ended:\n{self.log()[-3000:]}"
-        with Client(Address("127.0.0.1", self.port, self.options.get("REQUIREPASS", "")), timeout_s) as client:
+        with Client(Address(self.host, self.port, self.options.get("REQUIREPASS", "")), timeout_s) as client:
             return client.call(*args)
 
     def info(self) -> dict[str, str]:
@@ -180,19 +193,23 @@ class TestCluster:
 
     __test__ = False  # not for pytest to collect
 
-    def __init__(self, directory: Path, nodes: int = 3, shards: int = 3, **options: str) -> None:
+    def __init__(
+        self, directory: Path, nodes: int = 3, shards: int = 3, hosts: Sequence[str] = (), **options: str
+    ) -> None:
         self.directory = directory
         self.shard_count = shards
         self.options = SMALL_FILES | options
         self.port = free_ports(nodes)
         command = [sys.executable, "-m", "respkv", "cluster", str(directory), "--init-only"]
         command += ["--nodes", str(nodes), "--shards", str(shards), "--port", str(self.port)]
+        command += ["--hosts", ",".join(hosts or ["127.0.0.1"])]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=START_S, cwd=ROOT, env=environment({}), check=False
         )
         assert done.returncode == 0, done.stderr
         self.nodes = [
-            NodeProcess(directory / f"node-{i + 1}", f"n{i + 1}", self.port + i, self.options) for i in range(nodes)
+            NodeProcess(directory / f"node-{i + 1}", f"n{i + 1}", self.port + i, self.options, *hosts[i : i + 1])
+            for i in range(nodes)
         ]
 
     def __getitem__(self, name: str) -> NodeProcess:
