@@ -195,7 +195,7 @@ def one_way(trial: Trial) -> Iterator[Nodes]:
     assert trial.network is not None
     source, target = trial.random.sample(trial.cluster.nodes, 2)
     trial.network.cut(source, target)
-    yield []
+    yield _others(trial, source, target)
 
 
 @fault("the leader is heard and hears nobody", (1.0, 8.0), needs_network=True)
@@ -204,7 +204,7 @@ def deaf_leader(trial: Trial) -> Iterator[Nodes]:
     leader = _leader(trial)
     for node in _others(trial, leader):
         trial.network.cut(node, leader)
-    yield []
+    yield _others(trial, leader)
 
 
 @fault("the leader hears and nobody hears it", (1.0, 8.0), needs_network=True)
@@ -213,7 +213,7 @@ def mute_leader(trial: Trial) -> Iterator[Nodes]:
     leader = _leader(trial)
     for node in _others(trial, leader):
         trial.network.cut(leader, node)
-    yield []
+    yield _others(trial, leader)
 
 
 @fault("two nodes do not see each other", (1.0, 8.0), needs_network=True)
@@ -223,7 +223,7 @@ def no_link(trial: Trial) -> Iterator[Nodes]:
     one, other = trial.random.sample(trial.cluster.nodes, 2)
     trial.network.cut(one, other)
     trial.network.cut(other, one)
-    yield []
+    yield _others(trial, one, other)
 
 
 @fault("slow links", (2.0, 6.0), needs_network=True)
