@@ -22,6 +22,7 @@ from tests.crash.isolated import isolated, why_not
 from tests.crash.nemesis import FAULTS
 from tests.crash.trial import Trial
 
+SIZES = ((3, 3), (5, 5), (3, 3), (5, 3))  # nodes, replicas
 TRIAL_S = 45.0  # then everything is checked, and the next trial begins with a new cluster
 FAILOVER_GOAL_MS = 1500
 ROLLING_GOAL_MS = 500
@@ -42,7 +43,7 @@ def run(*, seed: int = 0, seconds: float = 60.0, nodes: int = 0, network: Net = 
     seconds
         How long to go on beginning new faults.
     nodes
-        Size of the cluster; 0 takes 3 and 5 in turn.
+        Size of the cluster; 0 takes 3 and 5 in turn, the latter with 5 and with 3 replicas of each shard.
     network
         mesh: proxies between the nodes, which need no rights. namespaces: the kernel's own network.
     only
@@ -111,22 +112,26 @@ def _trials(seed: int, nodes: int, network: Net, only: str, *, until: float, cou
     print(f"seed {seed}, disk and clock faults by {Injector.how()}, network: {network}", flush=True)
     done = number = 0
     while done < count and time.monotonic() < until:
-        done += _trial(seed + number, nodes or (3, 5)[number % 2], network, kinds, until, count - done)
+        size, replicas = (nodes, min(nodes, 5)) if nodes else SIZES[number % len(SIZES)]
+        done += _trial(seed + number, size, replicas, network, kinds, until, count - done)
         number += 1
     print(f"{done} faults in {number} trials: nothing was lost, nothing diverged")
     return 0
 
 
-def _trial(seed: int, nodes: int, network: Net, kinds: list[str], until: float, count: int) -> int:
+def _trial(seed: int, nodes: int, replicas: int, network: Net, kinds: list[str], until: float, count: int) -> int:
     """One cluster; returns how many faults it went through."""
     until = min(until, time.monotonic() + TRIAL_S)
     deck: list[str] = []
-    with _scratch() as directory, Trial(directory / "cluster", seed=seed, nodes=nodes, network=network) as trial:
+    with (
+        _scratch() as directory,
+        Trial(directory / "cluster", seed=seed, nodes=nodes, replicas=replicas, network=network) as trial,
+    ):
         while time.monotonic() < until and trial.cycles < count:
             if not deck:
                 deck = random.Random(seed).sample(kinds, len(kinds))
             trial.cycle(deck.pop())
-        print(f"seed {seed}, {nodes} nodes: {trial.verify()}", flush=True)
+        print(f"seed {seed}, {nodes} nodes, {replicas} replicas: {trial.verify()}", flush=True)
         return trial.cycles
 
 

@@ -61,7 +61,8 @@ def _leader(trial: Trial) -> NodeProcess:
 
 
 def _minority(trial: Trial) -> Nodes:
-    return trial.random.sample(trial.cluster.nodes, (len(trial.cluster.nodes) - 1) // 2)
+    """As many nodes as a shard can do without."""
+    return trial.random.sample(trial.cluster.nodes, (trial.replicas - 1) // 2)
 
 
 # -- processes
