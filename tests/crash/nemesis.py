@@ -301,6 +301,7 @@ def little_room(trial: Trial) -> Iterator[Nodes]:
         yield []
     finally:
         victim.call("CONFIG", "SET", "disk-headroom-bytes", before)
+        time.sleep(1.0)  # until the disk is looked at again
 
 
 # -- clocks

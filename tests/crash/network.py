@@ -136,7 +136,7 @@ class Mesh:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, far_writer, there))
                 group.create_task(self._carry(far_reader, writer, back))
-        except* OSError:
+        except* (OSError, RuntimeError):  # uvloop says the latter of a transport that was closed by the other way
             pass
         finally:
             far_writer.close()
@@ -153,6 +153,8 @@ class Mesh:
                     await asyncio.sleep(wait)
                 await way.open.wait()
                 if not data:
+                    raise ConnectionResetError
+                if writer.transport.is_closing():
                     raise ConnectionResetError
                 writer.write(data)
                 await writer.drain()
