@@ -268,6 +268,11 @@ def misconf(reason: str) -> RespError:
     return RespError(f"MISCONF writes are refused: {reason}; the command was not applied")
 
 
+def damaged(where: str) -> RespError:
+    """A read of a value that is not what it was, where no other replica has it."""
+    return RespError(f"ERR the value is damaged on the disk and there is no other replica: {where}")
+
+
 def busy(reason: str = "too many bytes are waiting for this shard") -> RespError:
     return RespError(f"BUSY {reason}; the command was not applied")
 

@@ -21,10 +21,12 @@ from typing import Any, cast
 
 import structlog
 
+from respkv.border import BadMessage
 from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
 from respkv.cluster.handshake import Handshake, HandshakeError
 from respkv.cluster.topology import Topology
+from respkv.listener import listen
 
 log = structlog.get_logger()
 
@@ -39,6 +41,7 @@ URGENT_KIND_MAX = 6  # Raft's own messages may overtake a long one; everything e
 HANDSHAKE_S = 5.0
 DEAD_AFTER_S = 4.0
 HANDSHAKES_MAX = 128
+BACKLOG = 512
 SEND_BUFFER_BYTES_MAX = 2 << 30
 
 HELLO = 250
@@ -65,6 +68,7 @@ class Link(asyncio.Protocol):
         self._have = 0
         self._need = HEADER_BYTES
         self._fragments: list[bytes] = []
+        self._fragments_bytes = 0
         self._bulk: deque[memoryview] = deque()
         self._bulk_bytes = 0
         self._write_blocked = False
@@ -141,22 +145,29 @@ class Link(asyncio.Protocol):
             at = end
             if flags & FRAGMENT:
                 self._fragments.append(bytes(payload))
+                self._fragments_bytes += length
+                if self.name is None or self._fragments_bytes > SEND_BUFFER_BYTES_MAX:
+                    self._refuse("a message is too long")
+                    return
                 if not flags & LAST:
                     continue
-                payload, self._fragments = memoryview(b"".join(self._fragments)), []
+                payload, self._fragments, self._fragments_bytes = memoryview(b"".join(self._fragments)), [], 0
             try:
                 messages = decode(payload)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self._refuse(f"a frame is no MessagePack: {error}")
                 return
             self._deliver(messages)
         self._parts = [data[at:]] if at < size else []
         self._have = size - at
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, messages: Any) -> None:
+        if type(messages) is not list:
+            self._refuse("a frame is no list of messages")
+            return
         if self.name is None:
             hello = messages.pop(0) if messages else None
-            if not isinstance(hello, list) or len(hello) != 5 or hello[0] != HELLO:
+            if type(hello) is not list or len(hello) != 5 or hello[0] != HELLO:
                 self._refuse("no HELLO")
                 return
             reason = self._peers.welcome(self, *hello[1:], dialed=self._dialed)
@@ -164,9 +175,14 @@ class Link(asyncio.Protocol):
                 self._refuse(reason)
                 return
         deliver, name = self._peers.deliver, str(self.name)
-        for message in messages:
-            if message[0] != PING:
-                deliver(name, message)
+        try:
+            for message in messages:
+                if type(message) is not list or not message or type(message[0]) is not int:
+                    raise BadMessage("not a message")
+                if message[0] != PING:
+                    deliver(name, message)
+        except BadMessage as error:
+            self._refuse(f"a bad message: {error}")
 
     def _refuse(self, reason: str) -> None:
         log.warning("peer_link_broken", peer=self.name or self._dialed, reason=reason)
@@ -250,7 +266,8 @@ class Peers:
 
     Args:
         agreement: settings that all nodes must share, as text; a node with other ones is refused.
-        deliver: called as `deliver(node_id, message)` for each message received.
+        deliver: called as `deliver(node_id, message)` for each message received, a list that begins with an int; a
+            `BadMessage` that it raises breaks the link.
         connected, disconnected: called with the node's id when a link is ready and when it is gone.
         dirty: called when there is something to flush this turn.
     """
@@ -279,14 +296,15 @@ class Peers:
         self._dirty = dirty
         self._waiting: list[Link] = []
         self._greeting: dict[Link, None] = {}  # in the order of their coming
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
         """Listens on the peer port and dials the nodes that come after this one. Raises OSError."""
         if len(self._topology.nodes) == 1:
             return
-        self._server = await self.loop.create_server(lambda: Link(self, None), list(addresses), port, backlog=64)
+        for address in addresses:
+            self._servers += await listen(self.loop, lambda: Link(self, None), address, port, BACKLOG)
         names = [node.id for node in self._topology.nodes]
         for name in names[names.index(self._node) + 1 :]:
             self._tasks.append(self.loop.create_task(self._dial(name)))
@@ -295,8 +313,8 @@ class Peers:
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for link in (*self.links.values(), *self._greeting):
             link.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -337,7 +355,7 @@ class Peers:
         self, link: Link, name: Any, cluster: Any, fingerprint: Any, agreement: Any, *, dialed: str | None
     ) -> str | None:
         """Takes a link whose other end has named itself; returns why not, if not."""
-        known = {node.id for node in self._topology.nodes} - {self._node}
+        known = [node.id for node in self._topology.nodes if node.id != self._node]
         if name not in known or (dialed is not None and name != dialed):
             return f"unexpected node {name!r}"
         if cluster != self._topology.cluster_id or fingerprint != self._topology.fingerprint:

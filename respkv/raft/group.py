@@ -36,7 +36,7 @@ from pysyncobj.journal import Journal as PySyncObjJournal
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from respkv.raft.log import Entry, ShardLog
+from respkv.raft.log import Entry, ShardLog, Standing
 from respkv.raft.messages import ACK, APPEND, PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED, Message
 
 log = structlog.get_logger()
@@ -180,6 +180,7 @@ class Group(SyncObj):  # type: ignore[misc]
         self.confirmed = _NEVER
         self.transferring: str | None = None
         self.snapshot_wanted: set[str] = set()
+        self.learners: set[str] = set()
         self._apply = apply
         self._send = send
         self._wake = wake
@@ -257,6 +258,16 @@ class Group(SyncObj):  # type: ignore[misc]
         """Leader, and its own first entry is applied: its state holds everything ever acknowledged before it led."""
         return self.leader and self._SyncObj__noopIDx is not None and self.applied >= self._SyncObj__noopIDx
 
+    @property
+    def votes(self) -> bool:
+        """Whether this replica may vote and stand for election (see `respkv.raft.membership`)."""
+        return self.log.standing is Standing.VOTER
+
+    @property
+    def verified(self) -> int:
+        """The index up to which the log is known to be that of the leader of this term."""
+        return self._verified
+
     def lag(self) -> dict[str, int]:
         """On a leader: entries that each follower has not acknowledged."""
         last = self.log[-1][1]
@@ -314,6 +325,29 @@ class Group(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftLastApplied = self._SyncObj__raftCommitIndex = index
         self._wake()
 
+    def start_over(self) -> None:
+        """The state machine has lost its state: log and state begin anew, without a voice (see `membership`)."""
+        if self.leader:
+            heirs = [name for name in self._nodes if self.is_connected(name) and name not in self.learners]
+            if heirs:
+                heir = max(heirs, key=lambda name: dict.get(self._match, self._nodes[name], 0))
+                self._send(heir, (TIMEOUT_NOW, self.shard, self.term))
+            self._SyncObj__setState(library._RAFT_STATE.FOLLOWER)  # the vote for itself stays
+            self._SyncObj__raftLeader = None
+        self.log.lose()
+        if self.votes:
+            self.log.stand(Standing.LEARNER)
+        self._SyncObj__raftLastApplied = self._SyncObj__raftCommitIndex = 1
+        self._verified = 0
+        self._reject = None
+        self._prevotes = None
+        self._held_acks.clear()
+        self._wake()
+
+    def adopt_term(self, term: int) -> None:
+        """Goes on in `term`, in which it may have voted already."""
+        self._SyncObj__setCurrentTerm(term, "?")
+
     # -- time
 
     def tick(self) -> None:
@@ -324,7 +358,7 @@ class Group(SyncObj):  # type: ignore[misc]
             self._forgive(stalled)
             return
         if not self.leader:
-            if self._SyncObj__raftElectionDeadline <= now:
+            if self._SyncObj__raftElectionDeadline <= now and self.votes:
                 self._stand(now)
             return
         if self._nodes:
@@ -382,21 +416,30 @@ class Group(SyncObj):  # type: ignore[misc]
     # -- the pump: once per loop turn in which something happened
 
     def pump(self) -> None:
-        """Sends new entries, moves the commit index and applies what is committed.
+        """`advance`, then `feed`.
 
         Raises:
             Exception: whatever escaped `apply`; the node must stop.
         """
+        self.advance()
+        self.feed()
+
+    def advance(self) -> None:
+        """Moves the commit index and applies what is committed. Raises what escapes `apply`."""
+        if self.leader:
+            self._move_commit()
+        if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
+            self._apply_committed()
+
+    def feed(self) -> None:
+        """On a leader: sends followers the entries that they lack."""
         if self.leader:
             last = self.log[-1][1]
             for name, node in self._nodes.items():
                 if self._next[node] <= last and node in self._SyncObj__connectedNodes:
                     self._feed(name, node, Clock.now(), heartbeat=False)
-            self._move_commit()
             if self.transferring is not None:
                 self._try_transfer()
-        if self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied:
-            self._apply_committed()
 
     def _move_commit(self) -> None:
         shard_log = self.log
@@ -537,7 +580,7 @@ class Group(SyncObj):  # type: ignore[misc]
             LogDivergence: the sender contradicts an applied entry; the node must stop.
         """
         node = self._nodes.get(name)
-        if node is not None:
+        if node is not None and self.log.standing <= Standing.LEARNER:
             _RECEIVERS[message[0]](self, name, node, message)
             self._wake()
 
@@ -624,6 +667,8 @@ class Group(SyncObj):  # type: ignore[misc]
             self._match[node] = max(dict.get(self._match, node, 0), match_before)
         elif reset:
             self._windows[name].clear()
+            if name in self.learners:  # it has less than it had when it acknowledged that
+                self._match[node] = 0
             self._next[node] = max(next_index, dict.get(self._match, node, 0) + 1)
         if sent > self._answered[name]:
             self._answered[name] = sent
@@ -644,7 +689,7 @@ class Group(SyncObj):  # type: ignore[misc]
 
     def _on_vote(self, name: str, node: Node, message: Message) -> None:
         _, _, term, last_index, last_term, forced = message
-        if self._sticky() and not forced:
+        if (self._sticky() and not forced) or not self.votes:
             return
         request = {"type": "request_vote", "term": term, "last_log_index": last_index, "last_log_term": last_term}
         self._outbox._onMessageReceived(node, request)
@@ -658,6 +703,7 @@ class Group(SyncObj):  # type: ignore[misc]
         _, _, term, last_index, last_term = message
         last = self.log[-1]
         granted = term > self.term and (last_term, last_index) >= (last[2], last[1]) and not self._sticky()
+        granted = granted and self.votes
         self._send(name, (PREVOTED, self.shard, term if granted else self.term, granted))
 
     def _on_prevoted(self, name: str, node: Node, message: Message) -> None:
@@ -672,7 +718,7 @@ class Group(SyncObj):  # type: ignore[misc]
                 self._campaign()
 
     def _on_timeout_now(self, name: str, node: Node, message: Message) -> None:
-        if message[2] == self.term and self.leader_id == name and not self.leader:
+        if message[2] == self.term and self.leader_id == name and not self.leader and self.votes:
             self._forced_term = self.term + 1
             self._campaign()
 

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from respkv.border import BadMessage
 from respkv.disk import Disk
 from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END, Message
 
@@ -74,7 +75,7 @@ class SnapshotSender:
         """The follower holds the first `chunks` chunks."""
         if transfer != self._transfer or self.finished:
             return
-        if chunks < 0:
+        if chunks < 0 or chunks > self._sent + self._ended:  # it gives up, or is out of its mind
             self.stop()
             return
         self._moved_at = now
@@ -114,6 +115,20 @@ class _Incoming:
     fds: list[int]
     lengths: list[int]
     received: int = 0
+    position: int = 0  # of the file, and the offset in it, from which the next chunk has to be
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.moved(0)
+
+    def moved(self, count: int) -> None:
+        self.offset += count
+        while not self.complete and self.offset == self.lengths[self.position]:
+            self.position, self.offset = self.position + 1, 0
+
+    @property
+    def complete(self) -> bool:
+        return self.position == len(self.lengths)
 
 
 class SnapshotReceiver:
@@ -159,31 +174,35 @@ class SnapshotReceiver:
 
     def _begin(self, peer: str, transfer: int, fields: list[Any], applied: int) -> None:
         _, index, index_term, files = fields
+        for name, _ in files:
+            if "/" in name or name.startswith("."):
+                raise BadMessage(f"a snapshot may not contain {name!r}")
         self.drop()
         if index <= applied:
             self._answer(peer, transfer, -1)
             return
         log.info("snapshot_receiving", shard=self._shard, peer=peer, index=index, bytes=sum(size for _, size in files))
         self._directory.mkdir(parents=True)
-        fds = []
-        for name, _ in files:
-            if "/" in name or name.startswith("."):
-                raise ValueError(f"a snapshot may not contain {name!r}")
-            fds.append(self._disk.create(self._directory / name))
+        fds = [self._disk.create(self._directory / name) for name, _ in files]
         self._incoming = _Incoming(peer, transfer, index, index_term, fds, [size for _, size in files])
         self._answer(peer, transfer, 0)
 
     def _chunk(self, incoming: _Incoming, number: int, position: int, offset: int, data: bytes) -> None:
-        if number != incoming.received or offset + len(data) > incoming.lengths[position]:
+        if (
+            (number, position, offset) != (incoming.received, incoming.position, incoming.offset)
+            or incoming.complete
+            or offset + len(data) > incoming.lengths[position]
+        ):
             self._answer(incoming.peer, incoming.transfer, -1)
             self.drop()
             return
         self._disk.write(incoming.fds[position], data, offset)
         incoming.received += 1
+        incoming.moved(len(data))
         self._answer(incoming.peer, incoming.transfer, incoming.received)
 
     def _end(self, incoming: _Incoming, chunks: int) -> None:
-        if chunks != incoming.received:
+        if chunks != incoming.received or not incoming.complete:
             self._answer(incoming.peer, incoming.transfer, -1)
             self.drop()
             return

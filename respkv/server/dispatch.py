@@ -7,6 +7,7 @@ leads.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -22,9 +23,11 @@ from respkv.resp.encoder import encode
 from respkv.server.session import command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
+from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
-    from respkv.server.connection import Burst, Connection
+    from respkv.server.burst import Burst
+    from respkv.server.connection import Connection
     from respkv.server.server import Server
     from respkv.server.session import Session
 
@@ -189,7 +192,8 @@ def _run_on(
         proposer.write(burst, token, args)
         return LATER
     if proposer.serves_reads and proposer.machine is not None:
-        return proposer.machine.read(args)
+        with contextlib.suppress(Damaged):  # then another replica answers
+            return proposer.machine.read(args)
     proposer.read(burst, token, args)
     return LATER
 

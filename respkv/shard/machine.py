@@ -37,6 +37,19 @@ class Machine:
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
+    @staticmethod
+    def can_apply(args: list[bytes]) -> bool:
+        """Whether an entry may hold this command: anything else would be fatal to every replica."""
+        spec = COMMANDS.get(args[0])
+        if spec is None:
+            return args[0] == EXPIRE_OP
+        return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
+
+    @staticmethod
+    def can_read(args: list[bytes]) -> bool:
+        spec = COMMANDS.get(args[0])
+        return spec is not None and spec.kind == "data" and spec.is_readonly and spec.arity_ok(len(args))
+
     @property
     def applied(self) -> int:
         return self.cask.applied

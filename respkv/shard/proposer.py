@@ -33,22 +33,29 @@ from respkv import errors
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, decode_runs, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.shard.border import (
+    APPLIED,
+    FAILED,
+    FORWARD,
+    FORWARDED,
+    READ,
+    READ_DONE,
+    REFUSED,
+    check,
+    check_commands,
+    checked_runs,
+    require_count,
+)
 from respkv.shard.machine import Machine, wall_ms
 from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.storage.errors import Damaged
 from respkv.storage.record import encode_puts
 
 log = structlog.get_logger()
 
 IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
-
-FORWARD = 20  # shard, request, term or -1, runs
-FORWARDED = 21  # shard, request, status, values or (leader, term)
-READ = 22  # shard, request, term or -1, commands
-READ_DONE = 23  # shard, request, status, values or (leader, term)
-
-_APPLIED, _REFUSED, _FAILED = 0, 1, 2
 
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
@@ -85,14 +92,14 @@ class _Forwarded(Part):
         self.failed = error
 
     def done(self) -> None:
-        status, content = (_APPLIED, self._values) if self.failed is None else (_FAILED, self.failed)
+        status, content = (APPLIED, self._values) if self.failed is None else (FAILED, self.failed)
         self._proposer.send(self._peer, (self._kind, self._proposer.shard, self._request, status, content))
 
 
 class Proposer:
     """One shard as this node's clients see it.
 
-    Connections append plain puts to `slots`, `keys` and `values` after `join`; everything else goes through `write`
+    Connections append plain puts, `(slot, key, value)`, to `puts` after `join`; everything else goes through `write`
     and `read`. `ok` is the object that stands for the reply of such a put until its batch has its outcome.
     """
 
@@ -112,9 +119,7 @@ class Proposer:
         self.lease: Group | _NoLease = group or _NoLease()
         self.use(machine)
         self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
-        self.slots: list[int] = []
-        self.keys: list[bytes] = []
-        self.values: list[bytes] = []
+        self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
         self.part: Part | None = None
         self.refusal: RespError | None = None
         self.send = send
@@ -151,6 +156,10 @@ class Proposer:
         self.machine = machine
         self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
 
+    def avoid_plain_reads(self) -> None:
+        """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""
+        self.get_plain = _not_here
+
     @property
     def leads(self) -> bool:
         return self.group is not None and self.group.leader
@@ -161,7 +170,8 @@ class Proposer:
         """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
         if not self._parts:
             self._since = self._now()
-            self.wake()
+            if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for
+                self.wake()
         self.part = part
         part.pending += 1
         part.joined.append(self)
@@ -169,20 +179,11 @@ class Proposer:
         self._bytes += part.size
         self.pending_bytes += part.size
 
-    def join_puts(self, part: Part, slots: list[int], keys: list[bytes], values: list[bytes]) -> list[bytes]:
-        """Adds plain puts in columns; returns what stands for their replies."""
-        if self.part is not part:
-            self.join(part)
-        self.slots += slots
-        self.keys += keys
-        self.values += values
-        return [self.ok] * len(keys)
-
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:
             self.join(part)
-        if self.keys:
+        if self.puts:
             self._close_puts()
         if self._ops is None:
             self._ops = []
@@ -201,10 +202,21 @@ class Proposer:
         part.pending += 1
         read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
         if self.serves_reads and self.machine is not None:
-            read.answer(self.machine.read(args))
+            self._answer(read, self.machine)
             return
         self._reads.append(read)
         self.wake()
+
+    def _answer(self, read: Read, machine: Machine) -> None:
+        """From the applied state; what is damaged here waits for another replica to answer it."""
+        try:
+            value = machine.read(read.args)
+        except Damaged as damaged:
+            if self._replicas[1:]:
+                self._reads.append(read)
+                return
+            value = errors.damaged(str(damaged))
+        read.answer(value)
 
     # -- once per loop turn
 
@@ -216,17 +228,19 @@ class Proposer:
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
-        if group is not None and group.leader:
+        if group is None:
+            if self._parts or self._queue or self._reads:
+                self._forward_all()
+            return
+        group.advance()
+        if group.leader:
             if self._reads:
                 self._serve_reads(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
                 self._propose(group)
+            group.feed()
         elif self._parts or self._queue or self._reads:
             self._forward_all()
-        if group is not None:
-            group.pump()
-            if self._reads and group.leader:
-                self._serve_reads(group)
 
     def _may_propose(self, group: Group) -> bool:
         return len(self._proposals) < IN_FLIGHT_MAX and not self._older_under_way(group.term)
@@ -238,16 +252,17 @@ class Proposer:
         )
 
     def _close_puts(self) -> None:
-        sizes, records = encode_puts(self.keys, self.values)
-        self._runs.append(Puts(self.slots, self.keys, sizes, records))
-        self.slots, self.keys, self.values = [], [], []
+        slots, keys, values = zip(*self.puts, strict=True)
+        self.puts.clear()
+        sizes, records = encode_puts(keys, values)
+        self._runs.append(Puts(list(slots), list(keys), sizes, records))
         self._ops = None
 
     def _seal(self) -> None:
         """Moves what was gathered to the end of the queue."""
         if not self._parts:
             return
-        if self.keys:
+        if self.puts:
             self._close_puts()
         batch = Batch(self._runs, self._sinks, self._parts, self.ok, self._since + self.timeout_s, self._bytes)
         self._sequence += 1
@@ -310,8 +325,6 @@ class Proposer:
         if term > self._applied_term:
             self._applied_term = term
             self._resolve_older(term)
-        if self._queue or self._parts:
-            self.wake()
 
     def _apply_entry(
         self, index: int, term: int, entry: Entry | None, command: bytes, batches: list[Batch] | None
@@ -319,7 +332,12 @@ class Proposer:
         assert self.machine is not None
         if entry is None:
             entry = decode_entry(command)
-        replies = self.machine.apply(index, term, entry)
+        try:
+            replies = self.machine.apply(index, term, entry)
+        except Damaged:
+            for batch in batches or ():
+                self._fail(batch, errors.timeout("this replica's data are damaged"))
+            raise
         if batches is not None:
             first = 0
             for batch in batches:
@@ -376,7 +394,7 @@ class Proposer:
         """Gives a batch back to the node that forwarded it."""
         self.pending_bytes -= batch.bytes
         if batch.origin is not None:
-            self.send(batch.origin, (FORWARDED, self.shard, batch.request, _REFUSED, self.leader()))
+            self.send(batch.origin, (FORWARDED, self.shard, batch.request, REFUSED, self.leader()))
 
     # -- reads that have to wait
 
@@ -395,7 +413,7 @@ class Proposer:
                 self._asked_at = Clock.now()
                 group.confirm()
         for read in ready:
-            read.answer(self.machine.read(read.args))
+            self._answer(read, self.machine)
 
     # -- forwarding
 
@@ -450,7 +468,12 @@ class Proposer:
     # -- what other nodes send
 
     def receive(self, peer: str, message: Any) -> None:
-        """A message of the proposer of the same shard on node `peer`."""
+        """A message of the proposer of the same shard on node `peer`.
+
+        Raises:
+            BadMessage: nothing has changed; the link to `peer` is to be broken.
+        """
+        check(message)
         kind, _, request, *rest = message
         if kind == FORWARD:
             self._on_forward(peer, request, *rest)
@@ -467,12 +490,13 @@ class Proposer:
 
     def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
         if not self._leads_in(term):
-            self.send(peer, (FORWARDED, self.shard, request, _REFUSED, self.leader()))
+            self.send(peer, (FORWARDED, self.shard, request, REFUSED, self.leader()))
             return
         if self.refusal is not None:
-            self.send(peer, (FORWARDED, self.shard, request, _FAILED, self.refusal))
+            self.send(peer, (FORWARDED, self.shard, request, FAILED, self.refusal))
             return
-        runs = decode_runs(encoded)
+        assert self.machine is not None
+        runs = checked_runs(encoded, self.machine.can_apply)
         part = _Forwarded(self, peer, FORWARDED, request, count_ops(runs))
         part.pending = 1
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
@@ -487,12 +511,15 @@ class Proposer:
         self.wake()
 
     def _on_forwarded(self, request: int, status: int, content: Any) -> None:
-        batch = self._forwards.pop(request, None)
+        batch = self._forwards.get(request)
         if batch is None:
             return
-        if status == _APPLIED:
+        if status == APPLIED:
+            require_count(content, len(batch.sinks))
+        del self._forwards[request]
+        if status == APPLIED:
             self._settle(batch, content)
-        elif status == _REFUSED:
+        elif status == REFUSED:
             self._note_hint(content)
             self._requeue([batch])
         else:
@@ -501,8 +528,10 @@ class Proposer:
 
     def _on_read(self, peer: str, request: int, term: int, commands: list[list[bytes]]) -> None:
         if not self._leads_in(term):
-            self.send(peer, (READ_DONE, self.shard, request, _REFUSED, self.leader()))
+            self.send(peer, (READ_DONE, self.shard, request, REFUSED, self.leader()))
             return
+        assert self.machine is not None
+        check_commands(commands, self.machine.can_read)
         part = _Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
@@ -510,14 +539,19 @@ class Proposer:
         finish(part)
 
     def _on_read_done(self, request: int, status: int, content: Any) -> None:
-        _, reads = self._read_forwards.pop(request, ("", []))
-        if status == _REFUSED:
+        if request not in self._read_forwards:
+            return
+        _, reads = self._read_forwards[request]
+        if status == APPLIED:
+            require_count(content, len(reads))
+        del self._read_forwards[request]
+        if status == REFUSED:
             self._note_hint(content)
             self._reads = reads + self._reads
             self.wake()
             return
         for position, read in enumerate(reads):
-            read.answer(content[position] if status == _APPLIED else content)
+            read.answer(content[position] if status == APPLIED else content)
 
     def _note_hint(self, hint: Any) -> None:
         if hint is not None:

@@ -3,12 +3,15 @@
 Upkeep, once a second or sooner: the Bitcask log is fdatasynced when the journal wants to be trimmed, the journal is
 trimmed behind what is synced, sealed files are hinted and merged in slices, expired keys are proposed for removal,
 lagging followers get snapshots.
+
+A replica whose files are damaged begins anew and is refilled by the others: see `respkv.shard.repair`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,22 +23,24 @@ from respkv.cluster.topology import Shard
 from respkv.config import Config
 from respkv.disk import Disk
 from respkv.offload import Worker
+from respkv.raft.border import check
 from respkv.raft.group import Group, Timing
+from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
-from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
+from respkv.raft.log import Standing
+from respkv.raft.membership import Membership
+from respkv.raft.messages import INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
 from respkv.raft.snapshot import SnapshotReceiver, SnapshotSender
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
-from respkv.storage import Bitcask
+from respkv.shard.repair import StartError, put_aside
+from respkv.storage import Bitcask, Damaged
 
 log = structlog.get_logger()
 
 SYNC_EVERY_S = 10.0
 SLICE_PAUSE_S = 0.002
-
-
-class StartError(Exception):
-    """The node's data do not allow it to start; the text says what to do."""
+HAND_OVER_EVERY_S = 1.0
 
 
 class Replica:
@@ -54,6 +59,7 @@ class Replica:
         fatal: Callable[[BaseException], None],
         disk: Disk,
         now: Callable[[], float],
+        identity: Identity | None = None,
     ) -> None:
         self.shard = shard
         self.node = node
@@ -70,9 +76,12 @@ class Replica:
         self._led_since = now()
         self._senders: dict[str, SnapshotSender] = {}
         self._upkeep: asyncio.Task[None] | None = None
-        self.cask = self._open_cask()
+        self.repairs = 0
+        self.damage: Damaged | None = None
+        self._hand_over_at = now()
+        self._files = threading.Lock()  # held by a job on the worker thread while it uses the log's files
         shard_log = journal.logs[shard.id]
-        self._reconcile()
+        self.cask = self._open()
         self.machine = Machine(self.cask)
         others = [name for name in shard.replicas if name != node]
         timing = Timing(config.election_timeout_ms / 1000, config.heartbeat_ms / 1000)
@@ -94,13 +103,44 @@ class Replica:
             shard, node, self.group, self.machine, send=send, wake=lambda: wake(self), now=now
         )
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
+        self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
 
     @property
     def _incoming_path(self) -> Path:
         return self.path.with_name(self.path.name + ".incoming")
 
+    @property
+    def _alone(self) -> bool:
+        return len(self.shard.replicas) == 1
+
+    def _open(self) -> Bitcask:
+        """The log in the replica's directory, or an empty one in the place of one that cannot be used."""
+        there = self.path.exists()
+        try:
+            cask = self._open_cask()
+            reason = self._reconcile(cask)
+            if reason is None:
+                return cask
+            cask.close()
+            damage = Damaged(self.path, 0, reason if there else "it is missing")
+            if self._alone:
+                raise StartError(str(damage))
+        except Damaged as damaged:
+            if self._alone:
+                raise
+            damage = damaged
+        self._tell_damage(damage)
+        shard_log = self._journal.logs[self.shard.id]
+        shard_log.lose()
+        if shard_log.standing is Standing.VOTER:
+            shard_log.stand(Standing.LEARNER)
+        self._journal.flush_and_wait()  # before the files that show it go: no crash may make it forget
+        if there:
+            put_aside(self.path, self._config.disk_headroom_bytes, self._disk)
+        return self._open_cask()
+
     def _open_cask(self) -> Bitcask:
-        return Bitcask(
+        cask = Bitcask(
             self.path,
             buckets=SLOTS,
             bucket_of=slot_of,
@@ -109,10 +149,12 @@ class Replica:
             merge_dead_ratio=self._config.merge_dead_ratio,
             cache_bytes=self._config.read_cache_bytes // max(1, len(self._journal.logs)),
         )
+        cask.on_damage = self._damaged
+        return cask
 
-    def _reconcile(self) -> None:
-        """Makes journal and Bitcask log meet. Raises StartError if entries between them are missing."""
-        cask, shard_log = self.cask, self._journal.logs[self.shard.id]
+    def _reconcile(self, cask: Bitcask) -> str | None:
+        """Makes journal and Bitcask log meet; says why they cannot, if entries between them are missing."""
+        shard_log = self._journal.logs[self.shard.id]
         term = shard_log.term_at(cask.applied)
         if cask.applied > shard_log.last_index or (term is not None and cask.applied > 1 and term != cask.applied_term):
             # Applied entries are committed. Those that the journal lost in a power cut are in the Bitcask log; and
@@ -120,10 +162,11 @@ class Replica:
             log.warning("journal_behind_data", shard=self.shard.id, journal=shard_log.last_index, data=cask.applied)
             shard_log.reset(cask.applied, cask.applied_term)
         elif max(1, cask.applied) < shard_log.base_index:
-            raise StartError(
-                f"{self.path}: holds entries up to {cask.applied}, the journal begins behind {shard_log.base_index}; "
+            return (
+                f"it holds entries up to {cask.applied}, the journal begins behind {shard_log.base_index}: "
                 "the data are older than the journal"
             )
+        return None
 
     # -- called by the group
 
@@ -145,21 +188,37 @@ class Replica:
 
     def pump(self) -> None:
         self.dirty = False
-        self.proposer.pump()
+        try:
+            self.proposer.pump()
+        except Damaged:  # an entry cannot be applied here; `_damaged` was told
+            if self._alone:
+                raise
+            self._start_over()
 
     def tick(self) -> None:
         self.group.tick()
+        self.membership.tick()
+        if self.damage is not None and not self._alone:
+            self._prepare_repair()
 
     def receive(self, peer: str, message: Message) -> None:
-        """A Raft or snapshot message from the replica on `peer`."""
+        """A Raft or snapshot message from the replica on `peer`.
+
+        Raises:
+            BadMessage: nothing has changed; the link to `peer` is to be broken.
+            LogDivergence: the node must stop.
+        """
+        check(message)
         kind = message[0]
-        if kind < SNAPSHOT_BEGIN:
+        if kind >= INTRODUCE:
+            self.membership.receive(peer, message)
+        elif kind < SNAPSHOT_BEGIN:
             self.group.receive(peer, message)
         elif kind == SNAPSHOT_ACK:
             sender = self._senders.get(peer)
             if sender is not None:
                 sender.acknowledged(message[2], message[3], self._now())
-        else:
+        elif self.membership.standing <= Standing.LEARNER:
             try:
                 self.receiver.receive(peer, message, self.group.applied)
             except OSError as error:
@@ -168,6 +227,7 @@ class Replica:
     def link_up(self, peer: str) -> None:
         if peer in self.shard.replicas:
             self.group.connected(peer)
+            self.membership.introduce(peer)
 
     def link_down(self, peer: str) -> None:
         self.proposer.link_lost(peer)
@@ -177,6 +237,66 @@ class Replica:
             sender = self._senders.pop(peer, None)
             if sender is not None:
                 sender.stop()
+
+    # -- damage
+
+    def _tell_damage(self, damage: Damaged) -> None:
+        log.error(
+            "replica_damaged", shard=self.shard.id, file=str(damage.file), offset=damage.offset, reason=damage.reason
+        )
+        if not self._alone:
+            self.repairs += 1
+            log.warning("replica_repairing", shard=self.shard.id)
+
+    def _damaged(self, damage: Damaged) -> None:
+        """Called by the log when a record that is in use is not intact."""
+        if self.damage is None:
+            self.damage = damage
+            self._tell_damage(damage)
+            self.proposer.avoid_plain_reads()
+
+    def _prepare_repair(self) -> None:
+        """Begins anew once another replica leads: until then this one may be needed, and has its log and its voice."""
+        group, now = self.group, self._now()
+        if group.leader:
+            if now >= self._hand_over_at and group.transferring is None:
+                self._hand_over_at = now + HAND_OVER_EVERY_S
+                self.step_aside()
+        elif group.leader_id is not None and group.is_connected(group.leader_id):
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Puts the files aside and goes on with an empty replica that the leader will fill."""
+        try:
+            self._close_files(worthless=True)
+            self.group.start_over()
+            self.membership.lost()
+            put_aside(self.path, self._config.disk_headroom_bytes, self._disk)
+            self._use(self._open_cask())
+        except Exception as error:  # noqa: BLE001 - the node must not go on with half a state
+            self._fatal(error)
+            return
+        self.damage = None
+
+    def _repaired(self) -> None:
+        self.proposer.wake()
+
+    def _close_files(self, *, worthless: bool = False) -> None:
+        """Ends all use of the log's files; what is `worthless` is not synced before."""
+        self._stop_upkeep()
+        for sender in self._senders.values():
+            sender.stop()
+        self._senders.clear()
+        self.receiver.drop()
+        with self._files:
+            self.cask.failed = self.cask.failed or worthless
+            self.cask.close()
+
+    def _use(self, cask: Bitcask) -> None:
+        self.cask = cask
+        self.machine = Machine(cask)
+        self.proposer.use(self.machine)
+        self.proposer.installed()
 
     # -- snapshots
 
@@ -203,14 +323,13 @@ class Replica:
         """Replaces the state by the files received."""
         try:
             self._stop_upkeep()
-            self.cask.close()
+            with self._files:
+                self.cask.close()
             Bitcask.install(self.path, self._incoming_path, self._disk)
-            self.cask = self._open_cask()
-            if (self.cask.applied, self.cask.applied_term) != (index, term):
-                raise StartError(f"{self.path}: a snapshot up to {index} turned out to reach {self.cask.applied}")
-            self.machine = Machine(self.cask)
-            self.proposer.use(self.machine)
-            self.proposer.installed()
+            cask = self._open_cask()
+            if (cask.applied, cask.applied_term) != (index, term):
+                raise StartError(f"{self.path}: a snapshot up to {index} turned out to reach {cask.applied}")
+            self._use(cask)
             self.group.installed(index, term)
         except Exception as error:  # noqa: BLE001 - the node must not go on with half a state
             self._fatal(error)
@@ -239,7 +358,10 @@ class Replica:
                 if task is None:
                     await asyncio.sleep(SLICE_PAUSE_S)
                 else:
-                    await self._worker.run(task)
+                    await self._run_job(cask, task)
+        except Damaged as damage:  # met by a merge; `tick` sees to it
+            if cask is self.cask:
+                self._damaged(damage)
         except Exception as error:  # noqa: BLE001 - whatever it is, the disk cannot be trusted any more
             if cask is self.cask:
                 self._fatal(error)
@@ -253,10 +375,20 @@ class Replica:
 
     async def _sync(self, cask: Bitcask) -> None:
         point = cask.sync_point()
-        await self._worker.run(point.run)
+        await self._run_job(cask, point.run)
         if cask is self.cask:
             cask.synced_to(point)
             self._synced_at = self._now()
+
+    async def _run_job(self, cask: Bitcask, job: Callable[[], None]) -> None:
+        """Runs `job` in the worker thread unless the log has been closed by then: its descriptors may be others'."""
+
+        def guarded() -> None:
+            with self._files:
+                if not cask.closed:
+                    job()
+
+        await self._worker.run(guarded)
 
     @property
     def _keep_bytes(self) -> int:
@@ -280,6 +412,8 @@ class Replica:
         """Hands leadership back to the preferred replica once that has caught up and things have been quiet."""
         preferred = self.shard.replicas[0]
         group = self.group
+        if self.damage is not None or preferred in group.learners:
+            return
         if not group.leader or preferred == self.node or self._now() - self._led_since < settled_s:
             return
         if group.lag().get(preferred, 1 << 60) < 1000 and group.is_connected(preferred):
@@ -289,13 +423,12 @@ class Replica:
 
     def step_aside(self) -> None:
         """Before a stop: hands leadership to the follower that has most of the log."""
-        lag = {name: lag for name, lag in self.group.lag().items() if self.group.is_connected(name)}
+        lag = {name: lag for name, lag in self.group.lag().items() if self._may_lead(name)}
         if lag:
             self.group.transfer(min(lag, key=lag.__getitem__))
 
+    def _may_lead(self, name: str) -> bool:
+        return self.group.is_connected(name) and name not in self.group.learners
+
     def close(self) -> None:
-        self._stop_upkeep()
-        for sender in self._senders.values():
-            sender.stop()
-        self.receiver.drop()
-        self.cask.close()
+        self._close_files()

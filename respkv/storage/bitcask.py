@@ -97,6 +97,8 @@ class Bitcask:
         self.failed = False
         """A write or sync failed: everything but reading is refused until the directory is opened again."""
         self.closed = False
+        self.on_damage: Callable[[Damaged], None] = lambda _: None
+        """Told of each damaged record that a reader met, before it is raised."""
         self._keydir = Keydir(buckets, bucket_of)
         self.buckets: list[dict[bytes, int]] = self._keydir.buckets
         self.expires: dict[bytes, int] = self._keydir.expires
@@ -201,7 +203,9 @@ class Bitcask:
     def _damage(self, location: int) -> Damaged:
         number = location >> NUMBER_SHIFT
         path = next((file.path for file in self.files if file.number == number), self.path)
-        return Damaged(path, location >> OFFSET_SHIFT & OFFSET_MASK, "a record that is in use is not intact")
+        damaged = Damaged(path, location >> OFFSET_SHIFT & OFFSET_MASK, "a record that is in use is not intact")
+        self.on_damage(damaged)
+        return damaged
 
     def __len__(self) -> int:
         """The number of keys. The first call after a commit counts the buckets."""

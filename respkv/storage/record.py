@@ -20,7 +20,7 @@ This module knows bytes only; where records lie and what they mean together is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from mmap import mmap
 from struct import Struct
@@ -73,7 +73,7 @@ def encode(record_type: int, expire_ms: int, key: bytes, value: bytes) -> bytes:
 CLEAR_RECORD = encode(CLEAR, 0, b"", b"")
 
 
-def encode_puts(keys: list[bytes], values: list[bytes]) -> tuple[list[int], bytes]:
+def encode_puts(keys: Sequence[bytes], values: Sequence[bytes]) -> tuple[list[int], bytes]:
     """The records that set each of `keys` to the string beside it in `values`, without expiry.
 
     Returns the size of each record in bytes, and the records joined in order. Keys may repeat: the last wins.

@@ -6,13 +6,15 @@ status`) or ask DBSIZE, which spans the cluster.
 
 | line of `raft` | |
 | --- | --- |
-| `role` | leader, follower |
+| `role` | leader, follower; learner: repairs itself, or has not met the other nodes, and does not vote |
 | `term`, `leader` | as this replica knows them; `-` if it knows no leader |
 | `commit`, `applied`, `last` | indexes: known committed, applied here, newest in the log |
 | `durable`, `synced` | indexes up to which the journal, and the Bitcask log, are on the disk |
 | `log_entries`, `log_bytes` | the part of the log that is kept |
 | `keys`, `bytes`, `live_bytes` | of the Bitcask log; expired keys count until they are removed |
 | `pending_bytes` | writes of clients that have no outcome yet |
+| `standing` | voter, learner, stranger, new: see `respkv.raft.membership` |
+| `repairs` | how often this replica began anew since the node was started, because its files were damaged |
 | `lag`, `lag_<node>` | on a leader, entries that the slowest, and each, follower has not acknowledged |
 """
 
@@ -251,7 +253,7 @@ def _raft(call: Call) -> Fields:
 def _replica_fields(replica: Replica) -> Fields:
     group, cask = replica.group, replica.cask
     fields = {
-        "role": "leader" if group.leader else "follower",
+        "role": "leader" if group.leader else "follower" if group.votes else "learner",
         "term": group.term,
         "leader": group.leader_id or "-",
         "commit": group.commit,
@@ -265,6 +267,8 @@ def _replica_fields(replica: Replica) -> Fields:
         "bytes": cask.file_bytes,
         "live_bytes": cask.live_bytes,
         "pending_bytes": replica.proposer.pending_bytes,
+        "standing": group.log.standing.name.lower(),
+        "repairs": replica.repairs,
     }
     lag = group.lag()
     if lag:

@@ -1,0 +1,138 @@
+"""What proposers of other nodes may send: shapes, commands that exist, replies that a client can be sent.
+
+The most dangerous message of all is a forwarded batch: what is in it goes into the log, and is applied by every replica
+now and after each restart. So it is checked here, once, by the node that is about to propose it: the commands exist,
+may be replicated and have a right number of arguments; columns of puts belong together. The records of puts are not
+parsed: their CRC was made where the client is and is verified when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from respkv.border import BadMessage, Count, Shape, require
+from respkv.cluster.slots import SLOTS
+from respkv.reply import NullArray, RespError, Simple, Verbatim
+from respkv.shard.batch import Puts, Run, decode_runs
+from respkv.storage.record import OVERHEAD_BYTES
+
+FORWARD = 20  # shard, request, term or -1, runs
+FORWARDED = 21  # shard, request, status, values or (leader, term)
+READ = 22  # shard, request, term or -1, commands
+READ_DONE = 23  # shard, request, status, values or (leader, term)
+
+APPLIED, REFUSED, FAILED = 0, 1, 2
+
+Possible = Callable[[list[bytes]], bool]
+
+_Term = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
+_Args = Annotated[list[bytes], msgspec.Meta(min_length=1)]
+_Hint = tuple[str, int] | None
+
+_PLAIN_REPLIES: Final = frozenset((bytes, int, type(None), bool, float, RespError, NullArray))
+
+
+class Forward(Shape):
+    request: Count
+    term: _Term
+    runs: bytes
+
+
+class Outcome(Shape):
+    request: Count
+    status: Literal[0, 1, 2]
+    content: Any
+
+
+class Reads(Shape):
+    request: Count
+    term: _Term
+    commands: list[_Args]
+
+
+SHAPES: Final[dict[int, type[Shape]]] = {FORWARD: Forward, FORWARDED: Outcome, READ: Reads, READ_DONE: Outcome}
+
+
+def check(message: Any) -> None:
+    """Raises BadMessage unless a proposer may say `message` (a list that begins with an int).
+
+    What is to be run is left to `checked_runs` and `check_commands`, for the node that runs it.
+    """
+    require(message, SHAPES)
+    if message[0] in (FORWARDED, READ_DONE):
+        _check_outcome(message[3], message[4])
+
+
+def check_commands(commands: list[list[bytes]], possible: Possible) -> None:
+    """Raises BadMessage unless the machine can run each."""
+    for args in commands:
+        if not args or not possible(args):
+            raise BadMessage(f"a command that cannot be: {args[:1]!r:.60} with {len(args)} words")
+
+
+def checked_runs(encoded: bytes, possible: Possible) -> list[Run]:
+    """The runs of a forwarded batch. Raises BadMessage for what must not get into the log."""
+    try:
+        runs = decode_runs(encoded)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadMessage(f"Forward: {error}") from None
+    for run in runs:
+        if isinstance(run, Puts):
+            _check_puts(run)
+        else:
+            check_commands(run.commands, possible)
+    return runs
+
+
+def _check_puts(puts: Puts) -> None:
+    slots, keys, sizes = puts.slots, puts.keys, puts.sizes
+    if not len(slots) == len(keys) == len(sizes) or sum(sizes) != len(puts.records):
+        raise BadMessage("Forward: columns of different lengths")
+    if keys and not (min(slots) >= 0 and max(slots) < SLOTS and min(sizes) >= OVERHEAD_BYTES):
+        raise BadMessage("Forward: a slot or a size that cannot be")
+
+
+def _check_outcome(status: int, content: Any) -> None:
+    if status == APPLIED:
+        if type(content) is not list:
+            raise BadMessage("Outcome: the replies are no list")
+        check_replies(content)
+    elif status == FAILED:
+        if type(content) is not RespError:
+            raise BadMessage("Outcome: the failure is no error")
+    else:
+        try:
+            msgspec.convert(content, _Hint)
+        except msgspec.ValidationError as error:
+            raise BadMessage(f"Outcome: {error}") from None
+
+
+def check_replies(replies: Iterable[Any]) -> None:
+    """Raises BadMessage unless each can be written to a client as it is."""
+    others = set(map(type, replies)) - _PLAIN_REPLIES
+    if not others:
+        return
+    for reply in replies:
+        kind = type(reply)
+        if kind is list:
+            check_replies(reply)
+        elif kind is dict:
+            check_replies(reply)
+            check_replies(reply.values())
+        elif kind is Simple:
+            if b"\r" in reply.text or b"\n" in reply.text:
+                raise BadMessage("Outcome: a line break in a simple string")
+        elif kind is Verbatim:
+            if len(reply.format) != 3:
+                raise BadMessage("Outcome: a verbatim string without its format")
+        elif kind not in _PLAIN_REPLIES:
+            raise BadMessage(f"Outcome: {kind.__name__} is no reply")
+
+
+def require_count(values: Sequence[Any], count: int) -> None:
+    """Raises BadMessage unless there are as many replies as commands were sent."""
+    if len(values) != count:
+        raise BadMessage(f"Outcome: {len(values)} replies to {count} commands")
