@@ -12,8 +12,6 @@ sends one frame per peer, writes the journal once, and writes the replies that a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import itertools
 import os
@@ -44,6 +42,8 @@ from respkv.raft.messages import SNAPSHOT_ACK
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
+from respkv.server.holders import HOLDERS_ASK
+from respkv.server.memory import return_free_memory
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica, StartError
@@ -239,6 +239,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind >= HOLDERS_ASK:
+                self.server.holders.receive(peer, message)
             else:
                 self.proposers[shard].receive(peer, message)
         except Exception as error:  # noqa: BLE001 - a contradiction in the log, or a fault of ours
@@ -274,7 +276,7 @@ class Node:
         gc.set_threshold(50_000, 20, 100)
         for turn in itertools.count():
             if turn % TRIM_TURNS == 0:
-                _return_free_memory()
+                return_free_memory()
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
             self.server.close_idle()
@@ -316,6 +318,7 @@ class Node:
         log.info("node_stopping", node=self.config.node)
         for server in self._servers:
             server.close()
+        self.server.holders.stop()
         for replica in self.replicas.values():
             replica.step_aside()
         end = time.monotonic() + STOP_S
@@ -339,12 +342,6 @@ class Node:
         """Whether leadership is still here while somebody could take it, or a client waits for an outcome."""
         leading = any(replica.group.leader and replica.group.transferring for replica in self.replicas.values())
         return leading or any(connection.waiting for connection in self.server.clients.values())
-
-
-def _return_free_memory() -> None:
-    """Gives the system what the C library keeps of large buffers that are gone, where it can (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _allow_descriptors(wanted: int) -> None:
