@@ -15,7 +15,8 @@ from tests.cluster import TestCluster
 VALUES = [
     b"", b"x", b"0", b"-1", b"127", b"128", b"-32768", b"32768", b"2147483648", b"-9223372036854775808", b"01", b"1.5",
     b"a" * 20, b"a" * 21, b"ab" * 100, b"a" * 1_000_000, random.Random(1).randbytes(50),
-    random.Random(2).randbytes(20_000), random.Random(3).randbytes(300) * 50, b"".join(b"line %d of a text\n" % n for n in range(500)),
+    random.Random(2).randbytes(20_000), random.Random(3).randbytes(300) * 50,
+    b"".join(b"line %d of a text\n" % n for n in range(500)),
 ]  # fmt: skip
 
 
