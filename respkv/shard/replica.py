@@ -379,7 +379,8 @@ class Replica:
     # -- upkeep
 
     def start_upkeep(self) -> None:
-        """Runs the upkeep of disk and journal if the last round is over."""
+        """Runs the upkeep of disk and journal if the last round is over. To be called about once a second."""
+        self.machine.db.idle.observe()
         if self._upkeep is None or self._upkeep.done():
             self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
 

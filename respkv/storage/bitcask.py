@@ -45,7 +45,7 @@ from respkv.storage.keydir import (
 )
 from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
-from respkv.storage.record import Record, slices
+from respkv.storage.record import Record, pieces_of
 from respkv.storage.recovery import Recovery
 from respkv.storage.slices import Task, slices
 from respkv.storage.snapshot import Snapshot
@@ -305,7 +305,7 @@ class Bitcask:
             raise
         offset = active.length
         at = offset + FRAME_HEAD_BYTES
-        for pieces in slices(parts):
+        for pieces in pieces_of(parts):
             yield partial(self._write_slice, active.fd, pieces, at)
             at += sum(map(len, pieces))
         head = encode_head(active.seed, offset, body_bytes, index, term, clock_ms, self.synced)

@@ -114,7 +114,7 @@ class LongRecord:
         return b"".join(self)
 
 
-def slices(parts: Iterable[bytes | LongRecord]) -> Iterator[list[bytes | memoryview]]:
+def pieces_of(parts: Iterable[bytes | LongRecord]) -> Iterator[list[bytes | memoryview]]:
     """The bytes of `parts` in order, cut into lists of about `SLICE_BYTES`."""
     pieces: list[bytes | memoryview] = []
     size = 0
