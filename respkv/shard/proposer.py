@@ -75,7 +75,7 @@ log = structlog.get_logger()
 IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 
-
+REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
@@ -98,7 +98,7 @@ def _not_here(slot: int, key: bytes) -> Literal[False]:
 class _Forwarded(Part):
     """Another node's batch or reads: its outcome goes back as one message."""
 
-    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed")
+    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed", "value_bytes")
 
     def __init__(self, proposer: Proposer, peer: str, kind: int, request: int, count: int) -> None:
         super().__init__()
@@ -107,10 +107,17 @@ class _Forwarded(Part):
         self._kind = kind
         self._request = request
         self._values: list[Any] = [None] * count
+        self.value_bytes = 0
         self.failed: RespError | None = None
 
     def put(self, token: int, value: Any) -> None:
         self._values[token] = value
+        if type(value) is bytes:
+            self.value_bytes += len(value)
+
+    def cut(self, count: int) -> None:
+        """No more than the first `count` are answered now."""
+        del self._values[count:]
 
     def fail(self, ok: bytes, error: RespError) -> None:
         self.failed = error
@@ -644,6 +651,9 @@ class Proposer:
         part = _Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
+            if part.value_bytes > REPLY_BYTES_MAX:
+                part.cut(token)
+                break
             self.read(part, token, args)
         finish(part)
 
@@ -654,15 +664,20 @@ class Proposer:
             return
         _, reads = self._read_forwards[request]
         if status == APPLIED:
-            require_count(content, len(reads))
+            require_count(content, len(reads), least=1)
         del self._read_forwards[request]
         if status == REFUSED:
             self._note_hint(content)
             self._reads = reads + self._reads
             self.wake()
             return
-        for position, read in enumerate(reads):
-            read.answer(content[position] if status == APPLIED else content)
+        if status == FAILED:
+            content = [content] * len(reads)
+        for read, value in zip(reads, content, strict=False):
+            read.answer(value)
+        if len(content) < len(reads):  # the rest would have been too much at once: it is asked again
+            self._reads = reads[len(content) :] + self._reads
+            self.wake()
 
     def _on_read_later(self, request: int, value_bytes: int) -> None:
         _, reads = self._read_forwards.get(request, ("", []))
