@@ -184,7 +184,7 @@ class Proposer:
         self._reads: list[Read] = []
         self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
         self._long_apply = LongApply(offload, wake, fatal)
-        self._long_reads = LongReads()
+        self._long_reads = LongReads(self._leave_to_others)
         self._sequence = 0
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
@@ -248,28 +248,33 @@ class Proposer:
         self._reads.append(read)
         self.wake()
 
-    def read_long(self, part: Part, token: int, value: LongRead) -> None:
+    def read_long(self, part: Part, token: int, args: list[bytes], value: LongRead) -> None:
         """The same for a GET whose long value was looked up already."""
         part.pending += 1
-        self._long_reads.add(Read(part, token, [], Clock.now(), 0.0), value)
+        read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
+        self._long_reads.add(read, value)
         self.wake()
 
     def _answer(self, read: Read, machine: Machine) -> None:
-        """Answers a read that may be served now, or begins to; what is damaged here waits for another replica."""
+        """From the applied state, at once or, a long value, bit by bit."""
         try:
             long = machine.long_value(read.args)
-            value = machine.read(read.args) if long is None else None
-        except Damaged as damaged:
-            if self._replicas[1:]:
-                self._reads.append(read)
+            if long is None:
+                read.answer(machine.read(read.args))
                 return
-            long, value = None, errors.damaged(str(damaged))
-        if long is None:
-            read.answer(value)
+        except Damaged as damaged:
+            self._leave_to_others(read, damaged)
+            return
+        read.part.expect(long.value_bytes)
+        self._long_reads.add(read, long)
+        self.wake()
+
+    def _leave_to_others(self, read: Read, damaged: Damaged) -> None:
+        """What is damaged here waits for another replica to answer it."""
+        if self._replicas[1:]:
+            self._reads.append(read)
         else:
-            read.part.expect(long.value_bytes)
-            self._long_reads.add(read, long)
-            self.wake()
+            read.answer(errors.damaged(str(damaged)))
 
     # -- once per loop turn
 
