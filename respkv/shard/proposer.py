@@ -251,6 +251,7 @@ class Proposer:
     def read_long(self, part: Part, token: int, args: list[bytes], value: LongRead) -> None:
         """The same for a GET whose long value was looked up already."""
         part.pending += 1
+        part.expect(value.value_bytes)
         read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
         self._long_reads.add(read, value)
         self.wake()
