@@ -128,6 +128,14 @@ def no_such_key() -> RespError:
     return RespError("ERR no such key")
 
 
+def same_object() -> RespError:
+    return RespError("ERR source and destination objects are the same")
+
+
+def busy_key() -> RespError:
+    return RespError("BUSYKEY Target key name already exists.")
+
+
 def key_too_long(bytes_max: int) -> RespError:
     return RespError(f"ERR key exceeds maximum allowed size ({bytes_max} bytes)")
 

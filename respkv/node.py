@@ -12,8 +12,6 @@ sends one frame per peer, writes the journal once, and writes the replies that a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import itertools
 import os
@@ -47,6 +45,8 @@ from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
+from respkv.server.holders import HOLDERS_ASK
+from respkv.server.memory import return_free_memory
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, open_journal
@@ -246,6 +246,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind >= HOLDERS_ASK:
+                self.server.holders.receive(peer, message)
             else:
                 self.proposers[shard].receive(peer, message)
         except BadMessage:
@@ -282,7 +284,7 @@ class Node:
         for turn in itertools.count(TRIM_TURNS):
             before, commands = commands, self.server.stats.commands
             if turn - trimmed >= TRIM_TURNS and commands - before < QUIET_COMMANDS:
-                self._worker.submit(_return_free_memory, lambda _error: None)
+                self._worker.submit(return_free_memory, lambda _error: None)
                 trimmed = turn
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
@@ -325,6 +327,7 @@ class Node:
         log.info("node_stopping", node=self.config.node)
         for server in self._servers:
             server.close()
+        self.server.holders.stop()
         for replica in self.replicas.values():
             replica.step_aside()
         end = time.monotonic() + STOP_S
@@ -355,16 +358,6 @@ def _tame_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def _return_free_memory() -> None:
-    """Gives the system what the C library keeps of large buffers that are gone, where it can (glibc).
-
-    It takes 0.1 to 0.2 ms for each MiB that it gives back, and whoever needs a large buffer meanwhile waits: so it is
-    done on a thread, and when little is going on.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _allow_descriptors(wanted: int) -> None:

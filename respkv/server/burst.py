@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from respkv.reply import Reply, RespError
-from respkv.resp.encoder import OK, encode
+from respkv.reply import LongBulk, Reply, RespError
+from respkv.resp.encoder import OK, encode, parts_of
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part
 
@@ -29,7 +29,8 @@ class Burst(Part):
         self.replies = replies
 
     def put(self, token: int, value: Reply) -> None:
-        self.replies[token] = encode(value, self.protocol)
+        # A long one stands for itself until it is written.
+        self.replies[token] = cast("bytes", value) if type(value) is LongBulk else encode(value, self.protocol)
 
     def fail(self, ok: bytes, error: RespError) -> None:
         line = encode(error, self.protocol)
@@ -38,10 +39,13 @@ class Burst(Part):
     def done(self) -> None:
         self.connection.settled(self)
 
-    def wire(self) -> bytes:
-        """All replies."""
+    def wire(self) -> bytes | list[bytes]:
+        """All replies; in parts if there is a long one among them."""
         replies = self.replies
-        return replies[0] if len(replies) == 1 else b"".join(replies)
+        try:
+            return b"".join(replies)
+        except TypeError:  # a `LongBulk` cannot be joined
+            return list(parts_of(replies))
 
 
 class PutBurst(Part):

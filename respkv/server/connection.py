@@ -298,23 +298,33 @@ class Connection(asyncio.Protocol):
         self.flush_scheduled = False
         waiting = self.waiting
         out: list[bytes] = []
+        long = False
         while waiting and waiting[0].pending == 0:
             burst = waiting.popleft()
             self._open_bytes -= burst.size
-            out.append(burst.wire())
+            data = burst.wire()
+            if isinstance(data, bytes):
+                out.append(data)
+            else:
+                out += data
+                long = True
         if out:
-            self._write(b"".join(out))
+            self._write(out if long else b"".join(out))
         if not waiting and (self.closing or self._ended) and not self._backlog:
             self._close()
             return
         if not self._reading and not self._write_blocked:
             self._continue()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | list[bytes]) -> None:
         transport = self._transport
         if transport is None:
             return
-        transport.write(data)
+        if isinstance(data, bytes):
+            transport.write(data)
+        else:
+            for part in data:
+                transport.write(part)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
             self.server.log_output_limit(self)

@@ -18,6 +18,8 @@ from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
 from respkv.resp.limits import Limits
+from respkv.server.holders import Holders
+from respkv.server.memory import process_memory
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
@@ -86,6 +88,8 @@ class Server:
         self.journal = journal
         self.peers = peers
         self.stop = stop
+        self.holders = Holders(node, self.proposers, peers.send)
+        self.startup_bytes = process_memory().used
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
         self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()

@@ -41,6 +41,7 @@ log = structlog.get_logger()
 SYNC_EVERY_S = 10.0
 SLICE_PAUSE_S = 0.002
 HAND_OVER_EVERY_S = 1.0
+VERIFIED_FOR_S = 5.0
 
 
 class Replica:
@@ -76,6 +77,8 @@ class Replica:
         self._led_since = now()
         self._senders: dict[str, SnapshotSender] = {}
         self._upkeep: asyncio.Task[None] | None = None
+        self._verify_wanted = False
+        self._verified_at = float("-inf")
         self.repairs = 0
         self.damage: Damaged | None = None
         self._hand_over_at = now()
@@ -92,6 +95,7 @@ class Replica:
             shard_log,
             self.cask.applied,
             apply=self._apply,
+            apply_long=self._apply_long,
             send=self._send_raft,
             wake=lambda: wake(self),
             role_changed=self._role_changed,
@@ -100,7 +104,15 @@ class Replica:
             lease=config.read_mode == "lease",
         )
         self.proposer = Proposer(
-            shard, node, self.group, self.machine, send=send, wake=lambda: wake(self), now=now
+            shard,
+            node,
+            self.group,
+            self.machine,
+            send=send,
+            wake=lambda: wake(self),
+            now=now,
+            offload=self._offload,
+            fatal=fatal,
         )
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
         self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
@@ -172,6 +184,12 @@ class Replica:
 
     def _apply(self, index: int, term: int, command: bytes) -> None:
         self.proposer.apply(index, term, command)
+
+    def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        return self.proposer.apply_long(index, term, head, body)
+
+    def _offload(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        self._worker.submit(job, done)
 
     def _role_changed(self) -> None:
         group = self.group
@@ -294,6 +312,7 @@ class Replica:
 
     def _use(self, cask: Bitcask) -> None:
         self.cask = cask
+        self._verified_at = float("-inf")
         self.machine = Machine(cask)
         self.proposer.use(self.machine)
         self.proposer.installed()
@@ -309,7 +328,11 @@ class Replica:
                 del self._senders[peer]
         if not group.leader:
             return
-        for peer in group.snapshot_wanted - self._senders.keys():
+        wanted = group.snapshot_wanted - self._senders.keys()
+        if wanted and not self._may_be_copied(now):
+            self._verify_wanted = True
+            return
+        for peer in wanted:
             source = self.cask.snapshot()
             log.info("snapshot_sending", shard=self.shard.id, peer=peer, index=source.index)
 
@@ -319,10 +342,27 @@ class Replica:
             transfer = random.getrandbits(48)
             self._senders[peer] = SnapshotSender(self.shard.id, transfer, group.term, source, send, now)
 
+    def _may_be_copied(self, now: float) -> bool:
+        """Damage must not spread: files are verified before others get them, and damaged ones are not sent, unless
+        nobody else is left to lead."""
+        if self.damage is not None:
+            return not any(self._may_lead(name) for name in self.shard.replicas)
+        return now - self._verified_at < VERIFIED_FOR_S
+
+    async def _verify(self, cask: Bitcask) -> None:
+        self._verify_wanted = False
+        for task in cask.verify():
+            if task is None:
+                await asyncio.sleep(SLICE_PAUSE_S)
+            else:
+                await self._run_job(cask, task)
+        self._verified_at = self._now()
+
     def _install(self, index: int, term: int) -> None:
         """Replaces the state by the files received."""
         try:
             self._stop_upkeep()
+            self.proposer.let_go()
             with self._files:
                 self.cask.close()
             Bitcask.install(self.path, self._incoming_path, self._disk)
@@ -339,7 +379,8 @@ class Replica:
     # -- upkeep
 
     def start_upkeep(self) -> None:
-        """Runs the upkeep of disk and journal if the last round is over."""
+        """Runs the upkeep of disk and journal if the last round is over. To be called about once a second."""
+        self.machine.db.idle.observe()
         if self._upkeep is None or self._upkeep.done():
             self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
 
@@ -354,12 +395,16 @@ class Replica:
             if self._should_sync():
                 await self._sync(cask)
             self._trim()
+            if self._verify_wanted:
+                await self._verify(cask)
             for task in cask.maintain():
+                if self._verify_wanted:
+                    break  # the next round goes on with it
                 if task is None:
                     await asyncio.sleep(SLICE_PAUSE_S)
                 else:
                     await self._run_job(cask, task)
-        except Damaged as damage:  # met by a merge; `tick` sees to it
+        except Damaged as damage:  # `tick` sees to it
             if cask is self.cask:
                 self._damaged(damage)
         except Exception as error:  # noqa: BLE001 - whatever it is, the disk cannot be trusted any more
@@ -428,7 +473,7 @@ class Replica:
             self.group.transfer(min(lag, key=lag.__getitem__))
 
     def _may_lead(self, name: str) -> bool:
-        return self.group.is_connected(name) and name not in self.group.learners
+        return name != self.node and self.group.is_connected(name) and name not in self.group.learners
 
     def close(self) -> None:
         self._close_files()
