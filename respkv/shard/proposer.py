@@ -458,7 +458,14 @@ class Proposer:
         elif entry.origins and self._forwards:
             for node, request, first, ops in entry.origins:
                 if node == self._node and request in self._forwards:
-                    self._settle(self._forwards.pop(request), replies[first : first + ops])
+                    batch = self._forwards.pop(request)
+                    self._mark_overtaken(batch)
+                    self._settle(batch, replies[first : first + ops])
+
+    def _mark_overtaken(self, batch: Batch) -> None:
+        """`batch` may have been applied: of those before it, the ones that were lost must not be proposed after it."""
+        for earlier in self._forwards.values():
+            earlier.overtaken = earlier.overtaken or (earlier.lost and earlier.sequence < batch.sequence)
 
     def _settle(self, batch: Batch, replies: list[Any]) -> None:
         self.pending_bytes -= batch.bytes
@@ -559,8 +566,6 @@ class Proposer:
             self._no_link_to(name)
             return False
         del self._queue[0]
-        for earlier in self._forwards.values():
-            earlier.overtaken = earlier.overtaken or earlier.lost
         batch.term, batch.target = term, name
         self._forwards[self._request] = batch
         return True
@@ -639,6 +644,8 @@ class Proposer:
         if status == APPLIED:
             require_count(content, len(batch.sinks))
         del self._forwards[request]
+        if status != REFUSED:
+            self._mark_overtaken(batch)
         if status == APPLIED:
             self._settle(batch, content)
         elif status == REFUSED:
