@@ -25,6 +25,7 @@ from respkv.resp.parser import Parser
 from respkv.server.burst import Burst, PutBurst
 from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
 from respkv.server.session import Session
+from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
     from respkv.server.server import Server
@@ -169,7 +170,10 @@ class Connection(asyncio.Protocol):
         proposer = server.proposer_of_slot[slot]
         if proposer.lease.lease_until <= now:
             return None
-        value = proposer.get_plain(slot, key)
+        try:
+            value = proposer.get_plain(slot, key)
+        except Damaged:  # dispatch leaves it to another replica
+            return None
         if value is None:
             server.stats.misses += 1
             return _NILS[self.session.protocol]
