@@ -4,13 +4,17 @@
 #   make test    lint, types, import directions and all tests
 #   make lint    the first three alone
 #   make bench   the benchmarks
+#   make crash   faults on real nodes: make crash SEED=1 SECONDS=300
 #   make clean   removes what was built and cached (not ./data)
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := respkv tests
 
-.PHONY: run test lint bench clean
+SEED ?= 0
+SECONDS ?= 60
+
+.PHONY: run test lint bench crash clean
 .DEFAULT_GOAL := run
 
 run: .venv/.stamp
@@ -29,6 +33,9 @@ lint: .venv/.stamp-dev
 bench: .venv/.stamp-dev
 	@.ci/redis
 	$(BIN)/python -m tests.bench
+
+crash: .venv/.stamp-dev
+	$(BIN)/python -m tests.crash --seed $(SEED) --seconds $(SECONDS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

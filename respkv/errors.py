@@ -128,6 +128,14 @@ def no_such_key() -> RespError:
     return RespError("ERR no such key")
 
 
+def same_object() -> RespError:
+    return RespError("ERR source and destination objects are the same")
+
+
+def busy_key() -> RespError:
+    return RespError("BUSYKEY Target key name already exists.")
+
+
 def key_too_long(bytes_max: int) -> RespError:
     return RespError(f"ERR key exceeds maximum allowed size ({bytes_max} bytes)")
 
@@ -266,6 +274,11 @@ def partly_applied(error: RespError) -> RespError:
 def misconf(reason: str) -> RespError:
     """Writes are refused before anything is proposed (disk full, damage, read-only by the operator)."""
     return RespError(f"MISCONF writes are refused: {reason}; the command was not applied")
+
+
+def damaged(where: str) -> RespError:
+    """A read of a value that is not what it was, where no other replica has it."""
+    return RespError(f"ERR the value is damaged on the disk and there is no other replica: {where}")
 
 
 def busy(reason: str = "too many bytes are waiting for this shard") -> RespError:

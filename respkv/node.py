@@ -12,8 +12,6 @@ sends one frame per peer, writes the journal once, and writes the replies that a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import itertools
 import os
@@ -39,16 +37,20 @@ from respkv.disk import Disk
 from respkv.listener import listen
 from respkv.log import set_level
 from respkv.metrics import Histogram
-from respkv.offload import Syncer, Worker
-from respkv.raft.journal import Journal, JournalInUse
+from respkv.offload import Worker, make_syncer
+from respkv.raft.identity import Identity
+from respkv.raft.journal import JournalInUse
 from respkv.raft.log import ShardLog
-from respkv.raft.messages import SNAPSHOT_ACK
+from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
+from respkv.server.holders import HOLDERS_ASK
+from respkv.server.memory import return_free_memory
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
-from respkv.shard.replica import Replica, StartError
+from respkv.shard.repair import StartError, open_journal
+from respkv.shard.replica import Replica
 from respkv.storage.errors import StorageError
 
 log = structlog.get_logger()
@@ -95,17 +97,15 @@ class Node:
         _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
         config.dir.mkdir(parents=True, exist_ok=True)
         shards = self.topology.shards_of(node)
-        self.journal = Journal.open(
-            config.dir / "journal",
-            [shard.id for shard in shards],
-            segment_bytes=config.journal_segment_bytes,
-            disk=self._disk,
-        )
+        self.journal = open_journal(config, shards, self._disk)
+        self._identity = Identity(config.dir / "journal", self._disk)
         self.journal.on_failure = self.fatal
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
         fsync_seconds = Histogram()
-        self._syncer = Syncer(self._loop, self._synced, self._disk.sync, fsync_seconds.observe)
+        self._syncer = make_syncer(
+            self._loop, self._synced, self._disk, fsync_seconds.observe, thread=config.journal_sync == "thread"
+        )
         self.peers = Peers(
             self.topology,
             node,
@@ -158,6 +158,7 @@ class Node:
             fatal=self.fatal,
             disk=self._disk,
             now=self._loop.time,
+            identity=self._identity,
         )
 
     def _proposer(self, shard: Any) -> Proposer:
@@ -241,10 +242,12 @@ class Node:
         if type(shard) is not int or not 0 <= shard < len(self.proposers):
             raise BadMessage(f"no shard {shard!r:.40}")
         try:
-            if kind <= SNAPSHOT_ACK:
+            if kind <= REPLICA_KIND_MAX:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind >= HOLDERS_ASK:
+                self.server.holders.receive(peer, message)
             else:
                 self.proposers[shard].receive(peer, message)
         except BadMessage:
@@ -281,7 +284,7 @@ class Node:
         for turn in itertools.count(TRIM_TURNS):
             before, commands = commands, self.server.stats.commands
             if turn - trimmed >= TRIM_TURNS and commands - before < QUIET_COMMANDS:
-                self._worker.submit(_return_free_memory, lambda _error: None)
+                self._worker.submit(return_free_memory, lambda _error: None)
                 trimmed = turn
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
@@ -324,6 +327,7 @@ class Node:
         log.info("node_stopping", node=self.config.node)
         for server in self._servers:
             server.close()
+        self.server.holders.stop()
         for replica in self.replicas.values():
             replica.step_aside()
         end = time.monotonic() + STOP_S
@@ -354,16 +358,6 @@ def _tame_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def _return_free_memory() -> None:
-    """Gives the system what the C library keeps of large buffers that are gone, where it can (glibc).
-
-    It takes 0.1 to 0.2 ms for each MiB that it gives back, and whoever needs a large buffer meanwhile waits: so it is
-    done on a thread, and when little is going on.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _allow_descriptors(wanted: int) -> None:

@@ -46,6 +46,16 @@ class RespError(Exception):
         return hash(self.text)
 
 
+class LongBulk:
+    """A bulk string in parts, so long that they are joined only where it goes to its client."""
+
+    __slots__ = ("parts", "value_bytes")
+
+    def __init__(self, value_bytes: int, parts: list[bytes]) -> None:
+        self.value_bytes = value_bytes
+        self.parts = parts
+
+
 class Push:
     """An out-of-band message of RESP3 (`>`); RESP2 connections get it as an array."""
 
@@ -75,5 +85,5 @@ PONG: Final = Simple(b"PONG")
 NULL_ARRAY: Final = NullArray()
 
 Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | (
-    Simple | RespError | Push | Verbatim | NullArray
+    Simple | RespError | Push | Verbatim | NullArray | LongBulk
 )

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,18 @@ def _is_free(port: int) -> bool:
 
 
 class NodeProcess:
-    """One node: its directory, its ports and, while it runs, its process."""
+    """One node: its directory, its ports and, while it runs, its process.
 
-    def __init__(self, directory: Path, name: str, port: int, options: Mapping[str, str]) -> None:
+    `prefix` goes before its command (to run it somewhere else), `variables` into its environment.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, port: int, options: Mapping[str, str], host: str = "127.0.0.1"
+    ) -> None:
         self.directory = directory
+        self.host = host
+        self.prefix: list[str] = []
+        self.variables: dict[str, str] = {}
         self.name = name
         self.port = port
         self.cluster_port = port + CLUSTER_PORT_OFFSET
@@ -96,10 +104,15 @@ class NodeProcess:
     def start(self) -> None:
         """Starts it without waiting until it answers."""
         assert not self.running
-        command = [sys.executable, "-m", "respkv", "server", "--config", str(self.directory / "respkv.toml")]
+        server = [sys.executable, "-m", "respkv", "server", "--config", str(self.directory / "respkv.toml")]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment(self.options)
+                [*self.prefix, *server],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=environment(self.options) | self.variables,
             )
 
     @property
@@ -151,17 +164,17 @@ class NodeProcess:
     def client(self, **options: Any) -> redis.Redis:
         """A client of the standalone view that fails at once rather than trying again behind the test's back."""
         settings: dict[str, Any] = {"socket_timeout": 20, "protocol": 2, "retry": None} | options
-        return redis.Redis("127.0.0.1", self.port, **settings)
+        return redis.Redis(self.host, self.port, **settings)
 
     def connect(self, timeout_s: float = 10.0, *, cluster_view: bool = False) -> socket.socket:
         """A bare connection."""
         port = self.cluster_port if cluster_view else self.port
-        return socket.create_connection(("127.0.0.1", port), timeout_s)
+        return socket.create_connection((self.host, port), timeout_s)
 
     def call(self, *args: str | bytes, timeout_s: float = 5.0) -> Any:
         """One command on a connection of its own; the reply as it is: bytes, int, None or a list of these."""
         assert self.running, f"{self.name} ended:\n{self.log()[-3000:]}"
-        with Client(Address("127.0.0.1", self.port, self.options.get("REQUIREPASS", "")), timeout_s) as client:
+        with Client(Address(self.host, self.port, self.options.get("REQUIREPASS", "")), timeout_s) as client:
             return client.call(*args)
 
     def info(self) -> dict[str, str]:
@@ -180,19 +193,29 @@ class TestCluster:
 
     __test__ = False  # not for pytest to collect
 
-    def __init__(self, directory: Path, nodes: int = 3, shards: int = 3, **options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 3,
+        shards: int = 3,
+        replicas: int = 3,
+        hosts: Sequence[str] = (),
+        **options: str,
+    ) -> None:
         self.directory = directory
         self.shard_count = shards
         self.options = SMALL_FILES | options
         self.port = free_ports(nodes)
         command = [sys.executable, "-m", "respkv", "cluster", str(directory), "--init-only"]
         command += ["--nodes", str(nodes), "--shards", str(shards), "--port", str(self.port)]
+        command += ["--replicas", str(min(replicas, nodes)), "--hosts", ",".join(hosts or ["127.0.0.1"])]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=START_S, cwd=ROOT, env=environment({}), check=False
         )
         assert done.returncode == 0, done.stderr
         self.nodes = [
-            NodeProcess(directory / f"node-{i + 1}", f"n{i + 1}", self.port + i, self.options) for i in range(nodes)
+            NodeProcess(directory / f"node-{i + 1}", f"n{i + 1}", self.port + i, self.options, *hosts[i : i + 1])
+            for i in range(nodes)
         ]
 
     def __getitem__(self, name: str) -> NodeProcess:
@@ -212,7 +235,7 @@ class TestCluster:
         self.wait_ready()
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
-        """Every running node answers and knows a leader of every shard, which has applied an entry of its term."""
+        """Every running node answers, and all that hold a shard know the same leader of it."""
         for node in self.running:
             wait_until(node.answers, f"{node.name} answers", timeout_s)
         wait_until(self._has_leaders, "every node knows every leader", timeout_s)
@@ -221,7 +244,7 @@ class TestCluster:
         seen = [node.shards() for node in self.running]
         names = {node.name for node in self.running}
         for shard in range(self.shard_count):
-            leaders = {shards[shard]["leader"] for shards in seen}
+            leaders = {shards[shard]["leader"] for shards in seen if shard in shards}
             if len(leaders) != 1 or not leaders <= names:
                 return False
         return True
@@ -239,7 +262,7 @@ class TestCluster:
             return False
         seen = [node.shards() for node in self.running]
         return all(
-            len({shards[shard][field] for shards in seen for field in ("applied", "last")}) == 1
+            len({shards[shard][field] for shards in seen if shard in shards for field in ("applied", "last")}) == 1
             for shard in range(self.shard_count)
         )
 
@@ -280,21 +303,20 @@ class TestCluster:
         leader = self.leader(shard)
         return [node for node in self.running if node is not leader]
 
-    def digests(self) -> dict[str, list[str]]:
-        """Node id -> DEBUG DIGEST of each shard."""
-        return {
-            node.name: [
-                node.call("DEBUG", "DIGEST", "SHARD", str(shard), timeout_s=30).decode()
-                for shard in range(self.shard_count)
-            ]
-            for node in self.running
-        }
+    def digests(self) -> dict[int, dict[str, str]]:
+        """Shard -> id of each running node that holds it -> its DEBUG DIGEST there."""
+        found: dict[int, dict[str, str]] = {shard: {} for shard in range(self.shard_count)}
+        for node in self.running:
+            for shard in node.shards():
+                digest = node.call("DEBUG", "DIGEST", "SHARD", str(shard), timeout_s=30)
+                found[shard][node.name] = digest.decode()
+        return found
 
     def assert_replicas_equal(self) -> None:
         """At rest, all replicas hold the same."""
         self.wait_settled()
-        digests = self.digests()
-        assert len(set(map(tuple, digests.values()))) == 1, digests
+        for shard, digests in self.digests().items():
+            assert len(set(digests.values())) == 1, (shard, digests)
 
     def shard_of(self, key: bytes | str) -> int:
         """The shard that holds `key`, as CLUSTER SHARDS tells it."""

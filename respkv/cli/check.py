@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
 
 from respkv.cli.process import running_pid
 from respkv.config import ConfigError
-
-# What a crash leaves behind and the next start makes anew: told, but no damage. An unfinished frame (`end`) is not
-# among them: only the start, which has the journal, can tell a torn write from a damaged one.
-_MENDED_AT_START = frozenset(("hint", "leftover"))
-
-
-class Finding(Protocol):
-    """What is wrong, and where: the same for both kinds of log."""
-
-    @property
-    def file(self) -> Any: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
+from respkv.finding import Finding
 
 
 def run(directory: Path) -> int:
@@ -44,17 +27,32 @@ def run(directory: Path) -> int:
     from respkv.raft import journal as raft_journal
 
     try:
-        findings: list[Finding] = [finding for shard in shards for finding in storage.check(shard)]
+        findings = [finding for shard in shards for finding in storage.check(shard)]
     except storage.Locked as error:
         raise ConfigError(str(directory), f"in use: {error}") from None
-    if journal.is_dir():
-        findings.extend(raft_journal.check(journal))
+    in_journal, begins_behind = raft_journal.check(journal)
+    findings += in_journal
+    if not any(finding.is_damage for finding in findings):
+        findings += _gaps(directory, begins_behind)
     for finding in findings:
         print(f"{finding.file} at {finding.offset}: {finding.kind}: {finding.detail}")
     looked_at = f"{len(shards)} shards{' and the journal' if journal.is_dir() else ''}"
     files = [path for part in (*shards, journal) for path in part.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / (1 << 20)
-    damage = [finding for finding in findings if finding.kind not in _MENDED_AT_START]
+    damage = [finding for finding in findings if finding.is_damage]
     verdict = f"{len(damage)} damaged places" if damage else "no damage"
     print(f"{directory}: {verdict} in {looked_at} ({len(files)} files, {size_mb:.1f} MB)")
     return 1 if damage else 0
+
+
+def _gaps(directory: Path, begins_behind: dict[int, int]) -> list[Finding]:
+    """Shards whose data end before the journal begins."""
+    from respkv import storage
+
+    findings = []
+    for shard, base in sorted(begins_behind.items()):
+        path = directory / f"shard-{shard}"
+        held = storage.last_index(path)
+        if max(1, held) < base:
+            findings.append(Finding(path, 0, "damage", f"holds entries up to {held}, the journal begins behind {base}"))
+    return findings

@@ -139,7 +139,7 @@ def _replica_row(values: dict[str, str], commit: int) -> tuple[str, ...]:
     role = values.get("role", "?")
     lag = commit - int(values.get("applied", 0))
     return (
-        f"[bold]{role}" if role == "leader" else role,
+        {"leader": "[bold]leader", "learner": "[yellow]learner"}.get(role, role),
         values.get("term", ""),
         values.get("commit", ""),
         values.get("applied", ""),

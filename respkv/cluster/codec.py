@@ -6,6 +6,7 @@
 | 2         | `RespError`              | the text                             |
 | 3         | `Verbatim`               | three letters of format, then text   |
 | 4         | `NullArray`              | empty                                |
+| 5         | `LongBulk`               | its length (u64); the parts travel beside the message |
 
 Decoding never makes anything but these and MessagePack's own types; a set arrives as a list.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from respkv.reply import NULL_ARRAY, NullArray, RespError, Simple, Verbatim
+from respkv.reply import NULL_ARRAY, LongBulk, NullArray, RespError, Simple, Verbatim
 
 _Ext = msgspec.msgpack.Ext
 
@@ -30,6 +31,8 @@ def _to_wire(value: Any) -> Any:
         return _Ext(3, value.format + value.text)
     if isinstance(value, NullArray):
         return _Ext(4, b"")
+    if isinstance(value, LongBulk):
+        return _Ext(5, value.value_bytes.to_bytes(8, "little"))
     raise TypeError(f"{type(value).__name__} does not travel between nodes")
 
 
@@ -43,6 +46,8 @@ def _from_wire(code: int, data: memoryview) -> Any:
         return Verbatim(content[3:], content[:3])
     if code == 4:
         return NULL_ARRAY
+    if code == 5:
+        return LongBulk(int.from_bytes(content, "little"), [])
     raise ValueError(f"unknown extension {code}")
 
 

@@ -2,9 +2,11 @@
 
 A frame is `payload_bytes u32 | crc32 u32 | payload` (little endian), the payload a MessagePack array of messages
 (`respkv.cluster.codec`). A long message travels as fragments of `FRAGMENT_BYTES` (top bit of the length set; the next
-bit too in its last one), sent as the connection drains, so that heartbeats slip in between. Before the first frame
-both ends prove that they know the cluster's secret (`handshake`); the first message names the sender, its cluster and
-the fingerprint of its topology. The node that comes first in the topology dials.
+bit too in its last one), sent as the connection drains, so that heartbeats and what concerns other shards slip in
+between. A message whose last field is `Parts` carries these raw, in fragments of their own (third bit set) behind a
+MessagePack array of its other fields; they arrive as a list of bytes, cut further, and are copied once. Before the
+first frame both ends prove that they know the cluster's secret (`handshake`); the first message names the sender, its
+cluster and the fingerprint of its topology. The node that comes first in the topology dials.
 
 Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and
 `disconnected` says so. A link on which nothing was received for `DEAD_AFTER_S` is broken on purpose.
@@ -15,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import structlog
@@ -34,6 +36,8 @@ HEADER_BYTES = 8
 FRAME_BYTES_MAX = (1 << 30) - 1
 FRAGMENT = 1 << 31
 LAST = 1 << 30
+RAW = 1 << 29
+FRAGMENT_LENGTH = RAW - 1
 FRAGMENT_BYTES = 256 << 10
 LONG_BYTES = 8 << 20  # from here on a message is sent in fragments
 WRITE_BUFFER_BYTES = 1 << 20
@@ -48,6 +52,10 @@ HELLO = 250
 PING = 251
 
 Message = Any
+
+
+class Parts(list[bytes]):
+    """A long last field of a message. The receiver gets the same bytes in smaller parts; none spans two of these."""
 
 
 class Link(asyncio.Protocol):
@@ -69,8 +77,10 @@ class Link(asyncio.Protocol):
         self._need = HEADER_BYTES
         self._fragments: list[bytes] = []
         self._fragments_bytes = 0
-        self._bulk: deque[memoryview] = deque()
+        self._raw: list[bytes] = []
+        self._bulk: deque[tuple[memoryview, int, int | None]] = deque()  # fragment, flags, shard
         self._bulk_bytes = 0
+        self._bulk_shards: Counter[int | None] = Counter()  # messages that wait in it
         self._write_blocked = False
 
     # -- asyncio.Protocol
@@ -130,7 +140,7 @@ class Link(asyncio.Protocol):
         self._need = HEADER_BYTES
         while size - at >= HEADER_BYTES and self._transport is not None:
             flags = int.from_bytes(data[at : at + 4], "little")
-            length = flags & FRAME_BYTES_MAX
+            length = flags & (FRAGMENT_LENGTH if flags & FRAGMENT else FRAME_BYTES_MAX)
             end = at + HEADER_BYTES + length
             if self.name is None and length > 4096:
                 self._refuse("the first message is too long")
@@ -143,8 +153,9 @@ class Link(asyncio.Protocol):
                 self._refuse("a frame does not check")
                 return
             at = end
+            raw: list[bytes] = []
             if flags & FRAGMENT:
-                self._fragments.append(bytes(payload))
+                (self._raw if flags & RAW else self._fragments).append(bytes(payload))
                 self._fragments_bytes += length
                 if self.name is None or self._fragments_bytes > SEND_BUFFER_BYTES_MAX:
                     self._refuse("a message is too long")
@@ -152,9 +163,12 @@ class Link(asyncio.Protocol):
                 if not flags & LAST:
                     continue
                 payload, self._fragments, self._fragments_bytes = memoryview(b"".join(self._fragments)), [], 0
+                raw, self._raw = self._raw, []
             try:
                 messages = decode(payload)
-            except (ValueError, RecursionError) as error:
+                if raw:
+                    messages[0].append(raw)
+            except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
                 self._refuse(f"a frame is no MessagePack: {error}")
                 return
             self._deliver(messages)
@@ -190,36 +204,44 @@ class Link(asyncio.Protocol):
 
     def flush(self) -> None:
         messages, self.out = self.out, []
-        if self._bulk:
-            self.send_now([message for message in messages if message[0] <= URGENT_KIND_MAX])
-            self._send_in_turn([message for message in messages if message[0] > URGENT_KIND_MAX])
-        elif not any(_is_long(message) for message in messages):
+        if not self._bulk and not any(_is_long(message) for message in messages):
             self.send_now(messages)
-        else:
-            self._send_in_turn(messages)
+            return
+        at_once, in_turn, behind = [], [], set(self._bulk_shards)
+        for message in messages:
+            if message[0] <= URGENT_KIND_MAX and not _is_long(message):
+                at_once.append(message)
+            elif _is_long(message) or _shard(message) in behind:
+                behind.add(_shard(message))
+                in_turn.append(message)
+            else:
+                at_once.append(message)
+        if at_once:
+            self.send_now(at_once)
+        self._send_in_turn(in_turn)
 
     def _send_in_turn(self, messages: list[Message]) -> None:
         """Sends messages behind the fragments that wait, the long ones in fragments themselves."""
         for message in messages:
-            payload = memoryview(encode([message]))
-            if self._bulk_bytes + len(payload) > SEND_BUFFER_BYTES_MAX:
+            size = self._bulk_bytes
+            for fragment, flags in _fragments(message):
+                self._bulk.append((fragment, flags, _shard(message)))
+                self._bulk_bytes += len(fragment)
+            self._bulk_shards[_shard(message)] += 1
+            if size and self._bulk_bytes > SEND_BUFFER_BYTES_MAX:
                 self._refuse("the peer does not read")
                 return
-            self._bulk_bytes += len(payload)
-            for start in range(0, len(payload), FRAGMENT_BYTES):
-                self._bulk.append(payload[start : start + FRAGMENT_BYTES])
-            self._bulk.append(memoryview(b""))  # ends the message
         self._send_fragments()
 
     def _send_fragments(self) -> None:
         while self._bulk and not self._write_blocked and self._transport is not None:
-            fragment = self._bulk.popleft()
-            last = not self._bulk[0]
-            if last:
-                self._bulk.popleft()
+            fragment, flags, shard = self._bulk.popleft()
+            if flags & LAST:
+                self._bulk_shards[shard] -= 1
+                if not self._bulk_shards[shard]:
+                    del self._bulk_shards[shard]
             self._bulk_bytes -= len(fragment)
-            length = len(fragment) | FRAGMENT | (LAST if last else 0)
-            header = length.to_bytes(4, "little") + crc32(fragment).to_bytes(4, "little")
+            header = (len(fragment) | flags).to_bytes(4, "little") + crc32(fragment).to_bytes(4, "little")
             self.sent_bytes += HEADER_BYTES + len(fragment)
             self._transport.writelines((header, fragment))
 
@@ -245,10 +267,28 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
 
+def _shard(message: Message) -> int | None:
+    return message[1] if len(message) > 1 else None
+
+
+def _fragments(message: Message) -> Iterator[tuple[memoryview, int]]:
+    """The fragments of one message and their flags."""
+    raw = message[-1] if isinstance(message[-1], Parts) else []
+    parts: list[tuple[bytes, int]] = [(encode([message[:-1] if raw else message]), FRAGMENT)]
+    parts += [(part, FRAGMENT | RAW) for part in raw if part]
+    for position, (part, flags) in enumerate(parts):
+        view = memoryview(part)
+        for start in range(0, len(view), FRAGMENT_BYTES):
+            last = position == len(parts) - 1 and start + FRAGMENT_BYTES >= len(view)
+            yield view[start : start + FRAGMENT_BYTES], flags | (LAST if last else 0)
+
+
 def _is_long(message: Message) -> bool:
     """Whether a message carries so many bytes that others should not wait behind it. Looks at what can be large
     only."""
     content = message[-1]
+    if type(content) is Parts:
+        return True
     if type(content) is bytes:
         return len(content) >= LONG_BYTES
     if type(content) is not list:

@@ -3,6 +3,6 @@
 Importing the package fills the table with the data commands; the server's modules add their own.
 """
 
-from respkv.commands import keys, strings
+from respkv.commands import bitfield, bits, introspect, keys, ranges, sorting, strings, transfer
 
-__all__ = ["keys", "strings"]
+__all__ = ["bitfield", "bits", "introspect", "keys", "ranges", "sorting", "strings", "transfer"]

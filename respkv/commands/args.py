@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from respkv import errors
+from respkv.reply import RespError
 
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
 _INT_BYTES_MAX: Final = 20
+_INT32_MIN: Final = -(1 << 31)
+_INT32_MAX: Final = (1 << 31) - 1
 _UNSIGNED_MAX: Final = (1 << 64) - 1
 
 
@@ -26,6 +29,29 @@ def integer(text: bytes) -> int:
             if INT_MIN <= value <= INT_MAX and b"%d" % value == text:
                 return value
     raise errors.not_integer()
+
+
+def integer_else(text: bytes, refusal: str) -> int:
+    """`integer`, with a text of the command's own when it is none. Raises RespError."""
+    try:
+        return integer(text)
+    except RespError:
+        raise errors.generic(refusal) from None
+
+
+def wrap64(value: int) -> int:
+    """What a signed 64-bit integer of C makes of a sum or product."""
+    return ((value - INT_MIN) & _UNSIGNED_MAX) + INT_MIN
+
+
+def database(text: bytes) -> int:
+    """The number of a database; there is only 0. Raises RespError (not an integer; out of range)."""
+    index = integer(text)
+    if not _INT32_MIN <= index <= _INT32_MAX:
+        raise errors.generic(f"value is out of range, value must between {_INT32_MIN} and {_INT32_MAX}")
+    if index != 0:
+        raise errors.db_out_of_range()
+    return index
 
 
 def scan_cursor(text: bytes) -> int:

@@ -45,6 +45,9 @@ def children(spec: Spec) -> list[Spec]:
 def _key_spec(spec: KeySpec) -> dict[bytes, Reply]:
     found: dict[bytes, Reply] = {b"notes": spec.notes.encode()} if spec.notes else {}
     found[b"flags"] = {Simple(flag.encode()) for flag in spec.access}
+    if not spec.first:
+        unknown: Reply = {b"type": b"unknown", b"spec": {}}
+        return found | {b"begin_search": unknown, b"find_keys": unknown}
     found[b"begin_search"] = {b"type": b"index", b"spec": {b"index": spec.first}}
     reach: Reply = {b"lastkey": spec.last, b"keystep": spec.step, b"limit": 0}
     found[b"find_keys"] = {b"type": b"range", b"spec": reach}

@@ -69,7 +69,10 @@ def exists(db: Db, args: list[bytes], ctx: Context) -> Reply:
          complexity="O(N) where N is the number of keys that will be touched.",
          spread=spread.COUNT_READ, tips="request_policy:multi_shard response_policy:agg_sum")
 def touch(db: Db, args: list[bytes], ctx: Context) -> Reply:
-    return sum(map(db.exists, args[1:]))
+    found = list(filter(db.exists, args[1:]))
+    for key in found:
+        db.set_idle(key, 0)
+    return len(found)
 
 
 @command("TYPE", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO", group="generic", since="1.0.0",

@@ -45,7 +45,8 @@ _GROUP_CATEGORY: Final = {
 class KeySpec:
     """Where keys are, as COMMAND INFO tells it: `last` counts from `first`, or from the end if it is negative.
 
-    `access` are Redis's key spec flags in their order, e.g. `("RW", "access", "update")`.
+    `first` 0: at places that only the command itself can tell (`unknown` in Redis). `access` are Redis's key spec flags
+    in their order, e.g. `("RW", "access", "update")`.
     """
 
     first: int
@@ -62,7 +63,7 @@ class Spec:
     name         lower-case full name: `"get"`, `"client|list"`
     arity        number of arguments with the name; `-n` means n or more
     first, last, step   positions of the keys (`last` < 0 counts from the end); first 0: no keys at fixed positions
-    keys_of      finds the keys when they are not at fixed positions
+    keys_of      finds the keys when not all of them are at fixed positions
     spread       how the standalone view spans shards with it; None: all keys must be in one slot
     categories   ACL categories without `@`
     """
@@ -113,6 +114,7 @@ def command(
     summary: str,
     complexity: str = "O(1)",
     categories: str = "",
+    group_category: bool = True,
     tips: str = "",
     spread: Spread | None = None,
 ) -> Callable[[Fn], Fn]:
@@ -120,7 +122,8 @@ def command(
 
     `flags`, `access`, `categories` and `tips` are words separated by spaces. `keys` is (first, last, step) as in
     COMMAND INFO and makes one `KeySpec` with `access`; give `key_specs` where the command has several. ACL categories
-    follow from group and flags as in Redis; `categories` adds those that do not. A container (CLIENT) must be declared
+    follow from group and flags as in Redis; `categories` adds those that do not, and `group_category=False` leaves out
+    that of the group. A container (CLIENT) must be declared
     before its subcommands. Raises ValueError for a name declared twice.
     """
     full_name = name.lower()
@@ -144,7 +147,7 @@ def command(
             since=since,
             summary=summary,
             complexity=complexity,
-            categories=_categories(group, words, categories),
+            categories=_categories(group if group_category else "", words, categories),
             tips=tuple(tips.split()),
             keys_of=keys_of,
             spread=spread,
@@ -218,11 +221,20 @@ def resolve(args: Sequence[bytes]) -> Spec:
     return spec
 
 
+def run_subcommand(db: Any, args: list[bytes], ctx: Any) -> Any:
+    """The function of a container whose subcommands are data commands: runs the one that `args` names."""
+    fn = resolve(args).fn
+    assert fn is not None
+    return fn(db, args, ctx)
+
+
 def spec_keys(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
     """The keys among `args`, in order, with repetitions."""
+    if spec.keys_of is not None:
+        return spec.keys_of(args)
     first = spec.first
     if first == 0:
-        return spec.keys_of(args) if spec.keys_of is not None else []
+        return []
     last = spec.last
     if last == first:
         return args[first : first + 1]

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
+from sys import getsizeof
 from typing import Final
 
 from respkv import errors
 from respkv.keyspace.expiry import Deadlines
+from respkv.keyspace.idle import IdleTimes
 from respkv.keyspace.values import STRING
 from respkv.storage.batch import Batch
 from respkv.storage.bitcask import Bitcask
-from respkv.storage.record import Record
+from respkv.storage.record import OVERHEAD_BYTES, Record
 
 NO_EXPIRY: Final = 0
 _RANDOM_TRIES_MAX: Final = 100
@@ -32,12 +34,13 @@ class Db:
     """The typed view of one shard. Single-threaded; owned by the shard's machine."""
 
     __slots__ = ("_batch", "_bucket_of", "_ends", "_expires", "_get_plain", "_new_deadlines", "_source", "cask",
-                 "deadlines", "now_ms")
+                 "deadlines", "idle", "now_ms")
 
     def __init__(self, cask: Bitcask) -> None:
         self.cask = cask
         self.now_ms = cask.clock_ms
         self.deadlines = Deadlines(cask.expires)
+        self.idle = IdleTimes(cask)
         self._expires = cask.expires
         self._bucket_of = cask.bucket_of
         self._get_plain = cask.get_plain
@@ -61,11 +64,21 @@ class Db:
         batch = self._writing()
         self.cask.commit(batch, index, term, self.now_ms)
         self._batch, self._source = None, self.cask
+        self._take_over(batch, self._new_deadlines)
+
+    def commit_in_slices(self, index: int, term: int) -> Iterator[Callable[[], None]]:
+        """`commit` in slices, each to be run before it is resumed; reads may come between them, but no writes."""
+        batch, deadlines = self._writing(), self._new_deadlines
+        self._batch, self._source = None, self.cask  # readers see the batch when it is committed
+        yield from self.cask.commit_in_slices(batch, index, term, self.now_ms)
+        self._take_over(batch, deadlines)
+
+    def _take_over(self, batch: Batch, deadlines: dict[bytes, int]) -> None:
         if batch.cleared:  # the storage has a new `expires` then
             self._expires = self.cask.expires
             self.deadlines = Deadlines(self._expires)
         else:
-            self.deadlines.add_all(self._new_deadlines.items())
+            self.deadlines.add_all(deadlines.items())
 
     def _writing(self) -> Batch:
         if self._batch is None:
@@ -110,11 +123,44 @@ class Db:
     def _expire_of(self, key: bytes) -> int:
         return self._expires.get(key, 0) if self._batch is None else self._batch.expire_of(key)
 
+    def idle_ms(self, key: bytes) -> int:
+        """For how long the live key `key` was not used, as far as is known (see `idle`)."""
+        if self._batch is not None and (key in self._batch.changes or key not in self.cask):
+            return 0
+        return max(0, self.now_ms - self.idle.used_ms(key))
+
+    def memory_usage(self, key: bytes) -> int:
+        """Bytes that the live key `key` takes: its record in the log, and in memory the key, its place and its expiry.
+
+        Each as the interpreter counts it; of a dict the key's share.
+        """
+        record = self.lookup(key)
+        bucket = self.cask.buckets[self._bucket_of(key)]
+        if record is None:
+            return 0
+        usage = OVERHEAD_BYTES + len(key) + len(record.value) + getsizeof(key)
+        for table, held in ((bucket, bucket.get(key)), (self._expires, self._expires.get(key))):
+            if held is not None:
+                usage += getsizeof(held) + getsizeof(table) // len(table)
+        return usage
+
     # --- writing ---
+
+    def set_record(self, key: bytes, record: Record) -> None:
+        """Gives `key` the contents of a live record, its expiry included."""
+        self._writing().put(key, record.value, record.type, record.expire_ms)
+        self.idle.forget(key)
+        if record.expire_ms:
+            self._new_deadlines[key] = record.expire_ms
+
+    def set_idle(self, key: bytes, idle_ms: int) -> None:
+        """Makes a live key one that was not used for so long. Not part of the state that replicas share."""
+        self.idle.note(key, self.now_ms - idle_ms, self.now_ms)
 
     def set_string(self, key: bytes, value: bytes, expire_at_ms: int = NO_EXPIRY, keep_ttl: bool = False) -> None:
         """Makes `key` a string. `keep_ttl` keeps the expiry that a live key of that name has."""
         batch = self._writing()
+        self.idle.forget(key)
         if keep_ttl:
             expire_at_ms = self.expire_at_ms(key)
         if expire_at_ms == NO_EXPIRY:
@@ -143,6 +189,7 @@ class Db:
         batch = self._writing()
         if not batch.has(key):
             return False
+        self.idle.forget(key)
         was_live = not 0 < batch.expire_of(key) <= self.now_ms
         batch.delete(key)
         return was_live
@@ -157,6 +204,7 @@ class Db:
 
     def flush_all(self) -> None:
         self._writing().clear()
+        self.idle.clear()
         self._new_deadlines = {}
 
     # --- the whole keyspace ---

@@ -8,7 +8,9 @@ import msgspec
 
 from respkv.border import BadMessage, Count, Seconds, Shape, require
 from respkv.raft import messages
+from respkv.raft.log import Standing
 
+LIFE_LENGTH_MAX = 100
 FILES_MAX = 4096  # of one snapshot: each is an open descriptor of the receiver
 
 _Command = Annotated[bytes, msgspec.Meta(min_length=1)]
@@ -80,6 +82,19 @@ class SnapshotAck(Shape):
     chunks: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
 
 
+class Introduce(Shape):
+    question: Count
+    life: Annotated[str, msgspec.Meta(min_length=1, max_length=LIFE_LENGTH_MAX)]
+    standing: Annotated[int, msgspec.Meta(ge=int(min(Standing)), le=int(max(Standing)))]
+
+
+class Introduced(Shape):
+    question: Count
+    known_otherwise: bool
+    term: Count
+    last_index: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
+
+
 SHAPES: Final[dict[int, type[Shape]]] = {
     messages.APPEND: Append,
     messages.ACK: Ack,
@@ -92,6 +107,8 @@ SHAPES: Final[dict[int, type[Shape]]] = {
     messages.SNAPSHOT_CHUNK: SnapshotChunk,
     messages.SNAPSHOT_END: SnapshotEnd,
     messages.SNAPSHOT_ACK: SnapshotAck,
+    messages.INTRODUCE: Introduce,
+    messages.INTRODUCED: Introduced,
 }
 
 

@@ -25,12 +25,12 @@ from pathlib import Path
 import structlog
 
 from respkv.disk import Disk
-from respkv.raft.log import ShardLog
+from respkv.finding import Finding
+from respkv.raft.log import ShardLog, Standing
 from respkv.raft.segment import (
     FRAME,
     RECORD,
     START,
-    SUFFIX,
     JournalDamaged,
     encode_frame,
     list_segments,
@@ -59,6 +59,10 @@ class _Segment:
 
 class JournalInUse(Exception):
     """Another process holds the journal's directory."""
+
+
+class ForeignJournal(JournalDamaged):
+    """The journal is whole, but that of another node or another cluster map."""
 
 
 class Journal:
@@ -90,9 +94,17 @@ class Journal:
 
     @classmethod
     def open(
-        cls, directory: Path, shards: Iterable[int], *, segment_bytes: int = 64 << 20, disk: Disk | None = None
+        cls,
+        directory: Path,
+        shards: Iterable[int],
+        *,
+        segment_bytes: int = 64 << 20,
+        disk: Disk | None = None,
+        standing_if_new: Standing = Standing.VOTER,
     ) -> Journal:
         """Reads the journal in `directory` (made if it is missing), compacts it and returns it ready to append.
+
+        Where there is none its logs begin empty, and with `standing_if_new`.
 
         Raises:
             JournalDamaged: bytes that were synced do not check.
@@ -104,6 +116,9 @@ class Journal:
         journal = cls(directory, shards, segment_bytes=segment_bytes, disk=disk)
         journal._take_lock()
         try:
+            if not list_segments(directory):
+                for shard_log in journal.logs.values():
+                    shard_log.standing = standing_if_new
             journal._recover()
         except BaseException:
             journal.close()
@@ -155,6 +170,19 @@ class Journal:
     def rolled(self) -> bool:
         """Whether a segment that is no longer written to is not known to be on the disk."""
         return len(self._unsynced) > 1
+
+    def flush_and_wait(self) -> None:
+        """Writes what is noted and returns when it is on the disk: for the start, before there is a `sync_request`."""
+        self.flush()
+        if self._failed:
+            return
+        try:
+            for descriptor in self.ask_sync():
+                self._disk.sync(descriptor)
+        except OSError as error:
+            self._fail(error)
+            raise
+        self.sync_done(self.sequence)
 
     # -- upkeep
 
@@ -222,14 +250,14 @@ class Journal:
             self._disk.unlink(leftover)
         frames, torn = scan(self.directory)
         if torn is not None:
-            log.warning("journal_torn_tail_cut", at=torn)
+            log.warning("journal_torn_tail_cut", file=str(torn[0]), offset=torn[1])
         for frame in frames:
             self.sequence = frame.sequence
             for kind, shard, index, term, payload in frame.records():
                 if kind == START:
                     continue
                 if shard not in self.logs:
-                    raise JournalDamaged(frame.file, frame.offset, f"records of shard {shard}, which is not held here")
+                    raise ForeignJournal(frame.file, frame.offset, f"records of shard {shard}, which is not held here")
                 try:
                     self.logs[shard].replay(kind, index, term, payload)
                 except ValueError as error:
@@ -315,35 +343,28 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Damage found offline: the file, the byte offset, a word for the kind and a sentence."""
-
-    file: Path
-    offset: int
-    kind: str
-    detail: str
-
-
-def check(directory: Path) -> list[Finding]:
-    """Reads the journal of a stopped node without changing it; returns what is damaged (a torn tail is not damage)."""
-    if not list(directory.glob(f"*{SUFFIX}")):
-        return [Finding(directory, 0, "missing", "no journal segment")]
+def check(directory: Path) -> tuple[list[Finding], dict[int, int]]:
+    """Reads the journal of a stopped node without changing it: what is damaged or torn, and (shard to index) how far
+    the data files must reach for the two to meet."""
+    if not list_segments(directory):
+        return [Finding(directory, 0, "damage", "the journal's segments are missing")], {}
+    logs: dict[int, ShardLog] = {}
     try:
-        frames, _ = scan(directory)
-        shards = sorted({shard for frame in frames for kind, shard, *_ in frame.records() if kind != START})
-        logs = {shard: ShardLog(shard, [], lambda _: None) for shard in shards}
+        frames, torn = scan(directory)
         for frame in frames:
             for kind, shard, index, term, payload in frame.records():
                 if kind != START:
                     try:
-                        logs[shard].replay(kind, index, term, payload)
+                        logs.setdefault(shard, ShardLog(shard, [], lambda _: None)).replay(kind, index, term, payload)
                     except ValueError as error:
-                        return [Finding(frame.file, frame.offset, "order", f"shard {shard}: {error}")]
-        gaps = [shard_log for shard_log in logs.values() if shard_log.has_gap]
-        if gaps:
-            missing = f"shard {gaps[0].shard}: entries up to {gaps[0].base_index} are missing"
-            return [Finding(directory, 0, "damaged", missing)]
+                        raise JournalDamaged(frame.file, frame.offset, f"shard {shard}: {error}") from None
     except JournalDamaged as damage:
-        return [Finding(damage.file, damage.offset, "damaged", damage.detail)]
-    return []
+        return [Finding(damage.file, damage.offset, "damage", damage.detail)], {}
+    findings = [
+        Finding(directory, 0, "damage", f"shard {shard_log.shard}: entries up to {shard_log.base_index} are missing")
+        for shard_log in logs.values()
+        if shard_log.has_gap
+    ]
+    if torn is not None:
+        findings.append(Finding(*torn, "torn", "an unfinished write at the end"))
+    return findings, {shard: shard_log.base_index for shard, shard_log in logs.items()}

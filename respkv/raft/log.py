@@ -10,16 +10,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 
 from pysyncobj.journal import Journal as PySyncObjJournal
 
-from respkv.raft.segment import BASE, ENTRY, RECORD, STATE, TRUNCATE
+from respkv.raft.segment import BASE, ENTRY, LOST, RECORD, STANDING, STATE, TRUNCATE
 
 Entry = tuple[bytes, int, int]
 
 NO_OP = b"\x01"
 _UNKNOWN = -1
 _pack = RECORD.pack
+
+
+class Standing(IntEnum):
+    """What a replica may do; see `respkv.raft.membership`. The numbers are on the disk."""
+
+    VOTER = 0
+    LEARNER = 1  # lost entries: takes and acknowledges new ones, but neither votes nor stands
+    STRANGER = 2  # lost term and vote as well: does nothing at all before it knows a bound for them
+    NEW = 3  # an empty directory: nothing at all before the others have said whether it was here before
 
 
 class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
@@ -30,6 +40,7 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
         self.shard = shard
         self.term = 0
         self.voted_for: str | None = None
+        self.standing = Standing.VOTER
         self.bytes = 0
         self.durable = 1
         self.state_durable = True
@@ -124,10 +135,25 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
         self._written.clear()
         self._note(_pack(BASE, self.shard, index, term, 0))
 
+    def lose(self) -> None:
+        """Empties the log: what it was the log of is gone. Term and vote stay."""
+        self[:] = [(NO_OP, 1, 0)]
+        self.bytes = 0
+        self.durable = self.durable_base = 1
+        self._written.clear()
+        self._bases.clear()
+        self._note(_pack(LOST, self.shard, 0, 0, 0))
+
+    def stand(self, standing: Standing) -> None:
+        self.standing = standing
+        self._note(_pack(STANDING, self.shard, standing, 0, 0))
+
     def checkpoint(self) -> list[bytes]:
-        """Records that say the base, the term and the vote."""
+        """Records that say the base, the term, the vote and the standing."""
         vote = (self.voted_for or "").encode()
+        standing = [_pack(STANDING, self.shard, self.standing, 0, 0)] if self.standing else []
         return [
+            *standing,
             _pack(BASE, self.shard, self[0][1], self[0][2], 0),
             _pack(STATE, self.shard, 0, self.term, len(vote)),
             vote,
@@ -199,6 +225,11 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
                 self.bytes = 0
             elif index == self[0][1] and self.has_gap:
                 self[0] = (NO_OP, index, term)
+        elif kind == LOST:
+            self[:] = [(NO_OP, 1, 0)]
+            self.bytes = 0
+        elif kind == STANDING:
+            self.standing = Standing(index)
         else:
             raise ValueError(f"unknown record kind {kind}")
         self.durable = self[-1][1]

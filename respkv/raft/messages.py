@@ -10,6 +10,8 @@
 | `PREVOTED`    | term, granted                                                          |
 | `TIMEOUT_NOW` | term                                                                   |
 | `SNAPSHOT_*`  | see `respkv.raft.snapshot`                                             |
+| `INTRODUCE`   | question, life, standing; see `respkv.raft.membership`                 |
+| `INTRODUCED`  | question (echoed), known_otherwise, term, last index of a leader or -1 |
 
 `sent` is the sender's own clock in seconds and means nothing to the receiver, who only echoes it.
 """
@@ -27,5 +29,9 @@ SNAPSHOT_BEGIN = 7
 SNAPSHOT_CHUNK = 8
 SNAPSHOT_END = 9
 SNAPSHOT_ACK = 10
+INTRODUCE = 11
+INTRODUCED = 12
+
+REPLICA_KIND_MAX = INTRODUCED  # up to here messages are between replicas of a shard
 
 Message = tuple[Any, ...]

@@ -40,6 +40,8 @@ ENTRY = 2  # a Raft entry; an index at or below the last one replaces the tail f
 STATE = 3  # current term; the payload names the node voted for (empty: none)
 BASE = 4  # entries up to index (of term) are in the state machine's own log
 TRUNCATE = 5  # entries from index on are gone
+LOST = 6  # all entries are gone: the log is empty again
+STANDING = 7  # index is the replica's `Standing`; none was written for a voter that has never been anything else
 
 SUFFIX = ".journal"
 _FRESH = 1
@@ -92,8 +94,8 @@ def list_segments(directory: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def scan(directory: Path) -> tuple[list[Frame], str | None]:
-    """All frames since the newest START, and where a torn tail was cut (None: nothing was torn).
+def scan(directory: Path) -> tuple[list[Frame], tuple[Path, int] | None]:
+    """All frames since the newest START, and file and offset of a torn tail (None: nothing was torn).
 
     Raises:
         JournalDamaged: a frame that was synced does not check, or frames are missing.
@@ -106,7 +108,7 @@ def scan(directory: Path) -> tuple[list[Frame], str | None]:
             break
     if segments and _opening(segments[0][1], segments[0][0]) is None:
         raise JournalDamaged(segments[0][1], 0, "the oldest segment's first frame does not check")
-    torn: str | None = None
+    torn: tuple[Path, int] | None = None
     for position, (_, path) in enumerate(segments):
         expected = frames[-1].sequence + 1 if frames else None
         got, end = _frames_of(path, expected)
@@ -150,7 +152,7 @@ def _frames_of(path: Path, expected: int | None) -> tuple[list[Frame], int]:
     return frames, at
 
 
-def _judge_tail(segments: list[tuple[int, Path]], path: Path, end: int, missing: int) -> str | None:
+def _judge_tail(segments: list[tuple[int, Path]], path: Path, end: int, missing: int) -> tuple[Path, int] | None:
     """Raises if a later frame proves that frame `missing` was synced; else says what is cut off, if anything is."""
     remnant = False
     for position, (_, later) in enumerate(segments):
@@ -166,7 +168,7 @@ def _judge_tail(segments: list[tuple[int, Path]], path: Path, end: int, missing:
                         detail = f"frame {missing} is damaged, frame {frame.sequence} says that it was synced"
                         raise JournalDamaged(path, end, detail)
                 at += 1
-    return f"{path}: offset {end}" if remnant else None
+    return (path, end) if remnant else None
 
 
 def _sequence_at(data: mmap.mmap | bytes, at: int) -> int:

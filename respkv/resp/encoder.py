@@ -3,7 +3,7 @@
 | reply | RESP2 | RESP3 |
 | --- | --- | --- |
 | Simple, RespError | `+text`, `-text` | the same |
-| bytes | `$length`, bytes | the same |
+| bytes, LongBulk | `$length`, bytes | the same |
 | int | `:value` | the same |
 | None | `$-1` | `_` |
 | NullArray | `*-1` | `_` |
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
@@ -61,6 +61,17 @@ def encode(reply: Reply, protocol: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def parts_of(replies: Iterable[bytes | LongBulk]) -> list[bytes]:
+    """The wire form of encoded replies and long ones in parts, for a transport that takes them one by one."""
+    parts: list[bytes] = []
+    for reply in replies:
+        if isinstance(reply, LongBulk):
+            _write_long_bulk(parts, reply, 2)
+        else:
+            parts.append(reply)
+    return parts
+
+
 def encode_commands(commands: Iterable[list[bytes]]) -> bytes:
     """The wire form of commands as a client sends them: arrays of bulk strings."""
     parts: list[bytes] = []
@@ -88,6 +99,10 @@ def _write(parts: list[bytes], reply: Reply, protocol: int) -> None:
 def _write_bulk(parts: list[bytes], value: bytes, protocol: int) -> None:
     length = len(value)
     parts += (BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length, value, CRLF)
+
+
+def _write_long_bulk(parts: list[bytes], value: LongBulk, protocol: int) -> None:
+    parts += (b"$%d\r\n" % value.value_bytes, *value.parts, CRLF)
 
 
 def _write_integer(parts: list[bytes], value: int, protocol: int) -> None:
@@ -183,4 +198,5 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     RespError: _write_error,
     Push: _write_push,
     Verbatim: _write_verbatim,
+    LongBulk: _write_long_bulk,
 }

@@ -1,5 +1,7 @@
 """The parser of a connection: a fast tier for what well-behaved clients send, a strict tier for everything else.
 
+A chunk that is one short command goes to neither: see `respkv.resp.lone`.
+
 Fast tier: `hiredis.Reader`. It is a parser of replies, made to trust its peer, and as a server's parser it has holes:
 it reserves memory for as many elements as a header announces, waits without limit, knows no inline commands, and
 accepts every RESP type wherever a value may stand. Therefore it sees only chunks that start at a boundary between
@@ -29,6 +31,7 @@ import hiredis
 
 from respkv.resp.encoder import encode_commands
 from respkv.resp.limits import Limits, ProtocolError
+from respkv.resp.lone import lone_command
 from respkv.resp.strict import StrictParser
 
 __all__ = ["Limits", "Parser", "ProtocolError"]
@@ -83,10 +86,13 @@ class Parser:
         """
         if self._strict_only or not data or data[0] != _STAR or len(data) > self._limits.uncritical_bytes:
             return self._feed_strict(data)
+        last_star = data.rfind(_STAR)
+        if last_star == 0 and (lone := lone_command(data)) is not None:
+            return [lone]
         # + ( = > ~ | % spelled out, as a loop costs more than all of them; by number, as `b"+" in data` is far slower.
         unclear = 43 in data or 40 in data or 61 in data or 62 in data or 126 in data or 124 in data or 37 in data
         # A single array announced with five digits at the most needs no search.
-        has_long_array = (data.rfind(_STAR) > 0 or _CR not in data[:7]) and _find_long_array(data)
+        has_long_array = (last_star > 0 or _CR not in data[:7]) and _find_long_array(data)
         if (has_long_array or unclear) and _announces_too_much(data):
             return self._feed_strict(data)
         reader = self._reader

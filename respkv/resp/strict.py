@@ -9,11 +9,13 @@ Redis (`networking.c`, whose error texts these are) the two bytes behind an argu
 Redis: a header ends with `\\r\\n`, not with `\\r` and any byte.
 
 Bytes wait in one growing buffer, so that an argument of any size in portions of any size is put together in linear
-time with about twice its size in memory.
+time with about twice its size in memory. From `LONG_BYTES` on it is gathered in a buffer of its own, which becomes the
+argument without a copy: copying half a gigabyte would hold everybody up.
 """
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Final
 
 from respkv.resp.inline import UnbalancedQuotesError, split_words
@@ -30,6 +32,7 @@ _DOLLAR: Final = ord("$")
 _NO_BULK: Final = -1
 _LOGIN_COMMANDS: Final = frozenset((b"AUTH", b"HELLO"))
 _ENDLESS: Final = 1 << 62
+LONG_BYTES: Final = 1 << 20
 
 
 class StrictParser:
@@ -47,6 +50,7 @@ class StrictParser:
         "_command_bytes",
         "_let_off",
         "_limits",
+        "_long",
         "_missing",
         "_searched",
         "authenticated",
@@ -63,15 +67,21 @@ class StrictParser:
         self._bulk_bytes = _NO_BULK  # length of the argument to come, once its header is read
         self._command_bytes = 0  # of the incomplete command, parsed already
         self._let_off = False
+        self._long: BytesIO | None = None  # the argument to come, as far as it has come, if it is long
 
     @property
     def pending_bytes(self) -> int:
         """Wire bytes that have come of a command that is not complete; 0 at a boundary."""
-        return self._command_bytes + len(self._buffer) - self._at
+        long_bytes = self._long.tell() if self._long is not None else 0
+        return self._command_bytes + long_bytes + len(self._buffer) - self._at
 
     def feed(self, data: bytes, commands_max: int = _ENDLESS) -> list[list[bytes]]:
         """Takes `data` and returns the commands complete with it, `commands_max` at the most. Raises ProtocolError."""
         self._let_off = False
+        if self._long is not None:
+            missing = self._bulk_bytes - self._long.tell()
+            self._long.write(memoryview(data)[:missing])
+            data = data[missing:]
         self._buffer += data
         commands: list[list[bytes]] = []
         try:
@@ -120,19 +130,41 @@ class StrictParser:
         while self._missing:
             if self._bulk_bytes == _NO_BULK and not self._bulk_header():
                 return None
-            start = self._at
-            end = start + self._bulk_bytes
-            if end + 2 > len(self._buffer):
+            argument = self._long_argument() if self._bulk_bytes >= LONG_BYTES else self._argument()
+            if argument is None:
                 return None
-            with memoryview(self._buffer) as view:
-                arguments.append(bytes(view[start:end]))
-            self._at = self._searched = end + 2
+            arguments.append(argument)
             self._command_bytes += self._bulk_bytes + 2
             self._bulk_bytes = _NO_BULK
             self._missing -= 1
         self._arguments = []
         self._command_bytes = 0
         return arguments
+
+    def _argument(self) -> bytes | None:
+        """The argument of `_bulk_bytes` at `_at`, None when it is not complete with the two bytes behind it."""
+        start = self._at
+        end = start + self._bulk_bytes
+        if end + 2 > len(self._buffer):
+            return None
+        self._at = self._searched = end + 2
+        with memoryview(self._buffer) as view:
+            return bytes(view[start:end])
+
+    def _long_argument(self) -> bytes | None:
+        """The same for a long one."""
+        long = self._long
+        if long is None:
+            long = self._long = BytesIO()
+            end = self._at + self._bulk_bytes
+            with memoryview(self._buffer) as view:
+                self._at += long.write(view[self._at : end])
+            self._searched = self._at
+        if long.tell() < self._bulk_bytes or self._at + 2 > len(self._buffer):
+            return None
+        self._at = self._searched = self._at + 2
+        self._long = None
+        return long.getvalue()
 
     def _array_header(self) -> bool:
         """Reads `*<arguments>` into `_missing`; False when the line is not complete."""

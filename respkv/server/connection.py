@@ -1,9 +1,9 @@
 """A client's connection: bytes in, commands run in order, replies out in order.
 
-What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET run here, in the one loop
-that the speed of the server hangs on; everything else goes through `respkv.server.dispatch`. A burst whose replies are
-all there at once is written at once; otherwise it waits in line, and is written, with those behind it, when its last
-reply has come.
+What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET run here, in the few
+functions that the speed of the server hangs on; everything else goes through `respkv.server.dispatch`. A burst whose
+replies are all there at once is written at once; otherwise it waits in line, and is written, with those behind it, when
+its last reply has come.
 
 Back-pressure: reading stops while the client does not take its replies, and while it has too much under way.
 """
@@ -13,55 +13,31 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
 from respkv.cluster.slots import slot_of
 from respkv.raft.group import Clock
-from respkv.reply import Reply, RespError
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
+from respkv.server.burst import Burst, PutBurst
 from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
 from respkv.server.session import Session
-from respkv.shard.waiting import Part
 
 if TYPE_CHECKING:
     from respkv.server.server import Server
 
 BURST_COMMANDS = 512
-PUTS_MIN = 4  # plain SETs in a row that are worth the check whether there is nothing else
 OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 _HEADERS = len(BULK_HEADERS)
-_ONLY_SET, _ONLY_THREE = {b"SET"}, {3}
+_GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
+_ALIKE = _GET | _SET
 _NILS = {2: NIL2, 3: NIL3}
-
-
-class Burst(Part):
-    """The commands of (a part of) one read, as a waiter: `replies` in order, encoded. Only made where one may wait."""
-
-    __slots__ = ("connection", "protocol", "replies")
-
-    def __init__(self, connection: Connection, size: int, replies: list[bytes]) -> None:
-        self.pending = 0
-        self.size = size
-        self.joined = []
-        self.connection = connection
-        self.protocol = connection.session.protocol
-        self.replies = replies
-
-    def put(self, token: int, value: Reply) -> None:
-        self.replies[token] = encode(value, self.protocol)
-
-    def fail(self, ok: bytes, error: RespError) -> None:
-        line = encode(error, self.protocol)
-        self.replies[:] = [line if reply is ok else reply for reply in self.replies]
-
-    def done(self) -> None:
-        self.connection.server.finished(self.connection)
 
 
 class Connection(asyncio.Protocol):
@@ -88,7 +64,7 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
         self.fast = self.session.authenticated
-        self.waiting: deque[Burst] = deque()
+        self.waiting: deque[Burst | PutBurst] = deque()
         self.closing = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
@@ -131,10 +107,10 @@ class Connection(asyncio.Protocol):
             self._backlog += commands
         elif commands:
             self.server.stats.commands += len(commands)
-            if len(commands) > BURST_COMMANDS:
-                self._execute(commands, len(data))
-            elif len(commands) == 1 and self._answer_at_once(commands[0]):
+            if self.fast and commands[0][0] in _ALIKE and self._run_alike(commands, len(data)):
                 pass
+            elif len(commands) > BURST_COMMANDS:
+                self._execute(commands, len(data))
             elif rest := self._run(commands, len(data)):
                 self._backlog = rest
                 self._pause()
@@ -158,20 +134,32 @@ class Connection(asyncio.Protocol):
 
     # -- running commands
 
-    def _answer_at_once(self, args: list[bytes]) -> bool:
-        """A lone GET, without the machinery for what may have to wait: that costs more than the GET."""
-        if len(args) != 2 or args[0] != b"GET" or not self.fast or self.waiting or self._transport is None:
+    def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
+        """Runs commands that are nothing but plain GETs, or nothing but plain SETs, column by column: without what
+        others need, at a third of the cost. False: they are not, or cannot be run so now; then nothing was done."""
+        try:
+            names, keys, *values = zip(*commands, strict=True)
+        except ValueError:  # of different lengths, or nothing but names
             return False
-        now = Clock.now()
-        reply = self._get(args[1], now)
-        if reply is None:
+        if names.count(names[0]) != len(names):
             return False
+        if not values:
+            return names[0] in _GET and self._answer(keys)
+        return len(values) == 1 and names[0] in _SET and self._put(keys, values[0], size)
+
+    def _answer(self, keys: Sequence[bytes]) -> bool:
+        """GET of each of `keys`, if all can be answered now."""
+        if self.waiting or self._transport is None:
+            return False
+        now, get, replies = Clock.now(), self._get, []
+        for key in keys:
+            reply = get(key, now)
+            if reply is None:
+                return False
+            replies.append(reply)
         session = self.session
-        session.last_at, session.last_words = now, args
-        if self.server.output_bytes_max:
-            self._write([reply])
-        else:
-            self._transport.write(reply)
+        session.last_at, session.last_words = now, (b"GET", keys[-1])
+        self._write(replies[0] if len(replies) == 1 else b"".join(replies))
         return True
 
     def _get(self, key: bytes, now: float) -> bytes | None:
@@ -190,6 +178,29 @@ class Connection(asyncio.Protocol):
         server.stats.hits += 1
         return BULK_HEADERS[len(value)] + value + CRLF
 
+    def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
+        """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
+        server = self.server
+        table = server.proposer_of_slot
+        slots = list(map(slot_of, keys))
+        proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
+        if max(map(len, keys)) > KEY_BYTES_MAX:
+            return False
+        for proposer in proposers:
+            if proposer.refusal is not None or (self.session.cluster_view and not proposer.leads):
+                return False
+        burst = PutBurst(self, size, slots)
+        for proposer in proposers:
+            proposer.join(burst)
+        rows = zip(slots, keys, values, strict=True)
+        for put, row in zip(map(server.put_of_slot.__getitem__, slots), rows, strict=True):
+            put(row)
+        server.stats.plain_sets += len(slots)
+        session = self.session
+        session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])
+        self._line_up(burst)
+        return True
+
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
         while commands and not self._write_blocked and not self.closing:
@@ -201,40 +212,8 @@ class Connection(asyncio.Protocol):
             self._backlog = commands
             self._pause()
 
-    def _run_puts(self, commands: list[list[bytes]], size: int) -> bool:
-        """Runs a list of nothing but plain SETs, column by column: at a third of what they cost one by one."""
-        if not self.fast or self.session.cluster_view or {args[0] for args in commands} != _ONLY_SET:
-            return False
-        if set(map(len, commands)) != _ONLY_THREE:
-            return False
-        keys = [args[1] for args in commands]
-        server = self.server
-        if max(map(len, keys)) > KEY_BYTES_MAX or server.refuses_writes():
-            return False
-        values = [args[2] for args in commands]
-        slots = list(map(slot_of, keys))
-        burst = Burst(self, size, [])
-        if len(server.proposers) == 1:
-            burst.replies = server.proposers[0].join_puts(burst, slots, keys, values)
-        else:
-            table, append = server.proposer_of_slot, burst.replies.append
-            for slot, key, value in zip(slots, keys, values, strict=True):
-                proposer = table[slot]
-                if proposer.part is not burst:
-                    proposer.join(burst)
-                proposer.slots.append(slot)
-                proposer.keys.append(key)
-                proposer.values.append(value)
-                append(proposer.ok)
-        server.stats.plain_sets += len(commands)
-        self.session.last_at, self.session.last_words = Clock.now(), commands[-1][:2]
-        self._line_up(burst)
-        return True
-
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
-        """The hot loop. Returns the commands that were left for later, if any."""
-        if len(commands) >= PUTS_MIN and self._run_puts(commands, size):
-            return []
+        """Commands of any kind. Returns those that were left for later, if any."""
         burst: Burst | None = None
         replies: list[bytes] = []
         append = replies.append
@@ -257,9 +236,7 @@ class Connection(asyncio.Protocol):
                         if burst is None:
                             burst = Burst(self, size, replies)
                         proposer.join(burst)
-                    proposer.slots.append(slot)
-                    proposer.keys.append(key)
-                    proposer.values.append(args[2])
+                    proposer.puts.append((slot, key, args[2]))
                     append(proposer.ok)
                     sets += 1
                     continue
@@ -285,12 +262,12 @@ class Connection(asyncio.Protocol):
         session.last_at = now
         session.last_words = commands[-1][:2]
         if burst is None and alone:
-            self._write(replies)
+            self._write(b"".join(replies))
         else:
             self._line_up(burst or Burst(self, size, replies))
         return rest
 
-    def _line_up(self, burst: Burst) -> None:
+    def _line_up(self, burst: Burst | PutBurst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
         if burst.pending or self.waiting:
             self.waiting.append(burst)
@@ -300,34 +277,54 @@ class Connection(asyncio.Protocol):
             if not burst.pending:
                 self.flush()
         else:
-            self._write(burst.replies)
+            self._write(burst.wire())
             if self.closing:
                 self._close()
 
     # -- replies
+
+    def settled(self, burst: Burst | PutBurst) -> None:
+        """A burst has all its replies. They are written at once where nothing else hangs on that; else this turn."""
+        waiting = self.waiting
+        if len(waiting) == 1 and waiting[0] is burst and self._reading and not (self.closing or self._ended):
+            waiting.clear()
+            self._open_bytes = 0
+            self._write(burst.wire())
+        else:
+            self.server.finished(self)
 
     def flush(self) -> None:
         """Writes the replies of the bursts at the head of the line that are complete."""
         self.flush_scheduled = False
         waiting = self.waiting
         out: list[bytes] = []
+        long = False
         while waiting and waiting[0].pending == 0:
             burst = waiting.popleft()
             self._open_bytes -= burst.size
-            out += burst.replies
+            data = burst.wire()
+            if isinstance(data, bytes):
+                out.append(data)
+            else:
+                out += data
+                long = True
         if out:
-            self._write(out)
+            self._write(out if long else b"".join(out))
         if not waiting and (self.closing or self._ended) and not self._backlog:
             self._close()
             return
         if not self._reading and not self._write_blocked:
             self._continue()
 
-    def _write(self, replies: list[bytes]) -> None:
+    def _write(self, data: bytes | list[bytes]) -> None:
         transport = self._transport
         if transport is None:
             return
-        transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        if isinstance(data, bytes):
+            transport.write(data)
+        else:
+            for part in data:
+                transport.write(part)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
             self.server.log_output_limit(self)
@@ -335,7 +332,7 @@ class Connection(asyncio.Protocol):
 
     def push(self, value: Any) -> None:
         """Writes a message that answers no command."""
-        self._write([encode(value, self.session.protocol)])
+        self._write(encode(value, self.session.protocol))
 
     # -- flow control
 

@@ -7,6 +7,7 @@ leads.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -22,9 +23,11 @@ from respkv.resp.encoder import encode
 from respkv.server.session import command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
+from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
-    from respkv.server.connection import Burst, Connection
+    from respkv.server.burst import Burst
+    from respkv.server.connection import Connection
     from respkv.server.server import Server
     from respkv.server.session import Session
 
@@ -185,16 +188,21 @@ def _run_on(
             raise proposer.refusal
         proposer.write(burst, token, args)
         return LATER
-    if _has_open_writes(connection, burst, proposer):
+    if has_open_writes(connection, burst, proposer):
         proposer.write(burst, token, args)
         return LATER
     if proposer.serves_reads and proposer.machine is not None:
-        return proposer.machine.read(args)
+        with contextlib.suppress(Damaged):  # then another replica answers
+            value = proposer.machine.long_value(args)
+            if value is None:
+                return proposer.machine.read(args)
+            proposer.read_long(burst, token, value)
+            return LATER
     proposer.read(burst, token, args)
     return LATER
 
 
-def _has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
+def has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
     """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
     turn."""
     return any(proposer is p for p in burst.joined) or any(
@@ -223,7 +231,7 @@ def _span(
     burst.pending += 1
     spanning.pending = 1
     for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
-        if spec.is_write or _has_open_writes(connection, burst, proposer):
+        if spec.is_write or has_open_writes(connection, burst, proposer):
             proposer.write(spanning, position, part_args)
             burst.joined.append(proposer)
         else:

@@ -28,6 +28,10 @@ def node_metrics(server: Server, fsync_seconds: Histogram) -> Metrics:
 
 _SHARD: tuple[tuple[str, str, Callable[[Replica], int]], ...] = (
     ("shard_is_leader", "1 if this replica leads its shard.", lambda replica: int(replica.group.leader)),
+    ("shard_is_learner", "1 if this replica has no vote: it repairs itself, or has not met the other nodes.",
+     lambda replica: int(not replica.group.votes)),
+    ("shard_repairs", "How often this replica began anew since the start, because its files were damaged.",
+     lambda replica: replica.repairs),
     ("shard_term", "Raft term.", lambda replica: replica.group.term),
     ("shard_commit_index", "Newest index known to be committed.", lambda replica: replica.group.commit),
     ("shard_applied_index", "Newest index applied here.", lambda replica: replica.group.applied),

@@ -18,11 +18,14 @@ from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
 from respkv.resp.limits import Limits
+from respkv.server.holders import Holders
+from respkv.server.memory import process_memory
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
 if TYPE_CHECKING:
-    from respkv.server.connection import Burst, Connection
+    from respkv.server.burst import Burst, PutBurst
+    from respkv.server.connection import Connection
 
 log = structlog.get_logger()
 
@@ -85,7 +88,10 @@ class Server:
         self.journal = journal
         self.peers = peers
         self.stop = stop
+        self.holders = Holders(node, self.proposers, peers.send)
+        self.startup_bytes = process_memory().used
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
+        self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
         self.clients: dict[int, Connection] = {}
         self.limits = Limits()
@@ -156,11 +162,7 @@ class Server:
             return None
         return leader[0]
 
-    def refuses_writes(self) -> bool:
-        """Whether a shard refuses writes for now (its disk is nearly full)."""
-        return any(proposer.refusal is not None for proposer in self.proposers)
-
-    def crowded(self, burst: Burst) -> bool:
+    def crowded(self, burst: Burst | PutBurst) -> bool:
         """Whether a shard that the burst writes to has more waiting than it should."""
         limit = self._pending_bytes_max
         for proposer in burst.joined:  # noqa: SIM110 - once per burst, and `any` costs three times as much

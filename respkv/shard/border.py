@@ -15,14 +15,17 @@ import msgspec
 
 from respkv.border import BadMessage, Count, Shape, require
 from respkv.cluster.slots import SLOTS
-from respkv.reply import NullArray, RespError, Simple, Verbatim
+from respkv.reply import LongBulk, NullArray, RespError, Simple, Verbatim
 from respkv.shard.batch import Puts, Run, decode_runs
+from respkv.shard.long import LongPut, LongRun, decode_long_runs, values_of
 from respkv.storage.record import OVERHEAD_BYTES
 
 FORWARD = 20  # shard, request, term or -1, runs
 FORWARDED = 21  # shard, request, status, values or (leader, term)
 READ = 22  # shard, request, term or -1, commands
-READ_DONE = 23  # shard, request, status, values or (leader, term)
+READ_DONE = 23  # shard, request, status, values or (leader, term), parts of the long values if there are any
+FORWARD_LONG = 24  # shard, request, term or -1, runs, body; answered by FORWARDED
+READ_LATER = 25  # shard, request, bytes that will take their time
 
 APPLIED, REFUSED, FAILED = 0, 1, 2
 
@@ -32,7 +35,7 @@ _Term = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
 _Args = Annotated[list[bytes], msgspec.Meta(min_length=1)]
 _Hint = tuple[str, int] | None
 
-_PLAIN_REPLIES: Final = frozenset((bytes, int, type(None), bool, float, RespError, NullArray))
+_PLAIN_REPLIES: Final = frozenset((bytes, int, type(None), bool, float, RespError, NullArray, LongBulk))
 
 
 class Forward(Shape):
@@ -41,10 +44,20 @@ class Forward(Shape):
     runs: bytes
 
 
+class ForwardLong(Forward):
+    body: list[bytes]
+
+
 class Outcome(Shape):
     request: Count
     status: Literal[0, 1, 2]
     content: Any
+    parts: list[bytes] = msgspec.field(default_factory=list)
+
+
+class Later(Shape):
+    request: Count
+    value_bytes: Count
 
 
 class Reads(Shape):
@@ -53,7 +66,14 @@ class Reads(Shape):
     commands: list[_Args]
 
 
-SHAPES: Final[dict[int, type[Shape]]] = {FORWARD: Forward, FORWARDED: Outcome, READ: Reads, READ_DONE: Outcome}
+SHAPES: Final[dict[int, type[Shape]]] = {
+    FORWARD: Forward,
+    FORWARDED: Outcome,
+    READ: Reads,
+    READ_DONE: Outcome,
+    FORWARD_LONG: ForwardLong,
+    READ_LATER: Later,
+}
 
 
 def check(message: Any) -> None:
@@ -64,6 +84,8 @@ def check(message: Any) -> None:
     require(message, SHAPES)
     if message[0] in (FORWARDED, READ_DONE):
         _check_outcome(message[3], message[4])
+        if message[3] == APPLIED:
+            _check_parts(message[4], message[5] if len(message) > 5 else [])
 
 
 def check_commands(commands: list[list[bytes]], possible: Possible) -> None:
@@ -81,6 +103,25 @@ def checked_runs(encoded: bytes, possible: Possible) -> list[Run]:
         raise BadMessage(f"Forward: {error}") from None
     for run in runs:
         if isinstance(run, Puts):
+            _check_puts(run)
+        else:
+            check_commands(run.commands, possible)
+    return runs
+
+
+def checked_long_runs(encoded: bytes, body: list[bytes], possible: Possible) -> list[LongRun]:
+    """The same for a batch with long values, which are in `body`."""
+    try:
+        runs = decode_long_runs(encoded)
+        for _ in values_of(runs, [memoryview(part) for part in body]):
+            pass
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"ForwardLong: {error}") from None
+    for run in runs:
+        if isinstance(run, LongPut):
+            if not 0 <= run.slot < SLOTS:
+                raise BadMessage("ForwardLong: a slot that cannot be")
+        elif isinstance(run, Puts):
             _check_puts(run)
         else:
             check_commands(run.commands, possible)
@@ -108,6 +149,13 @@ def _check_outcome(status: int, content: Any) -> None:
             msgspec.convert(content, _Hint)
         except msgspec.ValidationError as error:
             raise BadMessage(f"Outcome: {error}") from None
+
+
+def _check_parts(values: list[Any], parts: list[bytes]) -> None:
+    """The parts are those of the long values, which come without them."""
+    long = [value for value in values if type(value) is LongBulk]
+    if sum(value.value_bytes for value in long) != sum(map(len, parts)) or any(value.parts for value in long):
+        raise BadMessage("Outcome: the parts are not those of the long values")
 
 
 def check_replies(replies: Iterable[Any]) -> None:

@@ -15,9 +15,12 @@ from respkv.commands.context import Context
 from respkv.commands.keys import expire_keys
 from respkv.commands.table import COMMANDS
 from respkv.keyspace.db import Db
+from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
+from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
 from respkv.storage import Bitcask
+from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
 
@@ -74,6 +77,26 @@ class Machine:
         db.commit(index, term)
         return replies
 
+    def apply_in_slices(
+        self, index: int, term: int, entry: LongEntry, body: list[memoryview]
+    ) -> Slices:
+        """`apply` for an entry with long values: yields what is to be run, in any thread, before it is resumed, and
+        returns the replies."""
+        db, values = self.db, values_of(entry.runs, body)
+        db.now_ms = max(self.cask.clock_ms, entry.now_ms)
+        batch = db.begin()
+        context = Context(seed=entry.seed)
+        replies: list[Any] = []
+        for run in entry.runs:
+            if isinstance(run, LongPut):
+                batch.put_long(run.slot, run.key, next(values))
+            elif isinstance(run, Puts):
+                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+            else:
+                replies += [self._run(args, context) for args in run.commands]
+        yield from db.commit_in_slices(index, term)
+        return replies
+
     def apply_nothing(self, index: int, term: int) -> None:
         """An entry without effects (a leader's first): only the index moves."""
         self.cask.append_puts(index, term, self.cask.clock_ms, [], [], [], b"")
@@ -104,6 +127,19 @@ class Machine:
         except RespError as refusal:
             return refusal.with_traceback(None)
         return reply
+
+    def long_value(self, args: list[bytes]) -> LongRead | None:
+        """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""
+        if args[0] != b"GET" or len(args) != 2:
+            return None
+        found = self.cask.read_long(args[1], self.cask.bucket_of(args[1]), LONG_READ_BYTES)
+        if found is None:
+            return None
+        now_ms = max(self.cask.clock_ms, self._wall_ms())
+        if found.type != STRING or 0 < found.expire_ms <= now_ms:
+            found.close()
+            return None
+        return found
 
     def due(self, limit: int) -> list[bytes]:
         """Keys whose expiry has passed, for the leader to propose their removal."""

@@ -30,25 +30,44 @@ from typing import Any, Literal
 import structlog
 
 from respkv import errors
+from respkv.cluster.peers import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
-from respkv.reply import RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.reply import LongBulk, RespError
+from respkv.shard.batch import Entry, Ops, Puts, count_ops, decode_entry, encode_entry, encode_runs
 from respkv.shard.border import (
     APPLIED,
     FAILED,
     FORWARD,
+    FORWARD_LONG,
     FORWARDED,
     READ,
     READ_DONE,
+    READ_LATER,
     REFUSED,
     check,
     check_commands,
+    checked_long_runs,
     checked_runs,
     require_count,
 )
+from respkv.shard.long import (
+    LONG_BYTES,
+    LongApply,
+    LongEntry,
+    LongReads,
+    LongRun,
+    Offload,
+    decode_head,
+    encode_head,
+    hand_out,
+    run_here,
+    split_columns,
+)
 from respkv.shard.machine import Machine, wall_ms
 from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.storage.errors import Damaged
+from respkv.storage.reading import LongRead
 from respkv.storage.record import encode_puts
 
 log = structlog.get_logger()
@@ -57,6 +76,8 @@ IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 
 
+LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
+
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
 
 
@@ -64,6 +85,10 @@ class _NoLease:
     """Stands for the group on a node without a replica."""
 
     lease_until = float("-inf")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _not_here(slot: int, key: bytes) -> Literal[False]:
@@ -90,15 +115,20 @@ class _Forwarded(Part):
     def fail(self, ok: bytes, error: RespError) -> None:
         self.failed = error
 
+    def expect(self, value_bytes: int) -> None:
+        self._proposer.send(self._peer, (READ_LATER, self._proposer.shard, self._request, value_bytes))
+
     def done(self) -> None:
         status, content = (APPLIED, self._values) if self.failed is None else (FAILED, self.failed)
-        self._proposer.send(self._peer, (self._kind, self._proposer.shard, self._request, status, content))
+        message = (self._kind, self._proposer.shard, self._request, status, content)
+        parts = Parts(part for value in self._values if isinstance(value, LongBulk) for part in value.parts)
+        self._proposer.send(self._peer, (*message, parts) if parts else message)
 
 
 class Proposer:
     """One shard as this node's clients see it.
 
-    Connections append plain puts to `slots`, `keys` and `values` after `join`; everything else goes through `write`
+    Connections append plain puts, `(slot, key, value)`, to `puts` after `join`; everything else goes through `write`
     and `read`. `ok` is the object that stands for the reply of such a put until its batch has its outcome.
     """
 
@@ -112,15 +142,15 @@ class Proposer:
         send: Callable[[str, Any], bool],
         wake: Callable[[], None],
         now: Callable[[], float],
+        offload: Offload = run_here,
+        fatal: Callable[[BaseException], None] = _raise,
     ) -> None:
         self.shard = shard.id
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
         self.use(machine)
         self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
-        self.slots: list[int] = []
-        self.keys: list[bytes] = []
-        self.values: list[bytes] = []
+        self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
         self.part: Part | None = None
         self.refusal: RespError | None = None
         self.send = send
@@ -133,10 +163,11 @@ class Proposer:
         self._node = node
         self._replicas = shard.replicas
         self._now = now
-        self._runs: list[Run] = []
+        self._runs: list[LongRun] = []
         self._ops: list[list[bytes]] | None = None
         self._sinks: list[Sink] = []
         self._parts: list[Part] = []
+        self._body: list[bytes] = []
         self._bytes = 0
         self._since = 0.0
         self._queue: list[Batch] = []
@@ -145,6 +176,8 @@ class Proposer:
         self._forwards: dict[int, Batch] = {}
         self._reads: list[Read] = []
         self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
+        self._long_apply = LongApply(offload, wake, fatal)
+        self._long_reads = LongReads()
         self._sequence = 0
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
@@ -157,6 +190,10 @@ class Proposer:
         self.machine = machine
         self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
 
+    def avoid_plain_reads(self) -> None:
+        """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""
+        self.get_plain = _not_here
+
     @property
     def leads(self) -> bool:
         return self.group is not None and self.group.leader
@@ -167,7 +204,8 @@ class Proposer:
         """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
         if not self._parts:
             self._since = self._now()
-            self.wake()
+            if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for
+                self.wake()
         self.part = part
         part.pending += 1
         part.joined.append(self)
@@ -175,20 +213,11 @@ class Proposer:
         self._bytes += part.size
         self.pending_bytes += part.size
 
-    def join_puts(self, part: Part, slots: list[int], keys: list[bytes], values: list[bytes]) -> list[bytes]:
-        """Adds plain puts in columns; returns what stands for their replies."""
-        if self.part is not part:
-            self.join(part)
-        self.slots += slots
-        self.keys += keys
-        self.values += values
-        return [self.ok] * len(keys)
-
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:
             self.join(part)
-        if self.keys:
+        if self.puts:
             self._close_puts()
         if self._ops is None:
             self._ops = []
@@ -207,10 +236,33 @@ class Proposer:
         part.pending += 1
         read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
         if self.serves_reads and self.machine is not None:
-            read.answer(self.machine.read(args))
+            self._answer(read, self.machine)
             return
         self._reads.append(read)
         self.wake()
+
+    def read_long(self, part: Part, token: int, value: LongRead) -> None:
+        """The same for a GET whose long value was looked up already."""
+        part.pending += 1
+        self._long_reads.add(Read(part, token, [], Clock.now(), 0.0), value)
+        self.wake()
+
+    def _answer(self, read: Read, machine: Machine) -> None:
+        """Answers a read that may be served now, or begins to; what is damaged here waits for another replica."""
+        try:
+            long = machine.long_value(read.args)
+            value = machine.read(read.args) if long is None else None
+        except Damaged as damaged:
+            if self._replicas[1:]:
+                self._reads.append(read)
+                return
+            long, value = None, errors.damaged(str(damaged))
+        if long is None:
+            read.answer(value)
+        else:
+            read.part.expect(long.value_bytes)
+            self._long_reads.add(read, long)
+            self.wake()
 
     # -- once per loop turn
 
@@ -222,20 +274,30 @@ class Proposer:
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
-        if group is not None and group.leader:
+        if group is None:
+            if self._parts or self._queue or self._reads:
+                self._forward_all()
+            return
+        group.advance()
+        if group.leader:
             if self._reads:
                 self._serve_reads(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
-                self._propose(group)
+                self._seal()
+                if self._queue[0].body:
+                    self._propose_long(group)
+                else:
+                    self._propose(group)
+            group.feed()
         elif self._parts or self._queue or self._reads:
             self._forward_all()
-        if group is not None:
-            group.pump()
-            if self._reads and group.leader:
-                self._serve_reads(group)
+        if self._long_reads:
+            self._long_reads.advance()
+            self.wake()
 
     def _may_propose(self, group: Group) -> bool:
-        return len(self._proposals) < IN_FLIGHT_MAX and not self._older_under_way(group.term)
+        within = len(self._proposals) < IN_FLIGHT_MAX and not group.appending
+        return within and not self._older_under_way(group.term)
 
     def _older_under_way(self, term: int) -> bool:
         """A batch of an earlier term has no outcome yet: later ones must not overtake it."""
@@ -244,22 +306,33 @@ class Proposer:
         )
 
     def _close_puts(self) -> None:
-        sizes, records = encode_puts(self.keys, self.values)
-        self._runs.append(Puts(self.slots, self.keys, sizes, records))
-        self.slots, self.keys, self.values = [], [], []
+        """Makes runs of the puts gathered so far."""
+        slots, keys, values = map(list, zip(*self.puts, strict=True))
+        self.puts.clear()
         self._ops = None
+        if max(map(len, values)) < LONG_BYTES:
+            self._runs.append(Puts(slots, keys, *encode_puts(keys, values)))
+            return
+        runs, body = split_columns(slots, keys, values)
+        self._runs += runs
+        self._body += body
+        body_bytes = sum(map(len, body))
+        self._bytes += body_bytes
+        self.pending_bytes += body_bytes
 
     def _seal(self) -> None:
         """Moves what was gathered to the end of the queue."""
         if not self._parts:
             return
-        if self.keys:
+        if self.puts:
             self._close_puts()
-        batch = Batch(self._runs, self._sinks, self._parts, self.ok, self._since + self.timeout_s, self._bytes)
+        deadline = self._since + self.timeout_s + self._bytes / LONG_BYTES_PER_S
+        batch = Batch(self._runs, self._sinks, self._parts, self.ok, deadline, self._bytes)
+        batch.body = self._body
         self._sequence += 1
         batch.sequence = self._sequence
         self._queue.append(batch)
-        self._runs, self._sinks, self._parts, self._ops = [], [], [], None
+        self._runs, self._sinks, self._parts, self._ops, self._body = [], [], [], None, []
         self._bytes, self.part = 0, None
 
     def _take(self) -> list[Batch]:
@@ -267,6 +340,8 @@ class Proposer:
         self._seal()
         queue, size, count = self._queue, 0, 0
         while count < len(queue) and (size < ENTRY_BYTES_MAX or count == 0):
+            if queue[count].body:  # gets an entry of its own
+                break
             size += queue[count].bytes
             count += 1
         batches, self._queue = queue[:count], queue[count:]
@@ -289,6 +364,15 @@ class Proposer:
         index = group.propose(encode_entry(entry))
         self._proposals[index] = (term, batches)
         self._entries_by_index[index] = entry
+        self.proposed += 1
+
+    def _propose_long(self, group: Group) -> None:
+        batch = self._queue.pop(0)
+        batch.term = group.term
+        origins = [] if batch.origin is None else [(batch.origin, batch.request, 0, len(batch.sinks))]
+        head = encode_head(LongEntry(wall_ms(), random.getrandbits(63), origins, batch.runs))
+        index = group.propose_long(batch.body, head)
+        self._proposals[index] = (group.term, [batch])
         self.proposed += 1
 
     def _reads_as_batch(self) -> Batch:
@@ -316,8 +400,29 @@ class Proposer:
         if term > self._applied_term:
             self._applied_term = term
             self._resolve_older(term)
-        if self._queue or self._parts:
-            self.wake()
+
+    def apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        """As `apply`, for a long entry: writes a slice of it and tells whether that was the last."""
+        machine = self.machine
+        assert machine is not None
+        entry = decode_head(head)
+        replies = self._long_apply.advance(lambda: machine.apply_in_slices(index, term, entry, body))
+        if replies is None:
+            return False
+        proposed_in, batches = self._proposals.pop(index, (term, []))
+        if proposed_in != term:
+            self._requeue(batches)
+            batches = []
+        for batch in batches:
+            self._settle(batch, replies)
+        for node, request, _, _ in entry.origins:
+            if node == self._node and request in self._forwards:
+                self._settle(self._forwards.pop(request), replies)
+        if term > self._applied_term:
+            self._applied_term = term
+            self._resolve_older(term)
+        self.wake()
+        return True
 
     def _apply_entry(
         self, index: int, term: int, entry: Entry | None, command: bytes, batches: list[Batch] | None
@@ -325,7 +430,12 @@ class Proposer:
         assert self.machine is not None
         if entry is None:
             entry = decode_entry(command)
-        replies = self.machine.apply(index, term, entry)
+        try:
+            replies = self.machine.apply(index, term, entry)
+        except Damaged:
+            for batch in batches or ():
+                self._fail(batch, errors.timeout("this replica's data are damaged"))
+            raise
         if batches is not None:
             first = 0
             for batch in batches:
@@ -401,7 +511,7 @@ class Proposer:
                 self._asked_at = Clock.now()
                 group.confirm()
         for read in ready:
-            read.answer(self.machine.read(read.args))
+            self._answer(read, self.machine)
 
     # -- forwarding
 
@@ -429,7 +539,10 @@ class Proposer:
         self._seal()
         batch = self._queue[0]
         self._request += 1
-        if not self.send(name, (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))):
+        message: tuple[Any, ...] = (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))
+        if batch.body:
+            message = (FORWARD_LONG, *message[1:], Parts(batch.body))
+        if not self.send(name, message):
             self._no_link_to(name)
             return False
         del self._queue[0]
@@ -463,7 +576,7 @@ class Proposer:
         """
         check(message)
         kind, _, request, *rest = message
-        if kind == FORWARD:
+        if kind in {FORWARD, FORWARD_LONG}:
             self._on_forward(peer, request, *rest)
         elif kind == FORWARDED:
             self._on_forwarded(request, *rest)
@@ -471,12 +584,14 @@ class Proposer:
             self._on_read(peer, request, *rest)
         elif kind == READ_DONE:
             self._on_read_done(request, *rest)
+        elif kind == READ_LATER:
+            self._on_read_later(request, *rest)
 
     def _leads_in(self, term: int) -> bool:
         group = self.group
         return group is not None and group.leader and term in (-1, group.term)
 
-    def _on_forward(self, peer: str, request: int, term: int, encoded: bytes) -> None:
+    def _on_forward(self, peer: str, request: int, term: int, encoded: bytes, body: list[bytes] | None = None) -> None:
         if not self._leads_in(term):
             self.send(peer, (FORWARDED, self.shard, request, REFUSED, self.leader()))
             return
@@ -484,11 +599,15 @@ class Proposer:
             self.send(peer, (FORWARDED, self.shard, request, FAILED, self.refusal))
             return
         assert self.machine is not None
-        runs = checked_runs(encoded, self.machine.can_apply)
+        can = self.machine.can_apply
+        runs: list[Any] = checked_long_runs(encoded, body, can) if body else checked_runs(encoded, can)
         part = _Forwarded(self, peer, FORWARDED, request, count_ops(runs))
         part.pending = 1
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
-        batch = Batch(runs, sinks, [part], self.ok, self._now() + self.timeout_s, len(encoded))
+        size = len(encoded) + sum(map(len, body or ()))
+        deadline = self._now() + self.timeout_s + size / LONG_BYTES_PER_S
+        batch = Batch(runs, sinks, [part], self.ok, deadline, size)
+        batch.body = body or []
         batch.origin, batch.request = peer, request
         batch.term = self.group.term if self.group is not None else -1
         self._seal()
@@ -498,7 +617,9 @@ class Proposer:
         self._queue.append(batch)
         self.wake()
 
-    def _on_forwarded(self, request: int, status: int, content: Any) -> None:
+    def _on_forwarded(self, request: int, status: int, content: Any, parts: list[bytes] | None = None) -> None:
+        if parts:
+            hand_out(content, parts)
         batch = self._forwards.get(request)
         if batch is None:
             return
@@ -526,7 +647,9 @@ class Proposer:
             self.read(part, token, args)
         finish(part)
 
-    def _on_read_done(self, request: int, status: int, content: Any) -> None:
+    def _on_read_done(self, request: int, status: int, content: Any, parts: list[bytes] | None = None) -> None:
+        if parts:
+            hand_out(content, parts)
         if request not in self._read_forwards:
             return
         _, reads = self._read_forwards[request]
@@ -540,6 +663,11 @@ class Proposer:
             return
         for position, read in enumerate(reads):
             read.answer(content[position] if status == APPLIED else content)
+
+    def _on_read_later(self, request: int, value_bytes: int) -> None:
+        _, reads = self._read_forwards.get(request, ("", []))
+        for read in reads:
+            read.deadline += value_bytes / LONG_BYTES_PER_S
 
     def _note_hint(self, hint: Any) -> None:
         if hint is not None:
@@ -601,6 +729,10 @@ class Proposer:
             late += self._read_forwards.pop(request)[1]
         for read in late:
             read.answer(errors.cluster_down())
+
+    def let_go(self) -> None:
+        """The state is about to be closed: nothing more is written to it."""
+        self._long_apply.drop()
 
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""

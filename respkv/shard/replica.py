@@ -3,12 +3,15 @@
 Upkeep, once a second or sooner: the Bitcask log is fdatasynced when the journal wants to be trimmed, the journal is
 trimmed behind what is synced, sealed files are hinted and merged in slices, expired keys are proposed for removal,
 lagging followers get snapshots.
+
+A replica whose files are damaged begins anew and is refilled by the others: see `respkv.shard.repair`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,21 +25,23 @@ from respkv.disk import Disk
 from respkv.offload import Worker
 from respkv.raft.border import check
 from respkv.raft.group import Group, Timing
+from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
-from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
+from respkv.raft.log import Standing
+from respkv.raft.membership import Membership
+from respkv.raft.messages import INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
 from respkv.raft.snapshot import SnapshotReceiver, SnapshotSender
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
-from respkv.storage import Bitcask
+from respkv.shard.repair import StartError, put_aside
+from respkv.storage import Bitcask, Damaged
 
 log = structlog.get_logger()
 
 SYNC_EVERY_S = 10.0
 SLICE_PAUSE_S = 0.002
-
-
-class StartError(Exception):
-    """The node's data do not allow it to start; the text says what to do."""
+HAND_OVER_EVERY_S = 1.0
+VERIFIED_FOR_S = 5.0
 
 
 class Replica:
@@ -55,6 +60,7 @@ class Replica:
         fatal: Callable[[BaseException], None],
         disk: Disk,
         now: Callable[[], float],
+        identity: Identity | None = None,
     ) -> None:
         self.shard = shard
         self.node = node
@@ -71,9 +77,14 @@ class Replica:
         self._led_since = now()
         self._senders: dict[str, SnapshotSender] = {}
         self._upkeep: asyncio.Task[None] | None = None
-        self.cask = self._open_cask()
+        self._verify_wanted = False
+        self._verified_at = float("-inf")
+        self.repairs = 0
+        self.damage: Damaged | None = None
+        self._hand_over_at = now()
+        self._files = threading.Lock()  # held by a job on the worker thread while it uses the log's files
         shard_log = journal.logs[shard.id]
-        self._reconcile()
+        self.cask = self._open()
         self.machine = Machine(self.cask)
         others = [name for name in shard.replicas if name != node]
         timing = Timing(config.election_timeout_ms / 1000, config.heartbeat_ms / 1000)
@@ -84,6 +95,7 @@ class Replica:
             shard_log,
             self.cask.applied,
             apply=self._apply,
+            apply_long=self._apply_long,
             send=self._send_raft,
             wake=lambda: wake(self),
             role_changed=self._role_changed,
@@ -92,16 +104,55 @@ class Replica:
             lease=config.read_mode == "lease",
         )
         self.proposer = Proposer(
-            shard, node, self.group, self.machine, send=send, wake=lambda: wake(self), now=now
+            shard,
+            node,
+            self.group,
+            self.machine,
+            send=send,
+            wake=lambda: wake(self),
+            now=now,
+            offload=self._offload,
+            fatal=fatal,
         )
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
+        self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
 
     @property
     def _incoming_path(self) -> Path:
         return self.path.with_name(self.path.name + ".incoming")
 
+    @property
+    def _alone(self) -> bool:
+        return len(self.shard.replicas) == 1
+
+    def _open(self) -> Bitcask:
+        """The log in the replica's directory, or an empty one in the place of one that cannot be used."""
+        there = self.path.exists()
+        try:
+            cask = self._open_cask()
+            reason = self._reconcile(cask)
+            if reason is None:
+                return cask
+            cask.close()
+            damage = Damaged(self.path, 0, reason if there else "it is missing")
+            if self._alone:
+                raise StartError(str(damage))
+        except Damaged as damaged:
+            if self._alone:
+                raise
+            damage = damaged
+        self._tell_damage(damage)
+        shard_log = self._journal.logs[self.shard.id]
+        shard_log.lose()
+        if shard_log.standing is Standing.VOTER:
+            shard_log.stand(Standing.LEARNER)
+        self._journal.flush_and_wait()  # before the files that show it go: no crash may make it forget
+        if there:
+            put_aside(self.path, self._config.disk_headroom_bytes, self._disk)
+        return self._open_cask()
+
     def _open_cask(self) -> Bitcask:
-        return Bitcask(
+        cask = Bitcask(
             self.path,
             buckets=SLOTS,
             bucket_of=slot_of,
@@ -110,10 +161,12 @@ class Replica:
             merge_dead_ratio=self._config.merge_dead_ratio,
             cache_bytes=self._config.read_cache_bytes // max(1, len(self._journal.logs)),
         )
+        cask.on_damage = self._damaged
+        return cask
 
-    def _reconcile(self) -> None:
-        """Makes journal and Bitcask log meet. Raises StartError if entries between them are missing."""
-        cask, shard_log = self.cask, self._journal.logs[self.shard.id]
+    def _reconcile(self, cask: Bitcask) -> str | None:
+        """Makes journal and Bitcask log meet; says why they cannot, if entries between them are missing."""
+        shard_log = self._journal.logs[self.shard.id]
         term = shard_log.term_at(cask.applied)
         if cask.applied > shard_log.last_index or (term is not None and cask.applied > 1 and term != cask.applied_term):
             # Applied entries are committed. Those that the journal lost in a power cut are in the Bitcask log; and
@@ -121,15 +174,22 @@ class Replica:
             log.warning("journal_behind_data", shard=self.shard.id, journal=shard_log.last_index, data=cask.applied)
             shard_log.reset(cask.applied, cask.applied_term)
         elif max(1, cask.applied) < shard_log.base_index:
-            raise StartError(
-                f"{self.path}: holds entries up to {cask.applied}, the journal begins behind {shard_log.base_index}; "
+            return (
+                f"it holds entries up to {cask.applied}, the journal begins behind {shard_log.base_index}: "
                 "the data are older than the journal"
             )
+        return None
 
     # -- called by the group
 
     def _apply(self, index: int, term: int, command: bytes) -> None:
         self.proposer.apply(index, term, command)
+
+    def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        return self.proposer.apply_long(index, term, head, body)
+
+    def _offload(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        self._worker.submit(job, done)
 
     def _role_changed(self) -> None:
         group = self.group
@@ -146,10 +206,18 @@ class Replica:
 
     def pump(self) -> None:
         self.dirty = False
-        self.proposer.pump()
+        try:
+            self.proposer.pump()
+        except Damaged:  # an entry cannot be applied here; `_damaged` was told
+            if self._alone:
+                raise
+            self._start_over()
 
     def tick(self) -> None:
         self.group.tick()
+        self.membership.tick()
+        if self.damage is not None and not self._alone:
+            self._prepare_repair()
 
     def receive(self, peer: str, message: Message) -> None:
         """A Raft or snapshot message from the replica on `peer`.
@@ -160,13 +228,15 @@ class Replica:
         """
         check(message)
         kind = message[0]
-        if kind < SNAPSHOT_BEGIN:
+        if kind >= INTRODUCE:
+            self.membership.receive(peer, message)
+        elif kind < SNAPSHOT_BEGIN:
             self.group.receive(peer, message)
         elif kind == SNAPSHOT_ACK:
             sender = self._senders.get(peer)
             if sender is not None:
                 sender.acknowledged(message[2], message[3], self._now())
-        else:
+        elif self.membership.standing <= Standing.LEARNER:
             try:
                 self.receiver.receive(peer, message, self.group.applied)
             except OSError as error:
@@ -175,6 +245,7 @@ class Replica:
     def link_up(self, peer: str) -> None:
         if peer in self.shard.replicas:
             self.group.connected(peer)
+            self.membership.introduce(peer)
 
     def link_down(self, peer: str) -> None:
         self.proposer.link_lost(peer)
@@ -184,6 +255,67 @@ class Replica:
             sender = self._senders.pop(peer, None)
             if sender is not None:
                 sender.stop()
+
+    # -- damage
+
+    def _tell_damage(self, damage: Damaged) -> None:
+        log.error(
+            "replica_damaged", shard=self.shard.id, file=str(damage.file), offset=damage.offset, reason=damage.reason
+        )
+        if not self._alone:
+            self.repairs += 1
+            log.warning("replica_repairing", shard=self.shard.id)
+
+    def _damaged(self, damage: Damaged) -> None:
+        """Called by the log when a record that is in use is not intact."""
+        if self.damage is None:
+            self.damage = damage
+            self._tell_damage(damage)
+            self.proposer.avoid_plain_reads()
+
+    def _prepare_repair(self) -> None:
+        """Begins anew once another replica leads: until then this one may be needed, and has its log and its voice."""
+        group, now = self.group, self._now()
+        if group.leader:
+            if now >= self._hand_over_at and group.transferring is None:
+                self._hand_over_at = now + HAND_OVER_EVERY_S
+                self.step_aside()
+        elif group.leader_id is not None and group.is_connected(group.leader_id):
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Puts the files aside and goes on with an empty replica that the leader will fill."""
+        try:
+            self._close_files(worthless=True)
+            self.group.start_over()
+            self.membership.lost()
+            put_aside(self.path, self._config.disk_headroom_bytes, self._disk)
+            self._use(self._open_cask())
+        except Exception as error:  # noqa: BLE001 - the node must not go on with half a state
+            self._fatal(error)
+            return
+        self.damage = None
+
+    def _repaired(self) -> None:
+        self.proposer.wake()
+
+    def _close_files(self, *, worthless: bool = False) -> None:
+        """Ends all use of the log's files; what is `worthless` is not synced before."""
+        self._stop_upkeep()
+        for sender in self._senders.values():
+            sender.stop()
+        self._senders.clear()
+        self.receiver.drop()
+        with self._files:
+            self.cask.failed = self.cask.failed or worthless
+            self.cask.close()
+
+    def _use(self, cask: Bitcask) -> None:
+        self.cask = cask
+        self._verified_at = float("-inf")
+        self.machine = Machine(cask)
+        self.proposer.use(self.machine)
+        self.proposer.installed()
 
     # -- snapshots
 
@@ -196,7 +328,11 @@ class Replica:
                 del self._senders[peer]
         if not group.leader:
             return
-        for peer in group.snapshot_wanted - self._senders.keys():
+        wanted = group.snapshot_wanted - self._senders.keys()
+        if wanted and not self._may_be_copied(now):
+            self._verify_wanted = True
+            return
+        for peer in wanted:
             source = self.cask.snapshot()
             log.info("snapshot_sending", shard=self.shard.id, peer=peer, index=source.index)
 
@@ -206,18 +342,34 @@ class Replica:
             transfer = random.getrandbits(48)
             self._senders[peer] = SnapshotSender(self.shard.id, transfer, group.term, source, send, now)
 
+    def _may_be_copied(self, now: float) -> bool:
+        """Damage must not spread: files are verified before others get them, and damaged ones are not sent, unless
+        nobody else is left to lead."""
+        if self.damage is not None:
+            return not any(self._may_lead(name) for name in self.shard.replicas)
+        return now - self._verified_at < VERIFIED_FOR_S
+
+    async def _verify(self, cask: Bitcask) -> None:
+        self._verify_wanted = False
+        for task in cask.verify():
+            if task is None:
+                await asyncio.sleep(SLICE_PAUSE_S)
+            else:
+                await self._run_job(cask, task)
+        self._verified_at = self._now()
+
     def _install(self, index: int, term: int) -> None:
         """Replaces the state by the files received."""
         try:
             self._stop_upkeep()
-            self.cask.close()
+            self.proposer.let_go()
+            with self._files:
+                self.cask.close()
             Bitcask.install(self.path, self._incoming_path, self._disk)
-            self.cask = self._open_cask()
-            if (self.cask.applied, self.cask.applied_term) != (index, term):
-                raise StartError(f"{self.path}: a snapshot up to {index} turned out to reach {self.cask.applied}")
-            self.machine = Machine(self.cask)
-            self.proposer.use(self.machine)
-            self.proposer.installed()
+            cask = self._open_cask()
+            if (cask.applied, cask.applied_term) != (index, term):
+                raise StartError(f"{self.path}: a snapshot up to {index} turned out to reach {cask.applied}")
+            self._use(cask)
             self.group.installed(index, term)
         except Exception as error:  # noqa: BLE001 - the node must not go on with half a state
             self._fatal(error)
@@ -227,7 +379,8 @@ class Replica:
     # -- upkeep
 
     def start_upkeep(self) -> None:
-        """Runs the upkeep of disk and journal if the last round is over."""
+        """Runs the upkeep of disk and journal if the last round is over. To be called about once a second."""
+        self.machine.db.idle.observe()
         if self._upkeep is None or self._upkeep.done():
             self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
 
@@ -242,11 +395,18 @@ class Replica:
             if self._should_sync():
                 await self._sync(cask)
             self._trim()
+            if self._verify_wanted:
+                await self._verify(cask)
             for task in cask.maintain():
+                if self._verify_wanted:
+                    break  # the next round goes on with it
                 if task is None:
                     await asyncio.sleep(SLICE_PAUSE_S)
                 else:
-                    await self._worker.run(task)
+                    await self._run_job(cask, task)
+        except Damaged as damage:  # `tick` sees to it
+            if cask is self.cask:
+                self._damaged(damage)
         except Exception as error:  # noqa: BLE001 - whatever it is, the disk cannot be trusted any more
             if cask is self.cask:
                 self._fatal(error)
@@ -260,10 +420,20 @@ class Replica:
 
     async def _sync(self, cask: Bitcask) -> None:
         point = cask.sync_point()
-        await self._worker.run(point.run)
+        await self._run_job(cask, point.run)
         if cask is self.cask:
             cask.synced_to(point)
             self._synced_at = self._now()
+
+    async def _run_job(self, cask: Bitcask, job: Callable[[], None]) -> None:
+        """Runs `job` in the worker thread unless the log has been closed by then: its descriptors may be others'."""
+
+        def guarded() -> None:
+            with self._files:
+                if not cask.closed:
+                    job()
+
+        await self._worker.run(guarded)
 
     @property
     def _keep_bytes(self) -> int:
@@ -287,6 +457,8 @@ class Replica:
         """Hands leadership back to the preferred replica once that has caught up and things have been quiet."""
         preferred = self.shard.replicas[0]
         group = self.group
+        if self.damage is not None or preferred in group.learners:
+            return
         if not group.leader or preferred == self.node or self._now() - self._led_since < settled_s:
             return
         if group.lag().get(preferred, 1 << 60) < 1000 and group.is_connected(preferred):
@@ -296,13 +468,12 @@ class Replica:
 
     def step_aside(self) -> None:
         """Before a stop: hands leadership to the follower that has most of the log."""
-        lag = {name: lag for name, lag in self.group.lag().items() if self.group.is_connected(name)}
+        lag = {name: lag for name, lag in self.group.lag().items() if self._may_lead(name)}
         if lag:
             self.group.transfer(min(lag, key=lag.__getitem__))
 
+    def _may_lead(self, name: str) -> bool:
+        return name != self.node and self.group.is_connected(name) and name not in self.group.learners
+
     def close(self) -> None:
-        self._stop_upkeep()
-        for sender in self._senders.values():
-            sender.stop()
-        self.receiver.drop()
-        self.cask.close()
+        self._close_files()

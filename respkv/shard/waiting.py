@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from respkv.reply import Reply, RespError
-from respkv.shard.batch import Run
 
 
 class Part:
@@ -36,6 +35,9 @@ class Part:
         """Nothing is open any more."""
         raise NotImplementedError
 
+    def expect(self, value_bytes: int) -> None:
+        """A value of this size is on its way, which takes its time."""
+
 
 Sink = tuple[Part, int]
 
@@ -50,6 +52,7 @@ class Batch:
     """Writes that share one fate.
 
     runs      what to propose
+    body      the long values in it, in parts (`respkv.shard.long`); empty for most batches
     sinks     for each command of the `Ops` runs, in order: who gets its reply, and under which token
     parts     who waits for the batch as a whole (a part may be there several times)
     ok        the object that stands for the replies of plain puts
@@ -61,6 +64,7 @@ class Batch:
     """
 
     __slots__ = (
+        "body",
         "bytes",
         "deadline",
         "lost",
@@ -77,9 +81,10 @@ class Batch:
     )
 
     def __init__(
-        self, runs: list[Run], sinks: list[Sink], parts: list[Part], ok: bytes, deadline: float, size: int
+        self, runs: list[Any], sinks: list[Sink], parts: list[Part], ok: bytes, deadline: float, size: int
     ) -> None:
         self.runs = runs
+        self.body: list[bytes] = []
         self.sinks = sinks
         self.parts = parts
         self.ok = ok

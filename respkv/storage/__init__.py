@@ -8,9 +8,10 @@ with Bitcask("data") as cask:
     cask.get(b"key").value
 """
 
+from respkv.finding import Finding
 from respkv.storage.batch import Batch
 from respkv.storage.bitcask import Bitcask
-from respkv.storage.check import Finding, check
+from respkv.storage.check import check, last_index
 from respkv.storage.errors import Damaged, Failed, Locked, StorageError
 from respkv.storage.record import Record, encode_puts
 from respkv.storage.snapshot import Snapshot, SnapshotFile
@@ -30,4 +31,5 @@ __all__ = [
     "SyncPoint",
     "check",
     "encode_puts",
+    "last_index",
 ]

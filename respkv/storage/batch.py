@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from respkv.storage import record
-from respkv.storage.record import Record
+from respkv.storage.record import LongRecord, Record
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
@@ -24,7 +24,7 @@ class Batch:
     def __init__(self, cask: Bitcask) -> None:
         self._cask = cask
         self.cleared = False
-        self.changes: dict[bytes, tuple[int, int, bytes]] = {}
+        self.changes: dict[bytes, tuple[int, int, bytes | LongRecord]] = {}
         """Key to (bucket, expire_ms, encoded record); an empty record deletes the key."""
 
     def put(
@@ -48,6 +48,10 @@ class Batch:
             self.changes[key] = (bucket, 0, records[start : start + size])
             start += size
 
+    def put_long(self, bucket: int, key: bytes, value: list[memoryview]) -> None:
+        """Sets `key` to the plain string that the parts of `value` make up. They are not joined: `commit_in_slices`."""
+        self.changes[key] = (bucket, 0, LongRecord(key, value))
+
     def delete(self, key: bytes, bucket: int | None = None) -> bool:
         """Removes `key`. Returns whether it was there."""
         bucket = self._cask.bucket_of(key) if bucket is None else bucket
@@ -65,7 +69,7 @@ class Batch:
         change = self.changes.get(key)
         if change is None:
             return None if self.cleared else self._cask.get(key, bucket)
-        decoded = record.decode(change[2])
+        decoded = record.decode(bytes(change[2]))
         return decoded and decoded[1]
 
     def has(self, key: bytes, bucket: int | None = None) -> bool:
@@ -117,7 +121,12 @@ class Batch:
 
     def encode(self) -> tuple[bytes, list[tuple[bytes, int, int, int]]]:
         """The frame's body, and for each key changed: (key, bucket, expire_ms, size), size 0 for a key that goes."""
-        parts = [record.CLEAR_RECORD] if self.cleared else []
+        parts, rows = self.encode_parts()
+        return b"".join(map(bytes, parts)), rows
+
+    def encode_parts(self) -> tuple[list[bytes | LongRecord], list[tuple[bytes, int, int, int]]]:
+        """As `encode`, with the body in parts that are not joined."""
+        parts: list[bytes | LongRecord] = [record.CLEAR_RECORD] if self.cleared else []
         rows = []
         for key, (bucket, expire_ms, encoded) in self.changes.items():
             if encoded:
@@ -126,4 +135,4 @@ class Batch:
             elif not self.cleared and key in self._cask.buckets[bucket]:
                 parts.append(record.encode(record.TOMBSTONE, 0, key, b""))
                 rows.append((key, bucket, 0, 0))
-        return b"".join(parts), rows
+        return parts, rows

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -43,8 +44,10 @@ from respkv.storage.keydir import (
     locate,
 )
 from respkv.storage.maintenance import Maintenance
-from respkv.storage.record import Record
+from respkv.storage.reading import LongRead
+from respkv.storage.record import Record, pieces_of
 from respkv.storage.recovery import Recovery
+from respkv.storage.slices import Task, slices
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
 
@@ -97,6 +100,8 @@ class Bitcask:
         self.failed = False
         """A write or sync failed: everything but reading is refused until the directory is opened again."""
         self.closed = False
+        self.on_damage: Callable[[Damaged], None] = lambda _: None
+        """Told of each damaged record that a reader met, before it is raised."""
         self._keydir = Keydir(buckets, bucket_of)
         self.buckets: list[dict[bytes, int]] = self._keydir.buckets
         self.expires: dict[bytes, int] = self._keydir.expires
@@ -198,10 +203,26 @@ class Bitcask:
             raise self._damage(location)
         return found[1]
 
+    def read_long(self, key: bytes, bucket: int, value_bytes_min: int) -> LongRead | None:
+        """What is stored under `key` if its value is at least so long, to be read piece by piece; None if not."""
+        location = self.buckets[bucket].get(key, 0)
+        if location & SIZE_MASK < SIZE_MASK:
+            return None
+        number, offset = location >> NUMBER_SHIFT, location >> OFFSET_SHIFT & OFFSET_MASK
+        buffer = self.maps[number]
+        assert buffer is not None
+        record_type, expire_ms, _, value_bytes = record.header_at(buffer, offset)
+        if value_bytes < value_bytes_min:
+            return None
+        path = next(file.path for file in self.files if file.number == number)
+        return LongRead(path, offset, key, record_type, expire_ms, value_bytes)
+
     def _damage(self, location: int) -> Damaged:
         number = location >> NUMBER_SHIFT
         path = next((file.path for file in self.files if file.number == number), self.path)
-        return Damaged(path, location >> OFFSET_SHIFT & OFFSET_MASK, "a record that is in use is not intact")
+        damaged = Damaged(path, location >> OFFSET_SHIFT & OFFSET_MASK, "a record that is in use is not intact")
+        self.on_damage(damaged)
+        return damaged
 
     def __len__(self) -> int:
         """The number of keys. The first call after a commit counts the buckets."""
@@ -266,7 +287,44 @@ class Bitcask:
         is applied and the object refuses further writes with `Failed`, because what reached the file is not known.
         """
         body, rows = batch.encode()
-        offset = self._append(body, index, term, clock_ms)
+        self._take_over(batch, rows, self._append(body, index, term, clock_ms))
+
+    def commit_in_slices(self, batch: Batch, index: int, term: int, clock_ms: int) -> Iterator[Callable[[], None]]:
+        """`commit` for a batch with long records: yields what is to be run, in any thread, before it is resumed.
+
+        Nothing else may be committed meanwhile; reads see the batch when the iterator has ended, not before. If that
+        never happens, what was written is a torn end. Should running a slice raise, call `fail`.
+        """
+        self._check_next(index)
+        parts, rows = batch.encode_parts()
+        body_bytes = sum(map(len, parts))
+        try:
+            active = self._file_for(FRAME_HEAD_BYTES + body_bytes)
+        except OSError:
+            self.failed = True
+            raise
+        offset = active.length
+        at = offset + FRAME_HEAD_BYTES
+        for pieces in pieces_of(parts):
+            yield partial(self._write_slice, active.fd, pieces, at)
+            at += sum(map(len, pieces))
+        head = encode_head(active.seed, offset, body_bytes, index, term, clock_ms, self.synced)
+        yield partial(self.disk.write, active.fd, head, offset)
+        self._note_appended(FRAME_HEAD_BYTES + body_bytes, index, term, clock_ms)
+        self._take_over(batch, rows, offset + FRAME_HEAD_BYTES)
+
+    def _write_slice(self, fd: int, pieces: list[bytes | memoryview], offset: int) -> None:
+        for piece in pieces:
+            self.disk.write(fd, piece, offset)
+            offset += len(piece)
+        self.disk.sync(fd)  # or the system lets it pile up, and then makes every writer wait for it
+
+    def fail(self) -> None:
+        """What reached the file is not known: refuses further writes."""
+        self.failed = True
+
+    def _take_over(self, batch: Batch, rows: list[tuple[bytes, int, int, int]], offset: int) -> None:
+        """Points the keydir at the batch's records, which lie at `offset` of the active file."""
         if batch.cleared:
             self._keydir.clear()
             self._cache.clear()
@@ -286,16 +344,11 @@ class Bitcask:
 
     def _append(self, body: bytes, index: int, term: int, clock_ms: int) -> int:
         """Writes one frame to the active file, or to a new one, and returns the offset of its first record."""
-        self._check_writable()
-        if index <= self.applied:
-            raise ValueError(f"index {index} is not above {self.applied}")
-        active = self._active
-        offset = active.length
+        self._check_next(index)
         wanted = FRAME_HEAD_BYTES + len(body)
         try:
-            if offset + wanted + FRAME_HEAD_BYTES >= active.size:  # leaves room for the seal, and a byte to cut
-                active = self._roll_over(wanted)
-                offset = active.length
+            active = self._file_for(wanted)
+            offset = active.length
             head = encode_head(active.seed, offset, len(body), index, term, clock_ms, self.synced)
             if len(body) <= _JOIN_BYTES_MAX:
                 self.disk.write(active.fd, head + body, offset)
@@ -307,13 +360,29 @@ class Bitcask:
         except BaseException:
             self.failed = True
             raise
-        active.length = offset + wanted
-        self.written_bytes += wanted
+        self._note_appended(wanted, index, term, clock_ms)
+        return offset + FRAME_HEAD_BYTES
+
+    def _check_next(self, index: int) -> None:
+        self._check_writable()
+        if index <= self.applied:
+            raise ValueError(f"index {index} is not above {self.applied}")
+
+    def _file_for(self, frame_bytes: int) -> DataFile:
+        """The active file, or a new one if a frame of this size does not fit."""
+        active = self._active
+        if active.length + frame_bytes + FRAME_HEAD_BYTES >= active.size:  # leaves room for the seal, and a byte to cut
+            active = self._roll_over(frame_bytes)
+        return active
+
+    def _note_appended(self, frame_bytes: int, index: int, term: int, clock_ms: int) -> None:
+        active = self._active
+        active.length += frame_bytes
+        self.written_bytes += frame_bytes
         self._logged_synced = self.synced
         self.applied = active.index = index
         self.applied_term = active.term = term
         self.clock_ms = active.clock_ms = clock_ms
-        return offset + FRAME_HEAD_BYTES
 
     def _check_writable(self) -> None:
         if self.failed:
@@ -428,6 +497,19 @@ class Bitcask:
         when a record to be merged is damaged.
         """
         return self._maintenance.run()
+
+    def verify(self) -> Iterator[Callable[[], None] | None]:
+        """Reads and verifies every record of the finished files, in slices as `maintain`, not to be mixed with those.
+
+        Raises `Damaged`, of which `on_damage` is told.
+        """
+        try:
+            for file in [file for file in self.files if file.hinted]:
+                for step in slices(file):
+                    yield step if isinstance(step, Task) else None
+        except Damaged as damaged:
+            self.on_damage(damaged)
+            raise
 
     def snapshot(self) -> Snapshot:
         """The state as of now as a set of open files; merges and writes that follow do not change it."""

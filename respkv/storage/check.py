@@ -9,26 +9,15 @@ import fcntl
 import os
 from mmap import mmap
 from pathlib import Path
-from typing import NamedTuple
 
+from respkv.disk import Disk
+from respkv.finding import Finding
 from respkv.storage import hint, record
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, DataFile, Name, list_directory
 from respkv.storage.errors import Damaged, Locked
 from respkv.storage.frame import FILE_HEAD_BYTES, FileHead, frames
-
-
-class Finding(NamedTuple):
-    """Something that is not as it should be.
-
-    `kind` is `damage` (data is lost or wrong), `end` (an unfinished write at the end of the log; opening cuts it, or
-    refuses it when it proves to be damage), `hint` (not usable; made again when the directory is open) or `leftover`
-    (removed at the next opening).
-    """
-
-    file: Path
-    offset: int
-    kind: str
-    detail: str
+from respkv.storage.keydir import Keydir
+from respkv.storage.recovery import Recovery
 
 
 def check(path: Path | str) -> list[Finding]:
@@ -36,10 +25,40 @@ def check(path: Path | str) -> list[Finding]:
     path = Path(path)
     lock_fd = _lock(path)
     try:
-        return _check(path)
+        return _judge_ends(path, _check(path))
     finally:
         if lock_fd >= 0:
             os.close(lock_fd)
+
+
+class _Spectator(Disk):
+    """Changes nothing."""
+
+    def open(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def truncate(self, fd: int, size_bytes: int) -> None: ...
+
+    def unlink(self, path: Path) -> None: ...
+
+
+def _judge_ends(path: Path, findings: list[Finding]) -> list[Finding]:
+    """An unfinished frame is torn if opening would cut it, and damage if opening would refuse."""
+    if not any(finding.kind == "torn" for finding in findings):
+        return findings
+    try:
+        last_index(path)
+    except Damaged as damaged:
+        certain = [finding for finding in findings if finding.kind != "torn"]
+        if any(finding.is_damage for finding in certain):
+            return findings
+        return [*certain, Finding(damaged.file, damaged.offset, "damage", damaged.reason)]
+    return findings
+
+
+def last_index(path: Path) -> int:
+    """The index that opening the directory would arrive at; 0 if there is none. Raises `Damaged`."""
+    return Recovery(path, Keydir(1, None), 1024, _Spectator()).look() if path.is_dir() else 0
 
 
 def _lock(path: Path) -> int:
@@ -76,7 +95,7 @@ def _check(path: Path) -> list[Finding]:
             salt = file.head.salt
             if file.head.base_index != index:
                 detail = f"starts after index {file.head.base_index}, not after {index}"
-                findings.append(Finding(file.path, 32, "damage" if file.sealed else "end", detail))
+                findings.append(Finding(file.path, 32, "damage" if file.sealed else "torn", detail))
             findings += _check_content(file, newest, name in listing.hints)
             index = file.index
         os.close(file.fd)
@@ -90,7 +109,7 @@ def _open(path: Path, name: Name, newest: bool) -> tuple[DataFile | None, list[F
     if head is None or (head.first_id, head.last_id, head.generation) != name:
         os.close(fd)
         detail = "no head" if head is None else "the head of another file"
-        return None, [Finding(file_path, 0, "end" if head is None and newest else "damage", detail)]
+        return None, [Finding(file_path, 0, "torn" if head is None and newest else "damage", detail)]
     return DataFile(file_path, name, head, 0, fd, os.fstat(fd).st_size), []
 
 
@@ -126,7 +145,7 @@ def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding
         findings.append(Finding(file.path, bad_record or offset, "damage", "a sealed file is not whole"))
     elif not _is_zero(file.map, offset):
         start = offset if bad_record is None else bad_record
-        findings.append(Finding(file.path, start, "end" if newest else "damage", "not a whole frame"))
+        findings.append(Finding(file.path, start, "torn" if newest else "damage", "not a whole frame"))
     return findings
 
 

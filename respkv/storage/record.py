@@ -20,7 +20,7 @@ This module knows bytes only; where records lie and what they mean together is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from mmap import mmap
 from struct import Struct
@@ -40,6 +40,8 @@ CRC_RESIDUE = 0x2144DF1C
 
 PLAIN = b"\x01" + bytes(8)
 """How a string that does not expire begins."""
+
+SLICE_BYTES = 8 << 20
 
 KEY_BYTES_MAX = VALUE_BYTES_MAX = 0xFFFFFFFF
 
@@ -73,7 +75,7 @@ def encode(record_type: int, expire_ms: int, key: bytes, value: bytes) -> bytes:
 CLEAR_RECORD = encode(CLEAR, 0, b"", b"")
 
 
-def encode_puts(keys: list[bytes], values: list[bytes]) -> tuple[list[int], bytes]:
+def encode_puts(keys: Sequence[bytes], values: Sequence[bytes]) -> tuple[list[int], bytes]:
     """The records that set each of `keys` to the string beside it in `values`, without expiry.
 
     Returns the size of each record in bytes, and the records joined in order. Keys may repeat: the last wins.
@@ -84,6 +86,46 @@ def encode_puts(keys: list[bytes], values: list[bytes]) -> tuple[list[int], byte
     parts[::2] = bodies
     parts[1::2] = map(_CRC.pack, map(crc32, bodies))
     return [len(body) + TRAILER_BYTES for body in bodies], b"".join(parts)
+
+
+class LongRecord:
+    """The record of a plain string whose value is in parts; it is never put together, but written part by part."""
+
+    __slots__ = ("_head", "_value", "_value_bytes")
+
+    def __init__(self, key: bytes, value: list[memoryview]) -> None:
+        self._value = value
+        self._value_bytes = sum(map(len, value))
+        self._head = _PLAIN_HEADER.pack(PLAIN, len(key), self._value_bytes) + key
+
+    def __len__(self) -> int:
+        return len(self._head) + self._value_bytes + TRAILER_BYTES
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """The bytes of the record in order."""
+        crc = crc32(self._head)
+        yield self._head
+        for part in self._value:
+            crc = crc32(part, crc)
+            yield part
+        yield _CRC.pack(crc)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self)
+
+
+def pieces_of(parts: Iterable[bytes | LongRecord]) -> Iterator[list[bytes | memoryview]]:
+    """The bytes of `parts` in order, cut into lists of about `SLICE_BYTES`."""
+    pieces: list[bytes | memoryview] = []
+    size = 0
+    for part in parts:
+        for piece in part if isinstance(part, LongRecord) else (part,):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= SLICE_BYTES:
+                yield pieces
+                pieces, size = [], 0
+    yield pieces
 
 
 def decode(record: bytes) -> tuple[bytes, Record] | None:
@@ -116,6 +158,12 @@ def read(buffer: mmap | bytes, offset: int, end: int) -> tuple[bytes, Record] | 
     if crc32(value, crc32(key, crc32(head))) != _CRC.unpack(trailer)[0]:
         return None
     return key, Record(record_type, expire_ms, value)
+
+
+def header_at(buffer: mmap | bytes, offset: int) -> tuple[int, int, int, int]:
+    """Type, expire_ms, key_bytes and value_bytes that the record at `offset` claims to have."""
+    record_type, expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
+    return record_type, expire_ms, key_bytes, value_bytes
 
 
 def size_at(buffer: mmap | bytes, offset: int) -> int:

@@ -58,6 +58,7 @@ class Recovery:
         self._term = 0
         self._clock_ms = 0
         self.synced_index = 0  # the highest that any frame seen so far knew to be synced
+        self._looking = False
         self._headless: list[Name] = []  # files behind the end of the log, whose heads never arrived
 
     def run(self) -> None:
@@ -73,6 +74,18 @@ class Recovery:
             for file in self.files:
                 file.close(self._disk)
             raise
+
+    def look(self) -> int:
+        """The last index that `run` would find; `disk` must be one that changes nothing. Raises `Damaged` as `run`."""
+        self._looking = True
+        try:
+            listing = list_directory(self._path)
+            self._open_files(listing.names)
+            self._replay(listing.hints)
+            return self._index
+        finally:
+            for file in self.files:
+                file.close(self._disk)
 
     def _open_files(self, names: list[Name]) -> None:
         for position, name in enumerate(names):
@@ -237,6 +250,8 @@ class Recovery:
         return file.length
 
     def _cut(self, file: DataFile) -> None:
+        if self._looking:
+            return
         log.warning("torn end cut", file=str(file.path), offset=file.length, index=file.index)
         self._disk.truncate(file.fd, file.length)
         file.remap()

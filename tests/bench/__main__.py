@@ -16,6 +16,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.console import Console
 
+from tests.bench import large as large_values
 from tests.bench import machine, upkeep
 from tests.bench.driver import DriverError, Load, find_driver
 from tests.bench.peers import REPOSITORY
@@ -105,6 +106,35 @@ def memory(*, keys: int = 1_000_000) -> int:
     print(f"{keys} keys of 20 bytes: {figures.bytes_per_key:.0f} bytes of process memory a key, "
           f"serving {figures.restart_seconds:.1f} s after the start")
     return 0
+
+
+@app.command
+def large(*, mib: int = 512) -> int:
+    """SET and GET one large value through every node of a cluster of three: about two minutes.
+
+    Parameters
+    ----------
+    mib
+        Size of the value.
+    """
+    failed = False
+
+    def report(step: large_values.Step) -> None:
+        nonlocal failed
+        failed = failed or step.leaders_changed or bool(step.pauses.errors)
+        peak = max(step.peak_bytes.values()) / (mib << 20)
+        print(
+            f"{step.what}: {step.seconds:.1f} s; longest pause of other shards {step.pauses.worst('shard'):.2f} s, of "
+            f"PING {step.pauses.worst('ping'):.2f} s; memory of a node up to {peak:.1f} times the value; "
+            f"{'LEADERS CHANGED' if step.leaders_changed else 'no leader changed'}",
+            flush=True,
+        )
+        for error in step.pauses.errors:
+            print(f"    {error}")
+
+    with _scratch() as directory:
+        large_values.measure(directory / "large", mib << 20, report)
+    return 1 if failed else 0
 
 
 @contextmanager

@@ -45,6 +45,6 @@ def single(shared_single: NodeProcess) -> NodeProcess:
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A real redis-server to compare with."""
-    with running_redis(tmp_path_factory.mktemp("redis")) as port:
+    """A real redis-server to compare with; with one database, as we have."""
+    with running_redis(tmp_path_factory.mktemp("redis"), "--databases", "1") as port:
         yield port

@@ -26,9 +26,11 @@ from respkv.cluster.topology import Shard
 from respkv.disk import Disk
 from respkv.raft.group import Clock, Group, Timing
 from respkv.raft.journal import Journal
+from respkv.raft.long import LAST, LAST_HEAD_BYTES, PIECE
 from respkv.raft.messages import APPEND, SNAPSHOT_ACK
 from respkv.reply import RespError
 from respkv.shard.batch import Entry, Puts, decode_entry
+from respkv.shard.long import LongEntry, LongPut, Slices, decode_head, values_of
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part
 
@@ -88,6 +90,12 @@ class Recorder:
         for _, _, command in history:
             if command[0] == 0:
                 self.take(decode_entry(command))
+            elif command[0] == LAST:
+                for run in decode_head(command[LAST_HEAD_BYTES:]).runs:
+                    if isinstance(run, LongPut):
+                        self.ops.append(run.key)
+                    else:
+                        self.take(Entry(0, 0, [], [run]))
 
     def take(self, entry: Entry) -> list[Any]:
         replies: list[Any] = []
@@ -110,6 +118,25 @@ class Recorder:
 
     def read(self, args: list[bytes]) -> Any:
         return len(self.ops)
+
+    def long_value(self, args: list[bytes]) -> None: ...
+
+    def apply_in_slices(
+        self, index: int, term: int, entry: LongEntry, body: list[memoryview]
+    ) -> Slices:
+        """A slice for each long value."""
+        replies: list[Any] = []
+        values = values_of(entry.runs, body)
+        for run in entry.runs:
+            if isinstance(run, LongPut):
+                assert sum(map(len, next(values))) == run.value_bytes
+                yield lambda: None
+        for run in entry.runs:
+            if isinstance(run, LongPut):
+                self.ops.append(run.key)
+            else:
+                replies += self.take(Entry(entry.now_ms, entry.seed, [], [run]))
+        return replies
 
     def due(self, limit: int) -> list[bytes]:
         return []
@@ -181,6 +208,7 @@ class WorldNode:
             shard_log,
             applied,
             apply=self._apply,
+            apply_long=self._apply_long,
             send=self.send,
             wake=self.wake,
             role_changed=self._role_changed,
@@ -241,6 +269,15 @@ class WorldNode:
         self.history.append((index, term, command))
         if self.proposer is not None:
             self.proposer.apply(index, term, command)
+
+    def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        assert self.proposer is not None
+        if not self.proposer.apply_long(index, term, head, body):
+            return False
+        command = self.group.log[index - self.group.log.base_index][0]
+        self.world.check_applied(self, index, term, command)
+        self.history.append((index, term, command))
+        return True
 
     def _role_changed(self) -> None:
         if self.group.leader:
@@ -523,7 +560,9 @@ class World:
         if known != (term, command):
             raise Broken(f"{node.name} applies {(term, command)} at {index}, another replica {known}")
         last = node.history[-1][0] if node.history else 1
-        if index not in {last + 1, 2}:
+        shard_log = node.group.log
+        between = shard_log[last + 1 - shard_log.base_index : index - shard_log.base_index]
+        if index != 2 and not (index > last and all(entry[0][0] == PIECE for entry in between)):
             raise Broken(f"{node.name} applies {index} behind {last}")
 
     def check_elected(self, node: WorldNode) -> None:
@@ -571,9 +610,7 @@ def writes(world: World, node: WorldNode, ids: list[bytes], *, plain: bool = Fal
     if plain:
         proposer.join(client)
         for key in ids:
-            proposer.slots.append(0)
-            proposer.keys.append(key)
-            proposer.values.append(b"v")
+            proposer.puts.append((0, key, b"v"))
     else:
         for token, name in enumerate(ids):
             proposer.write(client, token, [b"ADD", name])

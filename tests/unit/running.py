@@ -58,6 +58,15 @@ class Wire:
             reader.feed(self._receive())
         return reply
 
+    def rest_of_line(self) -> bytes:
+        """The next line of what the server sends, and no byte more."""
+        found = b""
+        while not found.endswith(b"\r\n"):
+            byte = self.socket.recv(1)
+            assert byte, "the server closed the connection"
+            found += byte
+        return found
+
     def rest(self) -> bytes:
         """What still comes until the server closes the connection."""
         found = b""

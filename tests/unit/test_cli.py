@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from respkv import __version__
 from respkv.cli import main
 from respkv.config import load, options
+from respkv.raft.journal import Journal
 from respkv.storage import Bitcask
 from tests.unit import fake_node
 
@@ -306,13 +308,14 @@ def test_a_cluster_whose_nodes_all_fail_says_why_and_ends(
 
 
 def test_check_finds_a_flipped_bit_and_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal.open(tmp_path / "journal", [0]).close()
     shard = tmp_path / "shard-0"
     with Bitcask(shard) as cask:
         for i in range(100):
             cask.put(b"key%d" % i, b"value" * 10)
         cask.flush()
     assert main(["check", str(tmp_path)]) == 0
-    assert "no damage in 1 shards" in capsys.readouterr().out
+    assert "no damage in 1 shards and the journal" in capsys.readouterr().out
     file = max(shard.iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[content.index(b"key3value") + 5] ^= 1
@@ -328,6 +331,7 @@ def test_check_refuses_data_that_is_open(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_check_calls_what_a_crash_leaves_behind_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal.open(tmp_path / "journal", [0]).close()
     with Bitcask(tmp_path / "shard-0") as cask:
         cask.put(b"key", b"value")
     (tmp_path / "shard-0" / "000009.0.data.tmp").write_bytes(b"begun")
@@ -335,4 +339,50 @@ def test_check_calls_what_a_crash_leaves_behind_no_damage(tmp_path: Path, capsys
     assert main(["check", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "leftover" in out
-    assert "no damage in 1 shards" in out
+    assert "no damage in 1 shards and the journal" in out
+
+
+def test_check_tells_a_torn_write_from_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two frames the last is cut short: torn if nothing says that it was synced."""
+    Journal.open(tmp_path / "journal", [0]).close()
+    shard = tmp_path / "shard-0"
+    for synced in (False, True):
+        with Bitcask(shard) as cask:
+            cask.put(b"first", b"value")
+            end = cask.files[-1].length
+            cask.put(b"second", b"value")
+            if synced:
+                cask.flush()
+                cask.put(b"third", b"value")
+            else:
+                cask.failed = True  # it ends without saying that all is synced
+        file = max(shard.glob("*.data"))
+        content = bytearray(file.read_bytes())
+        content[end + 60] ^= 1
+        file.write_bytes(content)
+        assert main(["check", str(tmp_path)]) == int(synced)
+        kind = "damage" if synced else "torn"
+        assert f": {kind}: " in capsys.readouterr().out
+        if not synced:
+            with Bitcask(shard) as cask:
+                assert (b"first" in cask, b"second" in cask) == (True, False)
+
+
+def test_check_sees_that_a_journal_or_a_shard_is_gone_or_too_old(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal.open(tmp_path / "journal", [0])
+    for index in range(2, 10):
+        journal.logs[0].add(b"\0", index, 1)
+    journal.logs[0].trim(6)
+    journal.close()
+    with Bitcask(tmp_path / "shard-0") as cask:
+        cask.append_puts(6, 1, 1, [], [], [], b"")
+    assert main(["check", str(tmp_path)]) == 0
+    shutil.rmtree(tmp_path / "shard-0")
+    assert main(["check", str(tmp_path)]) == 1
+    assert "holds entries up to 0, the journal begins behind 6" in capsys.readouterr().out
+    Bitcask(tmp_path / "shard-0").close()
+    shutil.rmtree(tmp_path / "journal")
+    assert main(["check", str(tmp_path)]) == 1
+    assert "the journal's segments are missing" in capsys.readouterr().out

@@ -575,7 +575,7 @@ def test_what_is_under_way_to_a_follower_is_bounded(make: Callable[..., World]) 
             under_way = sum(
                 len(entry[0])
                 for entry in leader.group.log
-                if message[3] <= entry[1] < leader.group._next[_node(leader)]
+                if message[3] <= entry[1] < leader.group.next[_node(leader)]
             )
         return True
 
@@ -587,7 +587,7 @@ def test_what_is_under_way_to_a_follower_is_bounded(make: Callable[..., World]) 
 
 
 def _node(leader: WorldNode) -> Any:
-    return leader.group._nodes["c"]
+    return leader.group.nodes["c"]
 
 
 def test_lost_appends_are_sent_again_without_a_new_link(make: Callable[..., World]) -> None:
@@ -628,7 +628,7 @@ def test_a_snapshot_keeps_what_the_log_holds_behind_it(make: Callable[..., World
     follower = world.followers()[0]
     log = follower.group.log
     index = log.last_index - 4
-    follower.group._SyncObj__raftLastApplied = follower.group._SyncObj__raftCommitIndex = 2
+    follower.group.jump_to(2)
     durable, last = log.durable, log.last_index
     follower.group.installed(index, log.term_at(index) or 0)
     assert (log.base_index, log.last_index, log.durable) == (index, last, durable)
@@ -697,7 +697,7 @@ def test_a_promised_vote_is_worth_nothing_once_the_leader_was_heard_again(make: 
     world.run_until(lambda: any(message[0] == PREVOTED and message[3] for _, _, message in world.sent))
     world.record = False
     term = candidate.group.term
-    stood = candidate if candidate.group._prevotes else other
+    stood = candidate if candidate.group.elections.prevotes else other
     assert stood is candidate or stood is other
     stood.group.receive(leader.name, (APPEND, 0, term, 0, *stood.group.log[-1][1:], world.now, []))
     peer = other if stood is candidate else candidate
@@ -713,7 +713,7 @@ def test_no_vote_is_given_while_a_leader_was_heard_within_the_minimum_election_t
     world.settle(0.35)
     world.intercept = lambda source, target, message: source == "test"
     follower = world.followers()[0]
-    heard = follower.group._heard
+    heard = follower.group.elections.heard
     request = (VOTE, 0, leader.group.term + 1, 99, 99, False)
     world.now = heard + MIN - 0.001
     follower.group.receive("c" if follower.name == "b" else "b", request)
@@ -789,7 +789,7 @@ def test_a_follower_of_a_higher_term_makes_a_stale_leader_step_down_and_a_leader
     leader = world.leader()
     world.settle(0.3)
     follower = world.nodes["b"]
-    follower.group._step_down(leader.group.term + 7)
+    follower.group.step_down(leader.group.term + 7)
     follower.wake()
     world.run_until(lambda: not leader.group.leader, 1.0)
     again = world.leader()
@@ -900,7 +900,7 @@ def test_a_leader_that_stepped_down_has_no_lease(make: Callable[..., World]) -> 
     world = make(3)
     leader = world.leader()
     assert leader.group.lease_until > world.now
-    leader.group._step_down(leader.group.term + 1)
+    leader.group.step_down(leader.group.term + 1)
     assert leader.group.lease_until < world.now
     assert leader.group.confirmed < world.now - 100
 

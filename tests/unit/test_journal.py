@@ -527,7 +527,7 @@ def test_a_flipped_bit_in_synced_frames_is_refused_and_found_by_check(tmp_path: 
         damaged = bytearray(whole)
         damaged[offset] ^= 0x10
         (copy / newest.name).write_bytes(damaged)
-        found = check(copy)
+        found, _ = check(copy)
         with pytest.raises(JournalDamaged) as caught:
             opened(copy, (0, 1))
         assert [(finding.file, finding.offset) for finding in found] == [(caught.value.file, caught.value.offset)]
@@ -553,13 +553,15 @@ def test_a_flipped_bit_in_an_older_segment_is_refused_wherever_it_is(tmp_path: P
 
 
 def test_check_finds_nothing_in_a_sound_or_torn_journal_and_says_if_there_is_none(tmp_path: Path) -> None:
-    assert [finding.kind for finding in check(tmp_path)] == ["missing"]
+    assert [finding.kind for finding in check(tmp_path)[0]] == ["damage"]
     seen = history(tmp_path)
-    assert check(tmp_path) == []
+    assert check(tmp_path)[0] == []
     newest = list_segments(tmp_path)[-1][1]
     with newest.open("r+b") as file:
         file.truncate(seen[-1][0] - 1)
-    assert check(tmp_path) == []
+    assert [(finding.file, finding.offset, finding.kind) for finding in check(tmp_path)[0]] == [
+        (newest, seen[-2][0], "torn")
+    ]
 
 
 def test_records_of_a_shard_that_is_not_held_here_are_refused(tmp_path: Path) -> None:
@@ -704,6 +706,6 @@ def test_check_sees_that_a_whole_segment_is_missing(tmp_path: Path) -> None:
     journal.close()
     first, *rest = sorted(tmp_path.glob("*.journal"))
     assert rest
-    assert check(tmp_path) == []
+    assert check(tmp_path)[0] == []
     first.unlink()
-    assert [finding.kind for finding in check(tmp_path)] == ["damaged"]
+    assert [finding.kind for finding in check(tmp_path)[0]] == ["damage"]

@@ -12,7 +12,8 @@ from respkv.config import Config, load
 from respkv.disk import Disk
 from respkv.raft.journal import Journal
 from respkv.raft.messages import APPEND
-from respkv.shard.replica import Replica, StartError
+from respkv.shard.repair import StartError
+from respkv.shard.replica import Replica
 from respkv.storage import Bitcask
 
 
@@ -30,9 +31,9 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def make_replica(config: Config) -> Callable[[Journal], Replica]:
-    def make(journal: Journal) -> Replica:
-        shard = Shard(0, (0,), ("n1", "n2", "n3"))
+def make_replica(config: Config) -> Callable[..., Replica]:
+    def make(journal: Journal, replicas: tuple[str, ...] = ("n1", "n2", "n3")) -> Replica:
+        shard = Shard(0, (0,), replicas)
         return Replica(
             shard, "n1", config, journal, send=_ignore, wake=_ignore, worker=None,  # type: ignore[arg-type]
             fatal=_raise, disk=Disk(), now=lambda: 0.0,
@@ -56,7 +57,7 @@ def _data(config: Config, applied: int, term: int) -> None:
 
 
 def test_a_journal_that_lost_applied_entries_goes_on_behind_the_data(
-    config: Config, make_replica: Callable[[Journal], Replica]
+    config: Config, make_replica: Callable[..., Replica]
 ) -> None:
     _journal(config, [(index, 1) for index in range(2, 10)])
     _data(config, 20, 3)
@@ -66,7 +67,7 @@ def test_a_journal_that_lost_applied_entries_goes_on_behind_the_data(
 
 
 def test_entries_that_a_snapshot_has_replaced_do_not_survive_a_restart(
-    config: Config, make_replica: Callable[[Journal], Replica]
+    config: Config, make_replica: Callable[..., Replica]
 ) -> None:
     _journal(config, [(index, 1) for index in range(2, 200)])
     _data(config, 150, 4)
@@ -76,17 +77,17 @@ def test_entries_that_a_snapshot_has_replaced_do_not_survive_a_restart(
     assert replica.group.log[-1][1:] == (151, 5)
 
 
-def test_the_same_entries_in_both_stay(config: Config, make_replica: Callable[[Journal], Replica]) -> None:
+def test_the_same_entries_in_both_stay(config: Config, make_replica: Callable[..., Replica]) -> None:
     _journal(config, [(index, 2) for index in range(2, 200)], base=40)
     _data(config, 150, 2)
     replica = make_replica(Journal.open(config.dir / "journal", [0]))
     assert (replica.group.log.base_index, replica.group.log.last_index, replica.group.applied) == (40, 199, 150)
 
 
-def test_data_that_are_older_than_the_journal_are_refused(
-    config: Config, make_replica: Callable[[Journal], Replica]
+def test_data_that_are_older_than_the_journal_are_refused_where_nobody_else_has_them(
+    config: Config, make_replica: Callable[..., Replica]
 ) -> None:
     _journal(config, [(index, 2) for index in range(2, 200)], base=160)
     _data(config, 150, 2)
     with pytest.raises(StartError, match="older than the journal"):
-        make_replica(Journal.open(config.dir / "journal", [0]))
+        make_replica(Journal.open(config.dir / "journal", [0]), ("n1",))

@@ -4,6 +4,7 @@ import tracemalloc
 
 import pytest
 
+from respkv.resp import strict
 from respkv.resp.encoder import encode_commands
 from respkv.resp.parser import Limits, Parser, ProtocolError
 from respkv.resp.strict import StrictParser
@@ -305,3 +306,22 @@ def test_a_command_of_many_arguments() -> None:
     for chunk_bytes in (len(data), 65_536):
         chunks = [data[at : at + chunk_bytes] for at in range(0, len(data), chunk_bytes)]
         assert run(Parser(Limits()), chunks) == ([command, command], None)
+
+
+@pytest.mark.parametrize("portion", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("value_bytes", [8, 9, 100])
+def test_a_long_argument_is_gathered_from_portions_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, portion: int, value_bytes: int
+) -> None:
+    monkeypatch.setattr(strict, "LONG_BYTES", 8)
+    value = bytes(range(33, 33 + value_bytes))
+    commands = [[b"SET", b"a", value], [b"PING"], [b"MSET", b"b", value, b"c", value[::-1]], [b"GET", b"c"]]
+    data = encode_commands(commands)
+    parser = strict.StrictParser(Limits())
+    got: list[list[bytes]] = []
+    for start in range(0, len(data), portion):
+        got += parser.feed(data[start : start + portion])
+        assert 0 <= parser.pending_bytes <= start + portion
+    assert got == commands
+    assert all(type(argument) is bytes for command in got for argument in command)
+    assert parser.pending_bytes == 0

@@ -126,6 +126,36 @@ DEBUG nonsense x
 READONLY
 READWRITE
 ASKING
+MOVE nothing 0
+MOVE nothing 99
+MOVE nothing -1
+MOVE nothing a
+MOVE nothing 99999999999
+MOVE nothing
+OBJECT
+OBJECT HELP
+OBJECT HELP x
+OBJECT nonsense
+MEMORY
+MEMORY HELP
+MEMORY PURGE
+MEMORY PURGE x
+MEMORY USAGE
+MEMORY USAGE nothing
+MEMORY nonsense
+COMMAND GETKEYS object encoding a
+COMMAND GETKEYS memory usage a
+COMMAND GETKEYS object help
+COMMAND GETKEYS sort a by b* store c
+COMMAND GETKEYS bitop and t a b
+WAIT
+WAIT 0
+WAIT a 0
+WAIT 0 a
+WAIT 0 -1
+WAIT 0 0
+WAIT -1 0
+WAIT 1 5
 RESET x
 RESET
 nonsense a b
@@ -157,6 +187,15 @@ CLUSTER REPLICAS nonsense
 CLUSTER LINKS
 GET nothing
 DBSIZE
+MOVE nothing 0
+MOVE nothing a
+RENAME a b
+COPY a b
+BITOP AND a b
+LCS a b
+SORT a STORE b
+OBJECT ENCODING nothing
+WAIT 0 0
 """
 
 
@@ -227,6 +266,21 @@ def test_logging_in_is_answered_as_redis_answers(ports: Ports) -> None:
         assert ours("AUTH secret") == theirs("AUTH secret") == b"OK"
         for admin in admins:
             assert admin([b"CONFIG", b"SET", b"requirepass", b""]) == b"OK"
+
+
+@pytest.mark.parametrize(
+    "line", ["get a", "copy a b", "rename a b", "renamenx a b", "bitop and t a b", "sort_ro a", "sort a store b",
+             "mset a 1 b 2", "object encoding a"]
+)  # fmt: skip
+def test_what_is_done_with_each_key_is_told_as_in_redis(ports: Ports, line: str) -> None:
+    """Flags are a set: they come in any order."""
+    found = []
+    for port in ports:
+        with Wire(port) as wire:
+            reply = wire(f"COMMAND GETKEYSANDFLAGS {line}")
+            assert isinstance(reply, list)
+            found.append([(key, sorted(map(str, flags))) for key, flags in reply])
+    assert found[0] == found[1]
 
 
 def test_commands_are_declared_as_in_redis(ports: Ports) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hmac
 
 from respkv import errors
-from respkv.commands.args import integer
+from respkv.commands.args import database, integer
 from respkv.commands.table import command
 from respkv.reply import OK, PONG, Reply, RespError, Simple
 from respkv.server.dispatch import Call
 
 REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
 DEFAULT_USER = b"default"
-_INT_MAX = (1 << 31) - 1
 
 
 @command("PING", kind="server", arity=-1, flags="fast", group="connection", since="1.0.0", summary="Ping the server",
@@ -109,11 +108,12 @@ def is_printable(text: bytes) -> bool:
 @command("SELECT", kind="server", arity=2, flags="fast loading stale", group="connection", since="1.0.0",
          summary="Change the selected database for the current connection")
 def select(call: Call) -> Reply:
-    index = integer(call.args[1])
-    if not -_INT_MAX - 1 <= index <= _INT_MAX:
-        raise errors.generic(f"value is out of range, value must between {-_INT_MAX - 1} and {_INT_MAX}")
-    if index != 0:
-        raise errors.select_in_cluster() if call.session.cluster_view else errors.db_out_of_range()
+    try:
+        database(call.args[1])
+    except RespError as refusal:
+        if call.session.cluster_view and refusal == errors.db_out_of_range():
+            raise errors.select_in_cluster() from None
+        raise
     return OK
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from respkv import errors
 from respkv.cluster.slots import slot_of
 from respkv.commands.args import integer
+from respkv.commands.introspect import string_encoding
 from respkv.commands.table import command
 from respkv.keyspace.digest import Digest, digest
 from respkv.reply import Reply, RespError, Simple
@@ -23,7 +24,6 @@ from respkv.shard.replica import Replica
 from respkv.storage.errors import StorageError
 
 _PAUSE_S = 0.001
-_EMBEDDED_BYTES_MAX = 44
 
 _tasks: set[asyncio.Task[None]] = set()  # the loop itself does not keep them
 
@@ -109,16 +109,7 @@ def _object(call: Call, key: bytes) -> Reply:
     if record is None:
         raise errors.no_such_key()
     text = (
-        f"Value at:0x0 refcount:1 encoding:{_encoding(record.value)} serializedlength:{len(record.value)} "
+        f"Value at:0x0 refcount:1 encoding:{string_encoding(record.value)} serializedlength:{len(record.value)} "
         f"lru:0 lru_seconds_idle:0 type:{record.type} expire_ms:{record.expire_ms}"
     )
     return Simple(text.encode())
-
-
-def _encoding(value: bytes) -> str:
-    """As Redis would keep the string."""
-    try:
-        integer(value)
-    except RespError:
-        return "embstr" if len(value) <= _EMBEDDED_BYTES_MAX else "raw"
-    return "int"

@@ -101,9 +101,17 @@ def command_getkeys(call: Call) -> Reply:
 def command_getkeysandflags(call: Call) -> Reply:
     args = call.args[2:]
     spec = _parse(args)
-    access = spec.key_specs[0].access if spec.key_specs else ()
-    flags = {Simple(flag.encode()) for flag in access}
-    return [[key, flags] for key in spec_keys(spec, args)]
+    return [[key, {Simple(flag.encode()) for flag in access}] for key, access in _keys_and_access(spec, args)]
+
+
+def _keys_and_access(spec: Spec, args: list[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
+    """The keys that `args` names, and what is done with each. A key at no fixed place is of the last key spec."""
+    found: list[tuple[bytes, tuple[str, ...]]] = []
+    for key_spec in spec.key_specs:
+        if key_spec.first:
+            last = len(args) + key_spec.last if key_spec.last < 0 else key_spec.first + key_spec.last
+            found += [(key, key_spec.access) for key in args[key_spec.first : last + 1 : key_spec.step]]
+    return found + [(key, spec.key_specs[-1].access) for key in spec_keys(spec, args)[len(found) :]]
 
 
 @command("COMMAND|HELP", kind="server", arity=2, flags="loading stale", group="server", since="5.0.0",

@@ -6,13 +6,15 @@ status`) or ask DBSIZE, which spans the cluster.
 
 | line of `raft` | |
 | --- | --- |
-| `role` | leader, follower |
+| `role` | leader, follower; learner: repairs itself, or has not met the other nodes, and does not vote |
 | `term`, `leader` | as this replica knows them; `-` if it knows no leader |
 | `commit`, `applied`, `last` | indexes: known committed, applied here, newest in the log |
 | `durable`, `synced` | indexes up to which the journal, and the Bitcask log, are on the disk |
 | `log_entries`, `log_bytes` | the part of the log that is kept |
 | `keys`, `bytes`, `live_bytes` | of the Bitcask log; expired keys count until they are removed |
 | `pending_bytes` | writes of clients that have no outcome yet |
+| `standing` | voter, learner, stranger, new: see `respkv.raft.membership` |
+| `repairs` | how often this replica began anew since the node was started, because its files were damaged |
 | `lag`, `lag_<node>` | on a leader, entries that the slowest, and each, follower has not acknowledged |
 """
 
@@ -26,7 +28,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from respkv import __version__
@@ -34,6 +35,7 @@ from respkv.commands.table import command
 from respkv.reply import Reply, Verbatim
 from respkv.server.commands.connection import REDIS_VERSION
 from respkv.server.dispatch import Call
+from respkv.server.memory import process_memory
 from respkv.shard.replica import Replica
 
 Fields = dict[str, Any]
@@ -94,16 +96,15 @@ def _clients(call: Call) -> Fields:
         "maxclients": call.server.config.config.maxclients,
         "client_recent_max_input_buffer": max((c.input_bytes for c in connections), default=0),
         "client_recent_max_output_buffer": max((c.output_bytes for c in connections), default=0),
-        "blocked_clients": 0,
+        "blocked_clients": call.server.holders.waiting,
         "tracking_clients": 0,
     }
 
 
 def _memory(call: Call) -> Fields:
     """`used_memory` is what the process has resident but for mapped files, whose pages the system may take back."""
-    resident, mapped = _resident_bytes()
-    used = resident - mapped
-    peak = max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    memory = process_memory()
+    resident, used, peak = memory.resident, memory.used, memory.peak
     total = _total_bytes()
     return {
         "used_memory": used,
@@ -112,7 +113,7 @@ def _memory(call: Call) -> Fields:
         "used_memory_rss_human": _human(resident),
         "used_memory_peak": peak,
         "used_memory_peak_human": _human(peak),
-        "used_memory_mapped_files": mapped,
+        "used_memory_mapped_files": memory.mapped,
         "total_system_memory": total,
         "total_system_memory_human": _human(total),
         "maxmemory": 0,
@@ -120,16 +121,6 @@ def _memory(call: Call) -> Fields:
         "maxmemory_policy": "noeviction",
         "mem_allocator": "libc",
     }
-
-
-def _resident_bytes() -> tuple[int, int]:
-    """Bytes of this process in memory, and those of them that are pages of files. (0, 0) where there is no /proc."""
-    try:
-        words = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    except OSError:
-        return 0, 0
-    page = resource.getpagesize()
-    return int(words[1]) * page, int(words[2]) * page
 
 
 @cache
@@ -251,7 +242,7 @@ def _raft(call: Call) -> Fields:
 def _replica_fields(replica: Replica) -> Fields:
     group, cask = replica.group, replica.cask
     fields = {
-        "role": "leader" if group.leader else "follower",
+        "role": "leader" if group.leader else "follower" if group.votes else "learner",
         "term": group.term,
         "leader": group.leader_id or "-",
         "commit": group.commit,
@@ -265,6 +256,8 @@ def _replica_fields(replica: Replica) -> Fields:
         "bytes": cask.file_bytes,
         "live_bytes": cask.live_bytes,
         "pending_bytes": replica.proposer.pending_bytes,
+        "standing": group.log.standing.name.lower(),
+        "repairs": replica.repairs,
     }
     lag = group.lag()
     if lag:

@@ -1,0 +1,143 @@
+"""What a leader sends its followers: heartbeats and entries, within a window for each of them.
+
+At most `WINDOW_BYTES` are on the way to a follower without its acknowledgement, in messages of about `MESSAGE_BYTES`
+(one entry at least), so a follower that lags or does not answer costs its leader a window and no more. One that needs
+entries which are trimmed is named in `snapshot_wanted` and gets heartbeats alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pysyncobj.node import Node
+
+from respkv.raft.clock import Clock
+from respkv.raft.core import Core
+from respkv.raft.log import Entry, ShardLog
+from respkv.raft.messages import APPEND, Message
+
+WINDOW_BYTES = 8 << 20
+MESSAGE_BYTES = 1 << 20
+
+
+class _Window:
+    """What one follower was sent and has not acknowledged."""
+
+    __slots__ = ("bytes", "sent")
+
+    def __init__(self) -> None:
+        self.sent: deque[tuple[int, int]] = deque()
+        self.bytes = 0
+
+    def add(self, last_index: int, size: int) -> None:
+        self.sent.append((last_index, size))
+        self.bytes += size
+
+    def acknowledged(self, index: int) -> None:
+        while self.sent and self.sent[0][0] <= index:
+            self.bytes -= self.sent.popleft()[1]
+
+    def clear(self) -> None:
+        self.sent.clear()
+        self.bytes = 0
+
+
+class Sending:
+    """The followers of one leader."""
+
+    def __init__(self, shard: int, core: Core, others: list[str], send: Callable[[str, Message], None]) -> None:
+        self.snapshot_wanted: set[str] = set()
+        self._shard = shard
+        self._core = core
+        self._send = send
+        self._windows = {name: _Window() for name in others}
+
+    def start_over(self) -> None:
+        """Leadership was gained or lost."""
+        self.snapshot_wanted.clear()
+        for window in self._windows.values():
+            window.clear()
+
+    def link_up(self, name: str) -> None:
+        """What was on the way is lost: it is sent again from what the follower has, or from the log's end."""
+        core = self._core
+        self._windows[name].clear()
+        if core.leader:
+            core.next[core.nodes[name]] = (core.matched(name) or core.log[-1][1]) + 1
+
+    def link_down(self, name: str) -> None:
+        self._windows[name].clear()
+
+    # -- out
+
+    def feed(self) -> None:
+        """Sends the connected followers the new entries."""
+        core = self._core
+        last, following, connected = core.log[-1][1], core.next, core.connected_nodes
+        for name, node in core.nodes.items():
+            if following[node] <= last and node in connected:
+                self._feed(name, node, Clock.now(), heartbeat=False)
+
+    def heartbeat(self) -> None:
+        """A heartbeat to every connected follower, with the entries that it lacks."""
+        core, now = self._core, Clock.now()
+        core.beat_next_at(now + core.timing.heartbeat)
+        for name, node in core.nodes.items():
+            if node in core.connected_nodes:
+                self._feed(name, node, now, heartbeat=True)
+
+    def _feed(self, name: str, node: Node, now: float, *, heartbeat: bool) -> None:
+        core, window = self._core, self._windows[name]
+        shard_log = core.log
+        base, last, next_index = shard_log[0][1], shard_log[-1][1], core.next[node]
+        if next_index <= base:
+            self.snapshot_wanted.add(name)
+            if heartbeat:
+                self._append(name, base, shard_log[0][2], now, [])
+            return
+        self.snapshot_wanted.discard(name)
+        while next_index <= last and window.bytes < WINDOW_BYTES:
+            entries, size = _take(shard_log, next_index - base)
+            self._append(name, next_index - 1, shard_log[next_index - 1 - base][2], now, entries)
+            next_index += len(entries)
+            window.add(next_index - 1, size)
+            core.next[node] = next_index
+            heartbeat = False
+        if heartbeat:
+            if window.bytes >= WINDOW_BYTES:  # it may overtake a long message: say only what the follower has
+                next_index = max(core.matched(name), base) + 1
+            self._append(name, next_index - 1, shard_log[next_index - 1 - base][2], now, [])
+
+    def _append(self, name: str, prev_index: int, prev_term: int, now: float, entries: list[Entry]) -> None:
+        # Not the commit index: no follower may apply, and its node answer, what a read under our lease does not see
+        # yet.
+        core = self._core
+        self._send(name, (APPEND, self._shard, core.term, core.applied, prev_index, prev_term, now, entries))
+
+    # -- back
+
+    def acknowledged(self, name: str, next_index: int, *, success: bool, reset: bool) -> None:
+        """A follower's answer in this leader's term: it has everything before `next_index`, or asks for it again."""
+        core, node = self._core, self._core.nodes[name]
+        next_before = core.next[node]
+        match_before = core.matched(name)
+        core.take(name, {"type": "next_node_idx", "next_node_idx": next_index, "success": success, "reset": reset})
+        if success:
+            self._windows[name].acknowledged(next_index - 1)
+            core.next[node] = max(core.next[node], next_before)  # an old answer takes nothing back
+            core.raise_match(name, match_before)
+        elif reset:
+            self._windows[name].clear()
+            if name in core.learners:  # it has less than it had when it acknowledged that
+                core.forget_match(name)
+            core.next[node] = max(next_index, core.matched(name) + 1)
+
+
+def _take(shard_log: ShardLog, position: int) -> tuple[list[Entry], int]:
+    """Entries from `position` on for one message, and their bytes."""
+    end, size = position, 0
+    while end < len(shard_log) and (size < MESSAGE_BYTES or end == position):
+        size += len(shard_log[end][0]) + 32
+        end += 1
+    return shard_log[position:end], size

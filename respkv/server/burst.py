@@ -1,0 +1,83 @@
+"""What one read of a connection brought, waiting for its replies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from respkv.reply import LongBulk, Reply, RespError
+from respkv.resp.encoder import OK, encode, parts_of
+from respkv.shard.proposer import Proposer
+from respkv.shard.waiting import Part
+
+if TYPE_CHECKING:
+    from respkv.server.connection import Connection
+
+_OKS: Final = tuple(OK * count for count in range(1025))
+
+
+class Burst(Part):
+    """Commands of any kind: `replies` in order, encoded."""
+
+    __slots__ = ("connection", "protocol", "replies")
+
+    def __init__(self, connection: Connection, size: int, replies: list[bytes]) -> None:
+        self.pending = 0
+        self.size = size
+        self.joined = []
+        self.connection = connection
+        self.protocol = connection.session.protocol
+        self.replies = replies
+
+    def put(self, token: int, value: Reply) -> None:
+        # A long one stands for itself until it is written.
+        self.replies[token] = cast("bytes", value) if type(value) is LongBulk else encode(value, self.protocol)
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        line = encode(error, self.protocol)
+        self.replies[:] = [line if reply is ok else reply for reply in self.replies]
+
+    def done(self) -> None:
+        self.connection.settled(self)
+
+    def wire(self) -> bytes | list[bytes]:
+        """All replies; in parts if there is a long one among them."""
+        replies = self.replies
+        try:
+            return b"".join(replies)
+        except TypeError:  # a `LongBulk` cannot be joined
+            return list(parts_of(replies))
+
+
+class PutBurst(Part):
+    """Nothing but plain SETs, of the keys in `slots`: as long as none fails, the replies need not be kept."""
+
+    __slots__ = ("_failed", "connection", "slots")
+
+    def __init__(self, connection: Connection, size: int, slots: list[int]) -> None:
+        self.pending = 0
+        self.size = size
+        self.joined: list[Proposer] = []
+        self.connection = connection
+        self.slots = slots
+        self._failed: dict[int, bytes] | None = None
+
+    def put(self, token: int, value: Reply) -> None:
+        raise AssertionError("a plain SET has no reply of its own")
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        if self._failed is None:
+            self._failed = {}
+        for proposer in self.joined:
+            if proposer.ok is ok:
+                self._failed[proposer.shard] = encode(error, 2)
+
+    def done(self) -> None:
+        self.connection.settled(self)
+
+    def wire(self) -> bytes:
+        """All replies."""
+        count = len(self.slots)
+        if self._failed is None:
+            return _OKS[count] if count < len(_OKS) else OK * count
+        failed, table = self._failed, self.connection.server.proposer_of_slot
+        return b"".join([failed.get(table[slot].shard, OK) for slot in self.slots])

@@ -1,0 +1,139 @@
+"""`python -m tests.crash.full_disk DIRECTORY`: nodes on file systems of a few megabytes that really become full.
+
+To be run inside `tests.crash.isolated`, where it may mount them. First all nodes run out of room: writes are refused as
+not applied before anything is appended, reads go on, restarts work, and with more room writes go on. Then one node
+loses its room without warning: it stops, the others do not notice, and with room it comes back by itself.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import redis
+
+from tests.cluster import NodeProcess, TestCluster, wait_until
+
+SMALL_MB = 48
+LARGE_MB = 128
+OPTIONS = {
+    "DISK_HEADROOM_BYTES": "16mb",
+    "JOURNAL_SEGMENT_BYTES": "2mb",
+    "JOURNAL_KEEP_BYTES": "2mb",
+    "SEGMENT_BYTES": "2mb",
+}
+VALUE = b"v" * 16_384
+
+
+class Disk:
+    """A file system in memory for one node's data."""
+
+    def __init__(self, path: Path, size_mb: int) -> None:
+        self.path = path
+        path.mkdir()
+        self._mount("mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(path))
+
+    def resize(self, size_mb: int) -> None:
+        self._mount("mount", "-o", f"remount,size={size_mb}m", str(self.path))
+
+    def fill(self) -> None:
+        """Somebody else takes all that is left."""
+        with (self.path / "ballast").open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+            except OSError:
+                pass
+
+    def empty(self) -> None:
+        (self.path / "ballast").unlink()
+
+    @staticmethod
+    def _mount(*command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def fill_up(node: NodeProcess) -> int:
+    """Writes until it is refused; returns how many writes were acknowledged."""
+    count, refusal = 0, ""
+    with node.client() as client:
+        while not refusal:
+            try:
+                assert client.set(f"k{count}", VALUE)
+                count += 1
+            except redis.ResponseError as error:
+                refusal = str(error)
+    assert refusal.startswith("MISCONF"), refusal
+    assert refusal.endswith("not applied"), refusal
+    return count
+
+
+def check_reads(cluster: TestCluster, count: int) -> None:
+    for node in cluster.nodes:
+        with node.client() as client:
+            for number in range(count):
+                assert client.get(f"k{number}") == VALUE, number
+            assert client.get(f"k{count}") is None, "a write that was refused as not applied is there"
+
+
+def writes_again(node: NodeProcess) -> bool:
+    with node.client() as client:
+        return bool(client.set("again", "x"))
+
+
+def all_nodes_run_out_of_room(cluster: TestCluster, disks: list[Disk]) -> None:
+    count = fill_up(cluster.nodes[0])
+    check_reads(cluster, count)
+    for node in cluster.nodes:
+        assert node.stop() == 0
+        node.start()
+        cluster.wait_ready()
+    check_reads(cluster, count)
+    for disk in disks:
+        disk.resize(LARGE_MB)
+    for node in cluster.nodes:
+        wait_until(lambda node=node: writes_again(node), "writes go on")
+    cluster.assert_replicas_equal()
+    print(f"all nodes: refused after {count} writes, reads went on, so did writes with more room")
+
+
+def one_node_loses_its_room(cluster: TestCluster, disk: Disk) -> None:
+    victim, *others = reversed(cluster.nodes)
+    disk.fill()
+    with others[0].client() as client:
+        for number in range(2000):
+            assert client.set(f"more{number % 100}", VALUE)
+            if not victim.running:
+                break
+        assert not victim.running, "it goes on without room on its disk"
+        assert client.set("without", "it")
+    assert "No space left on device" in victim.log()
+    disk.empty()
+    victim.start()
+    cluster.wait_ready()
+    time.sleep(0.5)
+    assert writes_again(victim)
+    cluster.assert_replicas_equal()
+    print("one node: stopped, was not missed, came back")
+
+
+def main(directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    disks = [Disk(directory / f"disk-{number}", SMALL_MB) for number in (1, 2, 3)]
+    cluster = TestCluster(directory / "cluster", 3, 3, **OPTIONS)
+    for node, disk in zip(cluster.nodes, disks, strict=True):
+        node.options["DIR"] = str(disk.path / "data")
+    try:
+        cluster.start()
+        all_nodes_run_out_of_room(cluster, disks)
+        one_node_loses_its_room(cluster, disks[-1])
+    finally:
+        for node in cluster.running:
+            node.kill()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

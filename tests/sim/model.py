@@ -1,0 +1,237 @@
+"""What the commands mean, said a second time and as plainly as possible: the specification that histories are checked
+against.
+
+A state is a tuple with one element per key of a group of keys: None when the key is absent, else `(value, expires)`. A
+key that expires may be gone whenever it is looked at, for the specification knows no clock; once gone it stays gone
+until it is written again. `outcomes` gives every next state and reply that a command may have.
+
+Replies are bytes, ints, None, lists, `str` for a simple string, `Failure` for an error. Left out, for no state of a few
+keys can tell their replies: SCAN, KEYS, RANDOMKEY, DBSIZE, and the conditions of EXPIRE that compare times; and
+INCRBYFLOAT. FLUSHALL empties every group on its own, which demands a little less than the command does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final
+
+Value = tuple[bytes, bool] | None
+State = tuple[Value, ...]
+Args = tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error reply; `code` is its first word, which is all that is compared."""
+
+    code: str
+
+
+class _AnyTime:
+    """The reply of TTL and its like for a key that expires: some number that is not negative."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int) and other >= 0
+
+    def __hash__(self) -> int:
+        return 0
+
+
+OK: Final = "OK"
+_ERR: Final = Failure("ERR")
+_TIME: Final = _AnyTime()
+INT_MAX: Final = (1 << 63) - 1
+_TTL_OPTIONS: Final = (b"EX", b"PX", b"EXAT", b"PXAT")
+
+Db = dict[bytes, tuple[bytes, bool]]
+
+
+def _set(db: Db, args: Args) -> Any:
+    key, value, options = args[1], args[2], [option.upper() for option in args[3:]]
+    old = db.get(key)
+    reply = (old[0] if old else None) if b"GET" in options else OK
+    if (b"NX" in options and old) or (b"XX" in options and not old):
+        return reply if b"GET" in options else None
+    expires = any(option in options for option in _TTL_OPTIONS)
+    if b"KEEPTTL" in options and old:
+        expires = old[1]
+    db[key] = (value, expires)
+    return reply
+
+
+def _setnx(db: Db, args: Args) -> int:
+    if args[1] in db:
+        return 0
+    db[args[1]] = (args[2], False)
+    return 1
+
+
+def _setex(db: Db, args: Args) -> Any:
+    db[args[1]] = (args[3], True)
+    return OK
+
+
+def _get(db: Db, args: Args) -> bytes | None:
+    return db[args[1]][0] if args[1] in db else None
+
+
+def _getset(db: Db, args: Args) -> bytes | None:
+    old = _get(db, args)
+    db[args[1]] = (args[2], False)
+    return old
+
+
+def _getdel(db: Db, args: Args) -> bytes | None:
+    old = db.pop(args[1], None)
+    return old[0] if old else None
+
+
+def _getex(db: Db, args: Args) -> bytes | None:
+    value = _get(db, args)
+    if value is not None and len(args) > 2:
+        db[args[1]] = (value, args[2].upper() != b"PERSIST")
+    return value
+
+
+def _append(db: Db, args: Args) -> int:
+    value, expires = db.get(args[1], (b"", False))
+    db[args[1]] = (value + args[2], expires)
+    return len(value) + len(args[2])
+
+
+def _strlen(db: Db, args: Args) -> int:
+    return len(_get(db, args) or b"")
+
+
+def _adder(sign: int) -> Callable[[Db, Args], Any]:
+    def add(db: Db, args: Args) -> Any:
+        value, expires = db.get(args[1], (b"0", False))
+        increment = sign * (int(args[2]) if len(args) > 2 else 1)
+        if not value.lstrip(b"-").isdigit() or abs(int(value)) > INT_MAX or abs(int(value) + increment) > INT_MAX:
+            return _ERR
+        total = int(value) + increment
+        db[args[1]] = (b"%d" % total, expires)
+        return total
+
+    return add
+
+
+def _delete(db: Db, args: Args) -> int:
+    return sum(db.pop(key, None) is not None for key in args[1:])
+
+
+def _exists(db: Db, args: Args) -> int:
+    return sum(key in db for key in args[1:])
+
+
+def _type(db: Db, args: Args) -> str:
+    return "string" if args[1] in db else "none"
+
+
+def _mget(db: Db, args: Args) -> list[bytes | None]:
+    return [db[key][0] if key in db else None for key in args[1:]]
+
+
+def _mset(db: Db, args: Args) -> Any:
+    db.update({key: (value, False) for key, value in zip(args[1::2], args[2::2], strict=True)})
+    return OK
+
+
+def _msetnx(db: Db, args: Args) -> int:
+    if any(key in db for key in args[1::2]):
+        return 0
+    _mset(db, args)
+    return 1
+
+
+def _expire(db: Db, args: Args) -> int:
+    if len(args) > 3:
+        raise ValueError("the conditions of EXPIRE are not in the model")
+    if args[1] not in db:
+        return 0
+    if int(args[2]) <= 0:
+        del db[args[1]]
+    else:
+        db[args[1]] = (db[args[1]][0], True)
+    return 1
+
+
+def _persist(db: Db, args: Args) -> int:
+    value = db.get(args[1])
+    if value is None or not value[1]:
+        return 0
+    db[args[1]] = (value[0], False)
+    return 1
+
+
+def _ttl(db: Db, args: Args) -> Any:
+    if args[1] not in db:
+        return -2
+    return _TIME if db[args[1]][1] else -1
+
+
+def _clear(db: Db, args: Args) -> Any:
+    db.clear()
+    return OK
+
+
+COMMANDS: Final[dict[bytes, Callable[[Db, Args], Any]]] = {
+    b"SET": _set, b"SETNX": _setnx, b"SETEX": _setex, b"PSETEX": _setex, b"GET": _get, b"GETSET": _getset,
+    b"GETDEL": _getdel, b"GETEX": _getex, b"APPEND": _append, b"STRLEN": _strlen, b"INCR": _adder(1),
+    b"DECR": _adder(-1), b"INCRBY": _adder(1), b"DECRBY": _adder(-1), b"DEL": _delete, b"UNLINK": _delete,
+    b"EXISTS": _exists, b"TOUCH": _exists, b"TYPE": _type, b"MGET": _mget, b"MSET": _mset, b"MSETNX": _msetnx,
+    b"EXPIRE": _expire, b"PEXPIRE": _expire, b"EXPIREAT": _expire, b"PEXPIREAT": _expire, b"PERSIST": _persist,
+    b"TTL": _ttl, b"PTTL": _ttl, b"EXPIRETIME": _ttl, b"PEXPIRETIME": _ttl, b"FLUSHALL": _clear, b"FLUSHDB": _clear,
+}  # fmt: skip
+
+READS: Final = frozenset((
+    b"GET", b"STRLEN", b"EXISTS", b"TOUCH", b"TYPE", b"MGET", b"TTL", b"PTTL", b"EXPIRETIME", b"PEXPIRETIME",
+))  # fmt: skip
+CLEARS: Final = frozenset((b"FLUSHALL", b"FLUSHDB"))
+_ZERO_IS_NO_EFFECT: Final = frozenset((b"SETNX", b"MSETNX", b"DEL", b"UNLINK", b"EXPIRE", b"PEXPIRE", b"PERSIST"))
+
+
+def keys_of(args: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The keys that a command is about; none for one that clears everything. Raises KeyError for a command unknown."""
+    name = args[0]
+    COMMANDS[name]
+    if name in CLEARS:
+        return ()
+    if name in {b"MSET", b"MSETNX"}:
+        return tuple(args[1::2])
+    if name in {b"MGET", b"DEL", b"UNLINK", b"EXISTS", b"TOUCH"}:
+        return tuple(args[1:])
+    return (args[1],)
+
+
+def changes_nothing(args: Sequence[bytes], reply: Any) -> bool:
+    """Whether a command that got this reply has left the state as it was (an expiry apart)."""
+    name = args[0]
+    return (
+        name in READS
+        or isinstance(reply, Failure)
+        or (reply == 0 and isinstance(reply, int) and name in _ZERO_IS_NO_EFFECT)
+        or (reply is None and name in {b"GETDEL", b"GETEX"})
+    )
+
+
+def outcomes(keys: tuple[bytes, ...], state: State, args: Args) -> Iterator[tuple[State, Any]]:
+    """Every (next state, reply) of a command on the keys of a group."""
+    touched = keys_of(args)
+    expiring = [
+        position
+        for position, value in enumerate(state)
+        if value is not None and value[1] and (keys[position] in touched or not touched)
+    ]
+    run = COMMANDS[args[0]]
+    for gone in product((False, True), repeat=len(expiring)):
+        lost = {position for position, is_gone in zip(expiring, gone, strict=True) if is_gone}
+        db = {
+            keys[position]: value
+            for position, value in enumerate(state)
+            if value is not None and position not in lost
+        }
+        reply = run(db, args)
+        yield tuple(db.get(key) for key in keys), reply

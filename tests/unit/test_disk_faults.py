@@ -1,0 +1,330 @@
+"""The disk refuses any one call, or all from then on: nothing synced is lost, and nothing wrong is read.
+
+`Faulty` fails the n-th call of a fixed story, for every n, with EIO or ENOSPC; a write fails half done. What the
+process had written stays, as it does when a process ends and the machine does not; power cuts are in `tests/property`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respkv.cluster.slots import SLOTS, slot_of
+from respkv.cluster.topology import Shard
+from respkv.config import load
+from respkv.disk import Disk
+from respkv.raft.identity import Identity
+from respkv.raft.journal import Journal
+from respkv.raft.journal import check as check_journal
+from respkv.raft.log import Standing
+from respkv.raft.messages import SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END
+from respkv.raft.snapshot import SnapshotReceiver
+from respkv.shard.repair import open_journal
+from respkv.shard.replica import Replica
+from respkv.storage import Bitcask, Damaged, Failed, check
+from tests.property.test_bitcask import CrashDisk, Story, abandon, contents, open_cask
+from tests.unit.test_journal import states
+
+
+class Faulty(CrashDisk):
+    """Fails its `at`-th call (counted from 1; 0: none), and all later ones if `lasting`."""
+
+    def __init__(self, root: Path, at: int, code: int, *, lasting: bool = False) -> None:
+        super().__init__(root)
+        self._at = at
+        self._code = code
+        self._lasting = lasting
+        self.faults = 0
+
+    def _call(self) -> None:
+        self.calls += 1
+        if self._at and (self.calls == self._at or (self._lasting and self.calls > self._at)):
+            self.faults += 1
+            raise OSError(self._code, os.strerror(self._code))
+
+    def open(self, path: Path) -> int:
+        self._call()
+        return super().open(path)
+
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        self._call()
+        Disk.allocate(self, fd, size_bytes)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        try:
+            super().write(fd, data, offset)
+        except OSError:
+            Disk.write(self, fd, data[: len(data) // 2], offset)
+            raise
+
+
+FAULTS = [(errno.EIO, False), (errno.ENOSPC, False), (errno.EIO, True)]
+
+
+def each_call(tmp_path: Path, story: Callable[[Path, Faulty], Any], step: int = 1) -> Iterator[tuple[Path, Faulty]]:
+    """A fresh directory and a disk for every call that `story` makes, and every kind of fault in turn."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    disk = Faulty(whole, 0, 0)
+    story(whole, disk)
+    shutil.rmtree(whole)
+    assert disk.calls > 3
+    for at in range(1, disk.calls + 1, step):
+        code, lasting = FAULTS[at % len(FAULTS)]
+        root = tmp_path / f"at-{at}"
+        root.mkdir()
+        yield root, Faulty(root, at, code, lasting=lasting)
+        shutil.rmtree(root)
+
+
+# --- data files ---
+
+
+def test_a_call_that_fails_costs_a_bitcask_nothing_that_was_synced(tmp_path: Path) -> None:
+    """Opening, roll-over, seal, hint, merge, clear, installation, close."""
+    refused = 0
+    for root, disk in each_call(tmp_path, lambda root, disk: Story(root, disk).tell()):
+        story = Story(root, disk)
+        try:
+            story.tell()
+        except (OSError, Failed):
+            refused += 1
+        assert disk.faults
+        if story.cask is not None and not story.cask.closed:
+            assert contents(story.cask) == story.states[story.cask.applied]  # what is in use stays right
+        abandon(story.cask)
+        story.states.setdefault(0, {})
+        cask = open_cask(root / "log", CrashDisk(root))
+        assert cask.applied >= story.synced
+        assert contents(cask) == story.states[cask.applied]
+        cask.put(b"more", b"1")
+        cask.merge()
+        cask.close()
+        assert [one for one in check(root / "log") if one.kind != "leftover"] == []
+    assert refused > 100
+
+
+def test_a_sync_that_failed_is_not_tried_again(tmp_path: Path) -> None:
+    disk = Faulty(tmp_path, 0, errno.EIO)
+    cask = open_cask(tmp_path / "log", disk)
+    cask.put(b"key", b"value")
+    disk._at = disk.calls + 1
+    with pytest.raises(OSError, match="Input/output error"):
+        cask.flush()
+    with pytest.raises(Failed):
+        cask.flush()
+    with pytest.raises(Failed):
+        cask.put(b"key", b"other")
+    assert cask.synced == 0
+    assert cask.get(b"key") is not None
+    cask.close()
+
+
+# --- journal ---
+
+
+def tell_journal(root: Path, disk: Faulty, synced: list[Any]) -> None:
+    """Opening, roll-over, trimming, reuse of segments, a loss, close; `synced` gets what may be found afterwards."""
+    told: list[BaseException] = []  # the node stops at the first
+    journal = Journal.open(root / "journal", (0,), segment_bytes=1024, disk=disk)
+    journal.on_failure = told.append
+    shard_log = journal.logs[0]
+    synced.append((states(journal), shard_log.standing))
+    try:
+        for turn in range(14):
+            shard_log.setCurrentTerm(shard_log.term + 1, "b" if turn % 2 else None)
+            shard_log.add(b"\0" + b"%d" % turn * 200, shard_log.last_index + 1, shard_log.term)
+            if turn % 5 == 4:
+                shard_log.truncate(shard_log.last_index)
+            if turn % 3 == 2:
+                shard_log.trim(shard_log.last_index - 1)
+            if turn == 9:
+                shard_log.lose()
+                shard_log.stand(Standing.LEARNER)
+            synced.append((states(journal), shard_log.standing))
+            journal.flush_and_wait()
+            if told:
+                raise told[0]
+            del synced[:-1]
+            journal.release()
+            if told:
+                raise told[0]
+    finally:
+        journal.close()
+
+
+def only_checkpoint(old: Any, new: Any, standing: Standing) -> Any:
+    """What there is if of a roll-over only the checkpoint arrived: the newest base, term, vote and standing."""
+    term, vote, new_log = new
+    base, old_log = new_log[0], old[2]
+    known = any(entry[1:] == base[1:] for entry in old_log)
+    log = [base, *(entry for entry in old_log if known and entry[1] > base[1])]
+    return {0: (term, vote, log if base[1] >= old_log[0][1] else old_log)}, standing
+
+
+def test_a_call_that_fails_is_told_and_costs_a_journal_nothing_that_was_synced(tmp_path: Path) -> None:
+    refused = 0
+    for root, disk in each_call(tmp_path, lambda root, disk: tell_journal(root, disk, [])):
+        synced: list[Any] = []
+        try:
+            tell_journal(root, disk, synced)
+        except OSError:
+            refused += 1
+        assert disk.faults
+        journal = Journal.open(root / "journal", (0,), segment_bytes=1024)
+        found = (states(journal), journal.logs[0].standing)
+        assert not synced or found in [*synced, only_checkpoint(synced[0][0][0], synced[-1][0][0], synced[-1][1])]
+        journal.close()
+        assert check_journal(root / "journal")[0] == []
+    assert refused > 40
+
+
+def test_a_call_that_fails_leaves_the_old_identity_or_the_new_one(tmp_path: Path) -> None:
+    def story(root: Path, disk: Faulty) -> None:
+        identity = Identity(root, disk)
+        identity.meet(0, "n2", "a life")
+        identity.meet(0, "n2", "another life")
+
+    for root, disk in each_call(tmp_path, story):
+        Identity(root, Disk()).meet(0, "n3", "kept")
+        disk.__init__(root, disk._at, disk._code, lasting=disk._lasting)  # type: ignore[misc]  # it knows the file now
+        before = Identity(root, Disk()).life
+        try:
+            story(root, disk)
+        except OSError:
+            pass
+        after = Identity(root, Disk())
+        assert (after.life, after.met(0, "n3")) == (before, "kept")
+        assert after.met(0, "n2") in {None, "a life", "another life"}
+
+
+def test_an_identity_that_does_not_check_begins_another_life(tmp_path: Path) -> None:
+    first = Identity(tmp_path)
+    content = (tmp_path / "identity").read_bytes()
+    for at in range(len(content)):
+        (tmp_path / "identity").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert Identity(tmp_path).life != first.life
+    for length in range(len(content)):
+        (tmp_path / "identity").write_bytes(content[:length])
+        assert Identity(tmp_path).life != first.life
+
+
+# --- a snapshot on its way in ---
+
+
+def test_a_call_that_fails_while_a_snapshot_comes_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
+    with Bitcask(tmp_path / "source", segment_bytes=1024, buckets=7) as source:
+        for number in range(60):
+            source.put(b"key:%d" % number, b"new" * 10)
+        source.merge()
+        new = contents(source)
+        with source.snapshot() as snapshot:
+            files = [(file.name, os.pread(file.fd, file.length, 0)) for file in snapshot.files]
+            index = snapshot.index
+
+    def story(root: Path, disk: Faulty) -> None:
+        def install(index: int, term: int) -> None:
+            Bitcask.install(root / "log", root / "log.incoming", disk)
+
+        receiver = SnapshotReceiver(0, root / "log.incoming", disk, lambda peer, message: True, install)
+        head = [(name, len(content)) for name, content in files]
+        receiver.receive("n2", (SNAPSHOT_BEGIN, 0, 1, 1, index, 0, head), 0)
+        for number, (_, content) in enumerate(files):
+            receiver.receive("n2", (SNAPSHOT_CHUNK, 0, 1, number, number, 0, content), 0)
+        receiver.receive("n2", (SNAPSHOT_END, 0, 1, len(files)), 0)
+
+    outcomes = set()
+    for root, disk in each_call(tmp_path, story):
+        with Bitcask(root / "log", segment_bytes=1024, buckets=7) as cask:
+            cask.put(b"old", b"1")
+            old = contents(cask)
+        disk.__init__(root, disk._at, disk._code, lasting=disk._lasting)  # type: ignore[misc]  # it knows the files now
+        try:
+            story(root, disk)
+        except OSError:
+            pass
+        shutil.rmtree(root / "log.incoming", ignore_errors=True)
+        with Bitcask(root / "log", segment_bytes=1024, buckets=7) as cask:
+            found = contents(cask)
+            assert found in (old, new)
+            outcomes.add(found == new)
+    assert outcomes == {True, False}
+
+
+# --- repair ---
+
+
+def make_replica(root: Path, disk: Disk, replicas: tuple[str, ...] = ("n1", "n2", "n3")) -> Replica:
+    config = load(environ={}, flags={"dir": str(root), "journal-segment-bytes": "64kb", "segment-bytes": "64kb"})
+    shard = Shard(0, (0,), replicas)
+    journal = open_journal(config, [shard], disk)
+    try:
+        return Replica(
+            shard, "n1", config, journal, send=lambda *_: True, wake=lambda _: None, worker=None,  # type: ignore[arg-type]
+            fatal=lambda _: None, disk=disk, now=lambda: 0.0,
+        )
+    except BaseException:
+        journal.close()
+        raise
+
+
+def lay_out(root: Path, damage: str) -> None:
+    """A member's directory whose journal begins behind entry 30, with something wrong."""
+    journal = Journal.open(root / "journal", [0], segment_bytes=1 << 16)
+    for index in range(2, 60):
+        journal.logs[0].add(b"\x01", index, 1)
+    journal.logs[0].setCurrentTerm(7, "n2")
+    journal.logs[0].trim(30)
+    journal.close()
+    Identity(root / "journal")
+    with Bitcask(root / "shard-0", buckets=SLOTS, bucket_of=slot_of) as cask:
+        for index in range(2, 40):
+            cask.append_puts(index, 1, 1, [], [], [], b"")
+    if damage == "data":
+        file = next((root / "shard-0").glob("*.data"))
+        content = bytearray(file.read_bytes())
+        content[70] ^= 1
+        file.write_bytes(content)
+    elif damage == "shard":
+        shutil.rmtree(root / "shard-0")
+    elif damage == "journal":
+        file = next((root / "journal").glob("*.journal"))
+        content = bytearray(file.read_bytes())
+        content[20] ^= 1
+        file.write_bytes(content)
+    else:
+        next((root / "journal").glob("*.journal")).unlink()
+
+
+@pytest.mark.parametrize("damage", ["data", "shard", "journal", "segments"])
+def test_no_call_that_fails_in_a_repair_gives_a_replica_its_vote_back(tmp_path: Path, damage: str) -> None:
+    def story(root: Path, disk: Faulty) -> None:
+        lay_out(root, damage)
+        disk.__init__(root, disk._at, disk._code, lasting=disk._lasting)  # type: ignore[misc]  # it knows the files now
+        replica = make_replica(root, disk)
+        assert not replica.group.votes
+        replica.close()
+        replica._journal.close()
+
+    begun = 0
+    for root, disk in each_call(tmp_path, story):
+        try:
+            story(root, disk)
+        except OSError:
+            begun += 1
+        except Damaged:  # pragma: no cover - a member among others does not refuse
+            raise AssertionError("refused") from None
+        for _ in range(2):  # whatever was left: it knows that it lost something, and goes on knowing
+            replica = make_replica(root, Disk())
+            assert not replica.group.votes
+            if damage in {"data", "shard"}:
+                assert (replica.group.term, replica.group.log.voted_for) == (7, "n2")
+            replica.close()
+            replica._journal.close()
+    assert begun > 3
