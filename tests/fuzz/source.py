@@ -6,11 +6,12 @@ so that a failing seed replays exactly; atheris one that spends the bytes it has
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 from typing import Any
 
 NUMBERS = (0, 1, 2, 3, 127, 128, 255, 256, 16383, 16384, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**61)
-HUGE = (2**62 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -2, -(2**31), -(2**63))
+HUGE = (2**62 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -2, -(2**31), -(2**63))  # what MessagePack can carry
 FLOATS = (0.0, -0.0, 1.5, -1.0, 1e11, 1e13, 1e308, float("inf"), float("-inf"), float("nan"))
 
 
@@ -72,7 +73,8 @@ def bend(rng: Random, value: Any) -> Any:
     if isinstance(value, bytes) and value and rng.randrange(3):
         return mutate(rng, value)
     if isinstance(value, int) and rng.randrange(3):
-        return rng.choice((value + 1, value - 1, value * 2, -value, rng.choice(NUMBERS + HUGE)))
+        near = (value + 1, value - 1, value * 2, -value)
+        return rng.choice(tuple(n for n in near if -(2**63) <= n < 2**64) + NUMBERS + HUGE)
     return anything(rng)
 
 
@@ -109,4 +111,4 @@ def cut(rng: Random, data: bytes) -> list[bytes]:
     if rng.randrange(6) == 0:
         return [data[at : at + 1] for at in range(len(data))]
     places = sorted({0, len(data), *(rng.randrange(len(data) + 1) for _ in range(rng.randrange(6)))})
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)] or [data]
+    return [data[start:end] for start, end in pairwise(places)] or [data]
