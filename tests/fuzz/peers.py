@@ -78,7 +78,7 @@ def links() -> Peers:
         )
 
     made = asyncio.run(make())
-    made.loop = SimpleNamespace(time=lambda: 0.0, call_later=lambda *_: None)  # type: ignore[assignment]
+    made.loop = SimpleNamespace(time=lambda: 0.0, call_later=lambda *_: SimpleNamespace(cancel=lambda: None))  # type: ignore[assignment]
     return made
 
 
