@@ -4,7 +4,7 @@ Each function makes a new `RespError` (a shared instance would collect the trace
 it inside a command, or return it as a reply. Text that came from a client is cut as Redis cuts it (128 bytes, at a NUL)
 and freed of line breaks, so that it cannot end the reply early.
 
-What goes wrong with a command in a cluster is told by the first word: `CLUSTERDOWN`, `BUSY` and `MISCONF` mean that
+What goes wrong with a command in a cluster is told by the first word: `CLUSTERDOWN` and `MISCONF` mean that
 the command was *not applied* and may be sent again; `TIMEOUT` means that it *may have been applied*.
 """
 
@@ -279,10 +279,6 @@ def misconf(reason: str) -> RespError:
 def damaged(where: str) -> RespError:
     """A read of a value that is not what it was, where no other replica has it."""
     return RespError(f"ERR the value is damaged on the disk and there is no other replica: {where}")
-
-
-def busy(reason: str = "too many bytes are waiting for this shard") -> RespError:
-    return RespError(f"BUSY {reason}; the command was not applied")
 
 
 def is_outcome_unknown(error: RespError) -> bool:

@@ -9,7 +9,8 @@ first frame both ends prove that they know the cluster's secret (`handshake`); t
 cluster and the fingerprint of its topology. The node that comes first in the topology dials.
 
 Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and
-`disconnected` says so. A link on which nothing was received for `DEAD_AFTER_S` is broken on purpose.
+`disconnected` says so. A link on which nothing was received, or nothing sent was taken, for `DEAD_AFTER_S` is broken on
+purpose, as is one with more than `SEND_BUFFER_BYTES_MAX` to send.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Link(asyncio.Protocol):
         self._bulk_bytes = 0
         self._bulk_shards: Counter[int | None] = Counter()  # messages that wait in it
         self._write_blocked = False
+        self._taken_bytes = -1
+        self._taken_at = 0.0
 
     # -- asyncio.Protocol
 
@@ -262,6 +265,16 @@ class Link(asyncio.Protocol):
             transport.writelines((header, payload))
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX + len(payload):
             self._refuse("the peer does not read")
+
+    def check(self, now: float) -> None:
+        """Breaks a link that nothing comes from, or that takes nothing of what it is sent."""
+        waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if not waiting or self.sent_bytes - waiting != self._taken_bytes:
+            self._taken_bytes, self._taken_at = self.sent_bytes - waiting, now
+        if now - self.heard_at > DEAD_AFTER_S:
+            self._refuse(f"nothing was heard for {DEAD_AFTER_S} s")
+        elif now - self._taken_at > DEAD_AFTER_S:
+            self._refuse(f"the peer has read nothing for {DEAD_AFTER_S} s")
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -456,8 +469,5 @@ class Peers:
         while True:
             await asyncio.sleep(DEAD_AFTER_S / 4)
             for name, link in list(self.links.items()):
-                if self.loop.time() - link.heard_at > DEAD_AFTER_S:
-                    log.warning("peer_silent", peer=name, seconds=DEAD_AFTER_S)
-                    link.abort()
-                else:
-                    self.send(name, (PING,))
+                link.check(self.loop.time())
+                self.send(name, (PING,))

@@ -145,8 +145,11 @@ class ShardLog(list[Entry], PySyncObjJournal):  # type: ignore[misc]
         self._note(_pack(LOST, self.shard, 0, 0, 0))
 
     def stand(self, standing: Standing) -> None:
+        """Changes the standing; as with a vote, nothing that reflects it leaves before it is durable."""
         self.standing = standing
         self._note(_pack(STANDING, self.shard, standing, 0, 0))
+        self.state_durable = False
+        self._state_sequence = -1
 
     def checkpoint(self) -> list[bytes]:
         """Records that say the base, the term, the vote and the standing."""

@@ -74,6 +74,7 @@ class Membership:
         self._repaired = repaired
         self._question = random.getrandbits(40)
         self._asked_at = float("-inf")
+        self._untold = False  # a voter again, and the others take it for a learner
         self._begin()
 
     def _begin(self) -> None:
@@ -98,6 +99,10 @@ class Membership:
     def tick(self) -> None:
         """To be called every few tens of milliseconds."""
         if self._group.votes:
+            if self._untold and self._group.log.state_durable:
+                self._untold = False
+                for peer in self._others:
+                    self.introduce(peer)
             return
         self._check_target()
         now = Clock.now()
@@ -160,7 +165,7 @@ class Membership:
         if len(self._known_by) > len(self._others) // 2:
             group.log.stand(Standing.VOTER)
             log.info("replica_founded", shard=group.shard)
-            self._tell()
+            self._untold = True
 
     def _end_strangeness(self) -> None:
         group = self._group
@@ -178,8 +183,4 @@ class Membership:
             group.log.stand(Standing.VOTER)
             log.info("replica_repaired", shard=group.shard, index=group.log.last_index, term=term)
             self._repaired()
-            self._tell()
-
-    def _tell(self) -> None:
-        for peer in self._others:
-            self.introduce(peer)
+            self._untold = True

@@ -18,10 +18,11 @@ _OKS: Final = tuple(OK * count for count in range(1025))
 class Burst(Part):
     """Commands of any kind: `replies` in order, encoded."""
 
-    __slots__ = ("connection", "protocol", "replies")
+    __slots__ = ("connection", "expected_bytes", "protocol", "replies")
 
     def __init__(self, connection: Connection, size: int, replies: list[bytes]) -> None:
         self.pending = 0
+        self.expected_bytes = 0
         self.size = size
         self.joined = []
         self.connection = connection
@@ -35,6 +36,9 @@ class Burst(Part):
     def fail(self, ok: bytes, error: RespError) -> None:
         line = encode(error, self.protocol)
         self.replies[:] = [line if reply is ok else reply for reply in self.replies]
+
+    def expect(self, value_bytes: int) -> None:
+        self.expected_bytes += value_bytes
 
     def done(self) -> None:
         self.connection.settled(self)

@@ -252,7 +252,7 @@ class Connection(asyncio.Protocol):
             dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1])
-            if burst.protocol != self.session.protocol or heavy >= REPLY_BYTES_MAX:
+            if burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
                 # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break

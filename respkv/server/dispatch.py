@@ -196,7 +196,7 @@ def _run_on(
             value = proposer.machine.long_value(args)
             if value is None:
                 return proposer.machine.read(args)
-            proposer.read_long(burst, token, value)
+            proposer.read_long(burst, token, args, value)
             return LATER
     proposer.read(burst, token, args)
     return LATER

@@ -197,7 +197,7 @@ def check_replies(replies: Iterable[Any]) -> None:
             raise BadMessage(f"Outcome: {kind.__name__} is no reply")
 
 
-def require_count(values: Sequence[Any], count: int) -> None:
-    """Raises BadMessage unless there are as many replies as commands were sent."""
-    if len(values) != count:
+def require_count(values: Sequence[Any], count: int, least: int | None = None) -> None:
+    """Raises BadMessage unless there are as many replies as commands were sent (or from `least` up to as many)."""
+    if not (count if least is None else least) <= len(values) <= count:
         raise BadMessage(f"Outcome: {len(values)} replies to {count} commands")

@@ -18,17 +18,14 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-import structlog
 
-from respkv import errors
-from respkv.reply import LongBulk, RespError
+from respkv.border import BadMessage
+from respkv.reply import LongBulk
 from respkv.shard.batch import Ops, Origin, Puts
 from respkv.shard.waiting import Read
-from respkv.storage.errors import StorageError
+from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 from respkv.storage.record import encode_puts
-
-log = structlog.get_logger()
 
 Slices = Generator[Callable[[], None], None, list[Any]]
 Offload = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
@@ -167,7 +164,11 @@ def run_here(job: Callable[[], None], done: Callable[[BaseException | None], Non
 
 
 def hand_out(values: list[Any], parts: list[bytes]) -> None:
-    """Gives the long values among `values`, which came without them, their parts."""
+    """Gives the long values among `values`, which came without them, their parts.
+
+    Raises:
+        BadMessage: a part belongs to two of them.
+    """
     at = 0
     for value in values:
         if isinstance(value, LongBulk):
@@ -176,12 +177,19 @@ def hand_out(values: list[Any], parts: list[bytes]) -> None:
                 value.parts.append(parts[at])
                 size += len(parts[at])
                 at += 1
+            if size != value.value_bytes:
+                raise BadMessage("Outcome: a long value and its parts differ")
 
 
 class LongReads:
-    """GETs of long values, one after the other, a few pieces at a time. Each was allowed when it was added."""
+    """GETs of long values, one after the other, a few pieces at a time. Each was allowed when it was added.
 
-    def __init__(self) -> None:
+    Args:
+        damaged: called with a read whose value turned out to be damaged.
+    """
+
+    def __init__(self, damaged: Callable[[Read, Damaged], None]) -> None:
+        self._damaged = damaged
         self._reads: deque[tuple[Read, LongRead]] = deque()
         self._pieces: Iterator[bytes] = iter(())
         self._parts: list[bytes] = []
@@ -197,17 +205,18 @@ class LongReads:
     def advance(self) -> None:
         """Reads on, and answers the first of them if that was the end of it."""
         read, value = self._reads[0]
-        reply: LongBulk | RespError
+        damage: Damaged | None = None
         try:
             self._parts += islice(self._pieces, READ_PIECES)
-            if sum(map(len, self._parts)) < value.value_bytes:
-                return
-            reply = LongBulk(value.value_bytes, self._parts)
-        except (StorageError, OSError) as error:
-            log.exception("long_read_failed")
-            reply = errors.generic(str(error))
+        except Damaged as damaged:
+            damage = damaged
+        if damage is None and sum(map(len, self._parts)) < value.value_bytes:
+            return
+        parts, self._parts = self._parts, []
         self._reads.popleft()
-        self._parts = []
         if self._reads:
             self._pieces = iter(self._reads[0][1])
-        read.answer(reply)
+        if damage is not None:
+            self._damaged(read, damage)
+        else:
+            read.answer(LongBulk(value.value_bytes, parts))

@@ -13,7 +13,7 @@ from typing import Any
 
 from respkv.commands.context import Context
 from respkv.commands.keys import expire_keys
-from respkv.commands.table import COMMANDS
+from respkv.commands.table import COMMANDS, resolve
 from respkv.keyspace.db import Db
 from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
@@ -50,8 +50,11 @@ class Machine:
 
     @staticmethod
     def can_read(args: list[bytes]) -> bool:
-        spec = COMMANDS.get(args[0])
-        return spec is not None and spec.kind == "data" and spec.is_readonly and spec.arity_ok(len(args))
+        try:
+            spec = resolve(args)
+        except RespError:
+            return False
+        return args[0] in COMMANDS and spec.kind == "data" and spec.is_readonly
 
     @property
     def applied(self) -> int:

@@ -75,7 +75,7 @@ log = structlog.get_logger()
 IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 
-
+REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
@@ -98,7 +98,7 @@ def _not_here(slot: int, key: bytes) -> Literal[False]:
 class _Forwarded(Part):
     """Another node's batch or reads: its outcome goes back as one message."""
 
-    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed")
+    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed", "value_bytes")
 
     def __init__(self, proposer: Proposer, peer: str, kind: int, request: int, count: int) -> None:
         super().__init__()
@@ -107,10 +107,17 @@ class _Forwarded(Part):
         self._kind = kind
         self._request = request
         self._values: list[Any] = [None] * count
+        self.value_bytes = 0
         self.failed: RespError | None = None
 
     def put(self, token: int, value: Any) -> None:
         self._values[token] = value
+        if type(value) is bytes:
+            self.value_bytes += len(value)
+
+    def cut(self, count: int) -> None:
+        """No more than the first `count` are answered now."""
+        del self._values[count:]
 
     def fail(self, ok: bytes, error: RespError) -> None:
         self.failed = error
@@ -177,7 +184,7 @@ class Proposer:
         self._reads: list[Read] = []
         self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
         self._long_apply = LongApply(offload, wake, fatal)
-        self._long_reads = LongReads()
+        self._long_reads = LongReads(self._leave_to_others)
         self._sequence = 0
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
@@ -241,28 +248,34 @@ class Proposer:
         self._reads.append(read)
         self.wake()
 
-    def read_long(self, part: Part, token: int, value: LongRead) -> None:
+    def read_long(self, part: Part, token: int, args: list[bytes], value: LongRead) -> None:
         """The same for a GET whose long value was looked up already."""
         part.pending += 1
-        self._long_reads.add(Read(part, token, [], Clock.now(), 0.0), value)
+        part.expect(value.value_bytes)
+        read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
+        self._long_reads.add(read, value)
         self.wake()
 
     def _answer(self, read: Read, machine: Machine) -> None:
-        """Answers a read that may be served now, or begins to; what is damaged here waits for another replica."""
+        """From the applied state, at once or, a long value, bit by bit."""
         try:
             long = machine.long_value(read.args)
-            value = machine.read(read.args) if long is None else None
-        except Damaged as damaged:
-            if self._replicas[1:]:
-                self._reads.append(read)
+            if long is None:
+                read.answer(machine.read(read.args))
                 return
-            long, value = None, errors.damaged(str(damaged))
-        if long is None:
-            read.answer(value)
+        except Damaged as damaged:
+            self._leave_to_others(read, damaged)
+            return
+        read.part.expect(long.value_bytes)
+        self._long_reads.add(read, long)
+        self.wake()
+
+    def _leave_to_others(self, read: Read, damaged: Damaged) -> None:
+        """What is damaged here waits for another replica to answer it."""
+        if self._replicas[1:]:
+            self._reads.append(read)
         else:
-            read.part.expect(long.value_bytes)
-            self._long_reads.add(read, long)
-            self.wake()
+            read.answer(errors.damaged(str(damaged)))
 
     # -- once per loop turn
 
@@ -445,7 +458,14 @@ class Proposer:
         elif entry.origins and self._forwards:
             for node, request, first, ops in entry.origins:
                 if node == self._node and request in self._forwards:
-                    self._settle(self._forwards.pop(request), replies[first : first + ops])
+                    batch = self._forwards.pop(request)
+                    self._mark_overtaken(batch)
+                    self._settle(batch, replies[first : first + ops])
+
+    def _mark_overtaken(self, batch: Batch) -> None:
+        """`batch` may have been applied: of those before it, the ones that were lost must not be proposed after it."""
+        for earlier in self._forwards.values():
+            earlier.overtaken = earlier.overtaken or (earlier.lost and earlier.sequence < batch.sequence)
 
     def _settle(self, batch: Batch, replies: list[Any]) -> None:
         self.pending_bytes -= batch.bytes
@@ -546,8 +566,6 @@ class Proposer:
             self._no_link_to(name)
             return False
         del self._queue[0]
-        for earlier in self._forwards.values():
-            earlier.overtaken = earlier.overtaken or earlier.lost
         batch.term, batch.target = term, name
         self._forwards[self._request] = batch
         return True
@@ -626,6 +644,8 @@ class Proposer:
         if status == APPLIED:
             require_count(content, len(batch.sinks))
         del self._forwards[request]
+        if status != REFUSED:
+            self._mark_overtaken(batch)
         if status == APPLIED:
             self._settle(batch, content)
         elif status == REFUSED:
@@ -644,6 +664,9 @@ class Proposer:
         part = _Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
+            if part.value_bytes > REPLY_BYTES_MAX:
+                part.cut(token)
+                break
             self.read(part, token, args)
         finish(part)
 
@@ -654,15 +677,20 @@ class Proposer:
             return
         _, reads = self._read_forwards[request]
         if status == APPLIED:
-            require_count(content, len(reads))
+            require_count(content, len(reads), least=1)
         del self._read_forwards[request]
         if status == REFUSED:
             self._note_hint(content)
             self._reads = reads + self._reads
             self.wake()
             return
-        for position, read in enumerate(reads):
-            read.answer(content[position] if status == APPLIED else content)
+        if status == FAILED:
+            content = [content] * len(reads)
+        for read, value in zip(reads, content, strict=False):
+            read.answer(value)
+        if len(content) < len(reads):  # the rest would have been too much at once: it is asked again
+            self._reads = reads[len(content) :] + self._reads
+            self.wake()
 
     def _on_read_later(self, request: int, value_bytes: int) -> None:
         _, reads = self._read_forwards.get(request, ("", []))

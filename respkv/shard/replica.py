@@ -309,6 +309,10 @@ class Replica:
             sender.stop()
         self._senders.clear()
         self.receiver.drop()
+        self._close_cask(worthless=worthless)
+
+    def _close_cask(self, *, worthless: bool = False) -> None:
+        self.proposer.let_go()  # no descriptor may be closed, and used for something else, while it is written to
         with self._files:
             self.cask.failed = self.cask.failed or worthless
             self.cask.close()
@@ -365,9 +369,7 @@ class Replica:
         """Replaces the state by the files received."""
         try:
             self._stop_upkeep()
-            self.proposer.let_go()
-            with self._files:
-                self.cask.close()
+            self._close_cask()
             Bitcask.install(self.path, self._incoming_path, self._disk)
             cask = self._open_cask()
             if (cask.applied, cask.applied_term) != (index, term):

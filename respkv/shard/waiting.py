@@ -59,7 +59,7 @@ class Batch:
     deadline  loop time at which it fails if it has no outcome
     term      the term in which it was proposed, forwarded or (from another node) accepted, -1 before
     target    the node it was forwarded to; `lost`: the link to it has broken since
-    overtaken a later batch was forwarded after that: it must not be proposed again
+    overtaken a later batch may have been applied since: it must not be proposed again
     origin    the node and its request number, if another node forwarded it
     """
 

@@ -215,7 +215,8 @@ class Bitcask:
         if value_bytes < value_bytes_min:
             return None
         path = next(file.path for file in self.files if file.number == number)
-        return LongRead(path, offset, key, record_type, expire_ms, value_bytes)
+        damaged = partial(self._damage, location)
+        return LongRead(path, offset, key, record_type, expire_ms, value_bytes, damaged)
 
     def _damage(self, location: int) -> Damaged:
         number = location >> NUMBER_SHIFT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from respkv.checksum import crc32
@@ -22,11 +22,20 @@ class LongRead:
         type, expire_ms, value_bytes: as in the record's header.
     """
 
-    def __init__(self, path: Path, offset: int, key: bytes, type: int, expire_ms: int, value_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        offset: int,
+        key: bytes,
+        type: int,
+        expire_ms: int,
+        value_bytes: int,
+        damaged: Callable[[], Damaged],
+    ) -> None:
         self.type = type
         self.expire_ms = expire_ms
         self.value_bytes = value_bytes
-        self._path = path
+        self._damaged = damaged
         self._offset = offset
         self._key = key
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -41,7 +50,7 @@ class LongRead:
                 piece = os.pread(self._fd, min(PIECE_BYTES, end - at), at)
                 crc, at = crc32(piece, crc), at + len(piece)
                 if not piece or (at == end and not self._is_intact(crc, head, end)):
-                    raise Damaged(self._path, self._offset, "a record that is in use is not intact")
+                    raise self._damaged()
                 yield piece
         finally:
             self.close()

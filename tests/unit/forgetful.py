@@ -24,6 +24,8 @@ class ForgetfulNode(WorldNode):
             self.repairs = 0
         if not self.path.exists():
             self._open_journal(Standing.STRANGER if self.saved else Standing.NEW).close()
+        elif not self.saved:
+            self._find_gap()
         super().start()
         others = [name for name in self.world.names if name != self.name]
         self.membership = Membership(
@@ -36,6 +38,17 @@ class ForgetfulNode(WorldNode):
             self.membership.introduce(name)
 
         self.group.connected = connected_and_introduced  # type: ignore[method-assign]
+
+    def _find_gap(self) -> None:
+        """There are no data: as the real node, notices if the journal does not have all of them."""
+        journal = self._open_journal(Standing.NEW)
+        shard_log = journal.logs[0]
+        if shard_log.base_index > 1:
+            shard_log.lose()
+            if shard_log.standing is Standing.VOTER:
+                shard_log.stand(Standing.LEARNER)
+        self.standing = shard_log.standing
+        journal.close()
 
     def _open_journal(self, standing: Standing) -> Journal:
         return Journal.open(self.path, [0], segment_bytes=SEGMENT_BYTES, disk=self.disk, standing_if_new=standing)
@@ -76,21 +89,16 @@ class ForgetfulNode(WorldNode):
         if what in {"data", "both"}:
             self.saved, self.synced = [], 0
         if what == "data":
-            journal = self._open_journal(Standing.NEW)
-            shard_log = journal.logs[0]
-            if shard_log.base_index > 1:  # otherwise the journal has all of the data
-                shard_log.lose()
-                if shard_log.standing is Standing.VOTER:
-                    shard_log.stand(Standing.LEARNER)
-            self.standing = shard_log.standing
-            journal.close()
+            self._find_gap()
         else:
             shutil.rmtree(self.path, ignore_errors=True)
             self.standing = Standing.STRANGER
 
     @property
     def impaired(self) -> bool:
-        return (self.group.log.standing if self.up else self.standing) is not Standing.VOTER
+        if not self.up:
+            return self.standing is not Standing.VOTER
+        return not (self.group.votes and self.group.log.state_durable)  # a crash now would take the vote back
 
 
 class Trouble:
@@ -143,9 +151,8 @@ class Trouble:
 
     def lose(self) -> None:
         nodes = list(self.world.nodes.values())
-        impaired = [node for node in nodes if node.impaired]
         node = self.rng.choice(nodes)
-        if node not in impaired and len(impaired) >= (len(nodes) - 1) // 2:
+        if sum(other.impaired for other in nodes if other is not node) >= (len(nodes) - 1) // 2:
             return
         what = self.rng.choice(LOSSES)
         if what == "running" and (not node.up or node.group.log.standing > Standing.LEARNER):

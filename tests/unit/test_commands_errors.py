@@ -41,7 +41,7 @@ def test_each_call_makes_a_new_error() -> None:
 
 
 def test_what_was_not_applied_says_so_and_what_may_have_been_is_told_apart() -> None:
-    for error in (errors.cluster_down(), errors.busy(), errors.misconf("disk full")):
+    for error in (errors.cluster_down(), errors.misconf("disk full")):
         assert error.text.endswith("the command was not applied")
         assert not errors.is_outcome_unknown(error)
     for error in (errors.timeout(), errors.partly_applied(errors.cluster_down())):

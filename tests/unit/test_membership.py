@@ -48,6 +48,7 @@ def test_a_new_cluster_votes_as_soon_as_its_nodes_have_met(make: Callable[..., W
     world.run_until(lambda: all_vote(world), 0.4)
     world.write(b"1")
     world.settle()
+    assert all(node.group.learners == set() for node in world.nodes.values())
 
 
 @pytest.mark.parametrize(("size", "met"), [(2, 2), (3, 3), (4, 3), (5, 4)])
@@ -89,6 +90,7 @@ def test_whatever_was_lost_the_node_votes_again_with_all_that_it_had(
         world.run(0.1)
         world.supply_snapshots()
     assert node.group.votes
+    assert all(other.group.learners == set() for other in world.nodes.values())
     assert (node.repairs, [command for _, _, command in node.history if command[:1] == b"\0"][-1]) == (1, b"\x0099")
 
 

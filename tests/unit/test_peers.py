@@ -12,9 +12,10 @@ from zlib import crc32
 
 import pytest
 
+from respkv.cluster import peers
 from respkv.cluster.codec import decode, encode
 from respkv.cluster.handshake import Handshake
-from respkv.cluster.peers import FRAGMENT_BYTES, HELLO, LONG_BYTES, PING, Peers
+from respkv.cluster.peers import FRAGMENT_BYTES, HELLO, LONG_BYTES, PING, Parts, Peers
 from respkv.cluster.topology import Node, Topology
 
 SECRET = b"secret"
@@ -347,3 +348,67 @@ async def test_the_only_node_of_a_cluster_listens_to_nobody() -> None:
     async with started(end):
         with pytest.raises(OSError, match=r".*"):
             await asyncio.open_connection("127.0.0.1", end.port)
+
+
+@in_a_loop
+async def test_parts_arrive_as_their_bytes_cut_at_least_where_they_were_cut() -> None:
+    cluster = topology(free_ports(2))
+    one, two = End(cluster, "n1"), End(cluster, "n2")
+    async with started(one, two):
+        await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
+        parts = Parts([os.urandom(3 * FRAGMENT_BYTES + 1), b"", b"short", os.urandom(FRAGMENT_BYTES)])
+        one.say("n2", (24, 0, 7, b"runs", parts), (20, 0, b"behind"))
+        await until(lambda: len(two.got) == 2, 20)
+        kind, shard, request, runs, body = two.got[0][1]
+        assert (kind, shard, request, runs) == (24, 0, 7, b"runs")
+        assert b"".join(body) == b"".join(parts)
+        ends = [sum(map(len, body[: n + 1])) for n in range(len(body))]
+        assert {sum(map(len, parts[: n + 1])) for n in range(len(parts))} <= set(ends)
+        assert two.got[1][1] == [20, 0, b"behind"]
+
+
+@in_a_loop
+async def test_a_long_message_holds_back_its_own_shard_alone() -> None:
+    cluster = topology(free_ports(2))
+    one, two = End(cluster, "n1"), End(cluster, "n2")
+    async with started(one, two):
+        await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
+        one.say("n2", (24, 0, Parts([os.urandom(64 << 20)])))
+        one.say("n2", (20, 0, b"same shard"))
+        one.say("n2", (20, 1, b"other shard"), (1, 0, b"raft"))
+        await until(lambda: len(two.got) == 4, 20)
+        assert [message[:2] for _, message in two.got] == [[20, 1], [1, 0], [24, 0], [20, 0]]
+
+
+@in_a_loop
+async def test_a_peer_that_takes_nothing_is_given_up_and_what_waits_for_it_is_bounded() -> None:
+    cluster = topology(free_ports(2))
+    two = End(cluster, "n2")
+    async with started(two):
+        stranger = await (await Stranger().dial(two.port)).hello(two, "n1")
+        stranger.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        link = two.peers.links["n1"]
+        two.say("n1", (24, 0, Parts([bytes(64 << 20)])))
+        now = two.peers.loop.time()
+        link.check(now)
+        assert "n1" in two.peers.links
+        link.heard_at = now + peers.DEAD_AFTER_S + 1  # it says something, but reads nothing
+        link.check(now + peers.DEAD_AFTER_S + 1)
+        await until(lambda: "n1" not in two.peers.links)
+
+
+@in_a_loop
+async def test_more_than_the_send_buffer_holds_breaks_the_link() -> None:
+    cluster = topology(free_ports(2))
+    two = End(cluster, "n2")
+    limit, peers.SEND_BUFFER_BYTES_MAX = peers.SEND_BUFFER_BYTES_MAX, 32 << 20
+    try:
+        async with started(two):
+            stranger = await (await Stranger().dial(two.port)).hello(two, "n1")
+            stranger.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            two.say("n1", (24, 0, Parts([bytes(24 << 20)])))
+            assert "n1" in two.peers.links
+            two.say("n1", (24, 0, Parts([bytes(24 << 20)])))
+            await until(lambda: "n1" not in two.peers.links)
+    finally:
+        peers.SEND_BUFFER_BYTES_MAX = limit

@@ -234,6 +234,30 @@ def test_a_batch_lost_with_its_link_is_never_applied_behind_a_later_one(make: Ca
         assert outcome(first) in {"CLUSTERDOWN", "TIMEOUT"}
 
 
+def test_a_batch_lost_with_its_leader_is_not_given_up_for_a_later_one_that_was_refused(
+    make: Callable[..., World],
+) -> None:
+    """The leader's node is back before anybody noticed; what it is sent as if it still led is not applied either."""
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    world.intercept = lambda source, target, message: message[0] != FORWARD
+    first = writes(world, origin, [b"first"])
+    world.run(0.02)
+    leader.crash()
+    leader.start()
+    world.intercept = lambda source, target, message: True
+    second = writes(world, origin, [b"second"])
+    world.run(0.02)
+    assert origin.group.leader_id == leader.name, "the origin has not noticed yet"
+    assert first.ended == second.ended == 0
+    world.settle(3)
+    assert [outcome(first), outcome(second)] == ["applied", "applied"]
+    assert all(node.machine.ops == [b"first", b"second"] for node in world.nodes.values())
+    idle(world)
+
+
 # --- deadlines ---
 
 

@@ -1,5 +1,6 @@
 """A replica's start: journal and Bitcask log are made to meet, or the node does not start on them."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,36 @@ def test_data_that_are_older_than_the_journal_are_refused_where_nobody_else_has_
     _data(config, 150, 2)
     with pytest.raises(StartError, match="older than the journal"):
         make_replica(Journal.open(config.dir / "journal", [0]), ("n1",))
+
+
+@pytest.mark.parametrize("ends", ["close", "_start_over"])
+def test_a_long_value_that_is_being_written_is_waited_for_before_its_file_is_closed(
+    config: Config, make_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    journal = Journal.open(config.dir / "journal", [0], segment_bytes=1 << 16)
+    replica = make_replica(journal)
+    order: list[str] = []
+    started, go_on = threading.Event(), threading.Event()
+    cask, close = replica.cask, replica.cask.close
+    monkeypatch.setattr(cask, "close", lambda: (order.append("closed"), close()))
+
+    def write() -> None:
+        started.set()
+        go_on.wait(10)
+        order.append("written")
+
+    def slices() -> Any:
+        yield write
+        return []
+
+    monkeypatch.setattr(
+        replica.proposer._long_apply, "_offload", lambda job, done: threading.Thread(target=job).start()
+    )
+    assert replica.proposer._long_apply.advance(slices) is None
+    started.wait(10)
+    threading.Timer(0.05, go_on.set).start()
+    getattr(replica, ends)()
+    assert order == ["written", "closed"]
+    if ends != "close":
+        replica.close()
+    journal.close()
