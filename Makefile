@@ -5,6 +5,7 @@
 #   make lint    the first three alone
 #   make bench   the benchmarks
 #   make crash   faults on real nodes: make crash SEED=1 SECONDS=300
+#   make fuzz    bad input of every kind: make fuzz SECONDS=600, or with coverage (pip install '.[fuzz]'): ENGINE=atheris
 #   make clean   removes what was built and cached (not ./data)
 
 PYTHON ?= python3
@@ -13,8 +14,9 @@ SOURCES := respkv tests
 
 SEED ?= 0
 SECONDS ?= 60
+ENGINE ?= seeds
 
-.PHONY: run test lint bench crash clean
+.PHONY: run test lint bench crash fuzz clean
 .DEFAULT_GOAL := run
 
 run: .venv/.stamp
@@ -22,7 +24,7 @@ run: .venv/.stamp
 
 test: lint
 	@.ci/redis
-	$(BIN)/pytest -q -n 2 tests/unit tests/property
+	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/fuzz
 	$(BIN)/pytest -q tests/compat tests/crash
 
 lint: .venv/.stamp-dev
@@ -36,6 +38,9 @@ bench: .venv/.stamp-dev
 
 crash: .venv/.stamp-dev
 	$(BIN)/python -m tests.crash --seed $(SEED) --seconds $(SECONDS)
+
+fuzz: .venv/.stamp-dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --engine $(ENGINE)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -45,6 +45,7 @@ WRITE_BUFFER_BYTES = 1 << 20
 URGENT_KIND_MAX = 6  # Raft's own messages may overtake a long one; everything else keeps its place
 HANDSHAKE_S = 5.0
 DEAD_AFTER_S = 4.0
+REFUSED_TOLD_S = 1.0
 HANDSHAKES_MAX = 128
 BACKLOG = 512
 SEND_BUFFER_BYTES_MAX = 2 << 30
@@ -127,7 +128,7 @@ class Link(asyncio.Protocol):
         try:
             self._handshake.feed(data)
         except HandshakeError as error:
-            log.warning("peer_refused", reason=str(error), address=self._transport.get_extra_info("peername"))
+            self._peers.refused(str(error), self._transport.get_extra_info("peername"))
             self.abort()
             return b""
         self._transport.write(self._handshake.take_output())
@@ -348,7 +349,9 @@ class Peers:
         self._disconnected = disconnected
         self._dirty = dirty
         self._waiting: list[Link] = []
-        self._greeting: dict[Link, None] = {}  # in the order of their coming
+        self._greeting: dict[Link, asyncio.TimerHandle] = {}  # in the order of their coming
+        self._refused_at = float("-inf")
+        self._refused_untold = 0
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -395,14 +398,23 @@ class Peers:
         """Counts a connection whose other end has not named itself; the oldest of too many goes."""
         if len(self._greeting) >= HANDSHAKES_MAX:
             oldest = next(iter(self._greeting))
-            del self._greeting[oldest]
+            self._over(oldest)
             oldest.abort()
-        self._greeting[link] = None
-        self.loop.call_later(HANDSHAKE_S, self._expire, link)
+        self._greeting[link] = self.loop.call_later(HANDSHAKE_S, link.abort)
 
-    def _expire(self, link: Link) -> None:
-        if link in self._greeting:
-            link.abort()
+    def _over(self, link: Link) -> None:
+        timer = self._greeting.pop(link, None)
+        if timer is not None:
+            timer.cancel()
+
+    def refused(self, reason: str, address: Any) -> None:
+        """Logs a stranger who was thrown out; of many, one per second and how many others there were."""
+        now = self.loop.time()
+        if now - self._refused_at < REFUSED_TOLD_S:
+            self._refused_untold += 1
+            return
+        log.warning("peer_refused", reason=reason, address=address, untold_before=self._refused_untold)
+        self._refused_at, self._refused_untold = now, 0
 
     def welcome(
         self, link: Link, name: Any, cluster: Any, fingerprint: Any, agreement: Any, *, dialed: str | None
@@ -415,7 +427,7 @@ class Peers:
             return f"node {name} has another cluster map"
         if agreement != self.hello[3]:
             return f"node {name} has {agreement!r}, this one {self.hello[3]!r}"
-        self._greeting.pop(link, None)
+        self._over(link)
         old = self.links.pop(name, None)
         if old is not None:
             old.abort()
@@ -428,7 +440,7 @@ class Peers:
         return None
 
     def lost(self, link: Link) -> None:
-        self._greeting.pop(link, None)
+        self._over(link)
         name = link.name
         if name is not None and self.links.get(name) is link:
             del self.links[name]

@@ -149,9 +149,9 @@ def _decode(body: _Reader, value_bytes_max: int) -> bytes:
 
 def _unpack(packed: bytes, value_bytes: int) -> bytes:
     try:
-        value: bytes = lzf.decompress(packed, value_bytes)
+        value: bytes | None = lzf.decompress(packed, value_bytes)  # None: it would be longer
     except ValueError:
         raise BadFormat from None
-    if len(value) != value_bytes:
+    if value is None or len(value) != value_bytes:
         raise BadFormat
     return value

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from struct import Struct
 
-from respkv.raft.log import ShardLog
+from respkv.raft.log import Entry, ShardLog
 
 PIECE_BYTES = 1 << 20
 UNCOMMITTED_MAX = 16 << 20  # bytes of pieces in the leader's log that no majority has yet
@@ -81,6 +81,29 @@ class LongAppend:
 
     def _add_last(self, log: ShardLog, term: int) -> None:
         log.add(_LAST_HEAD.pack(LAST, self._count) + self._head, log[-1][1] + 1, term)
+
+
+def is_whole(log: ShardLog, entries: list[Entry], position: int) -> bool:
+    """Whether the long command that `entries[position]` ends has its pieces right before it: among `entries`, which
+    follow each other, or in `log` (behind whose end nothing is looked at: it will be refused for that).
+
+    No piece is at the base of the log or before it, as nothing is trimmed that the last entry still needs."""
+    command, index, term = entries[position]
+    base, last, first = log[0][1], log[-1][1], entries[0][1]
+    if index <= base:
+        return True  # applied long ago
+    if len(command) < LAST_HEAD_BYTES:
+        return False
+    count: int = _LAST_HEAD.unpack_from(command)[1]
+    if index - count <= base:
+        return False
+    for number in range(index - count, index):
+        pieces = entries[number - first : number - first + 1] if number >= first else []
+        if number <= last and (not pieces or log[number - base][2] == pieces[0][2]):
+            pieces = [*pieces, log[number - base]]  # it stays when the leader sends it again
+        if any(piece[0][0] != PIECE or piece[2] != term for piece in pieces):
+            return False
+    return True
 
 
 def collect(log: ShardLog, index: int) -> tuple[bytes, list[memoryview]]:

@@ -68,13 +68,15 @@ class Frame:
     body: bytes
 
     def records(self) -> Iterator[tuple[int, int, int, int, bytes]]:
-        """(kind, shard, index, term, payload) in the order written."""
+        """(kind, shard, index, term, payload) in the order written. Raises JournalDamaged if they do not fill it."""
         body, at = self.body, 0
         while at < len(body):
-            kind, shard, index, term, payload_bytes = RECORD.unpack_from(body, at)
-            at += RECORD.size
-            yield kind, shard, index, term, body[at : at + payload_bytes]
-            at += payload_bytes
+            start = at + RECORD.size
+            kind, shard, index, term, payload_bytes = RECORD.unpack_from(body, at) if start <= len(body) else (0,) * 5
+            at = start + payload_bytes
+            if at > len(body):
+                raise JournalDamaged(self.file, self.offset, "the records of a frame do not fill it")
+            yield kind, shard, index, term, body[start:at]
 
 
 def encode_frame(sequence: int, synced: int, parts: list[bytes]) -> bytes:

@@ -13,16 +13,20 @@ An entry is one byte 0 and a MessagePack array `[now_ms, seed, origins, runs]`:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+
+from respkv.cluster.slots import SLOTS
+from respkv.storage.record import OVERHEAD_BYTES
 
 
 class Puts(msgspec.Struct, array_like=True, tag=0, gc=False):
     """`SET key value` without options, in columns. `sizes[i]` is the length of the i-th record in `records`."""
 
-    slots: list[int]
+    slots: list[Annotated[int, msgspec.Meta(ge=0, lt=SLOTS)]]  # looked at while decoding: passes over them cost more
     keys: list[bytes]
-    sizes: list[int]
+    sizes: list[Annotated[int, msgspec.Meta(ge=OVERHEAD_BYTES)]]
     records: bytes
 
 

@@ -1,9 +1,10 @@
 """What proposers of other nodes may send: shapes, commands that exist, replies that a client can be sent.
 
 The most dangerous message of all is a forwarded batch: what is in it goes into the log, and is applied by every replica
-now and after each restart. So it is checked here, once, by the node that is about to propose it: the commands exist,
-may be replicated and have a right number of arguments; columns of puts belong together. The records of puts are not
-parsed: their CRC was made where the client is and is verified when they are read.
+now and after each restart. So it is checked here by the node that is about to propose it, and by each follower that is
+about to take the entry: it can be decoded; the commands exist, may be replicated and have a right number of arguments;
+columns of puts belong together. The records of puts are not parsed (that would cost a tenth of all that a follower
+does): their CRC was made where the client is and is verified when they are read.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import msgspec
 
 from respkv.border import BadMessage, Count, Shape, require
 from respkv.cluster.slots import SLOTS
+from respkv.raft.log import ShardLog
+from respkv.raft.long import LAST, LAST_HEAD_BYTES, is_whole
 from respkv.reply import LongBulk, NullArray, RespError, Simple, Verbatim
-from respkv.shard.batch import Puts, Run, decode_runs
-from respkv.shard.long import LongPut, LongRun, decode_long_runs, values_of
-from respkv.storage.record import OVERHEAD_BYTES
+from respkv.shard.batch import Entry, Ops, Puts, Run, decode_entry, decode_runs
+from respkv.shard.long import LongEntry, LongRun, decode_head, decode_long_runs, values_of
 
 FORWARD = 20  # shard, request, term or -1, runs
 FORWARDED = 21  # shard, request, status, values or (leader, term)
@@ -95,17 +97,32 @@ def check_commands(commands: list[list[bytes]], possible: Possible) -> None:
             raise BadMessage(f"a command that cannot be: {args[:1]!r:.60} with {len(args)} words")
 
 
+def check_entries(log: ShardLog, entries: list[Any], possible: Possible) -> None:
+    """Raises BadMessage for entries of a leader that could not be applied here: they must not get into the log."""
+    for position, (command, index, _) in enumerate(entries):
+        try:
+            if command[0] == 0:
+                entry: Entry | LongEntry = decode_entry(command)
+            elif command[0] == LAST:
+                if not is_whole(log, entries, position):
+                    raise BadMessage(f"Append: entry {index} ends a long command that is not there")
+                if len(command) == LAST_HEAD_BYTES:
+                    continue
+                entry = decode_head(memoryview(command)[LAST_HEAD_BYTES:])
+            else:
+                continue
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadMessage(f"Append: entry {index}: {error}") from None
+        _check_runs(entry.runs, possible)
+
+
 def checked_runs(encoded: bytes, possible: Possible) -> list[Run]:
     """The runs of a forwarded batch. Raises BadMessage for what must not get into the log."""
     try:
         runs = decode_runs(encoded)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadMessage(f"Forward: {error}") from None
-    for run in runs:
-        if isinstance(run, Puts):
-            _check_puts(run)
-        else:
-            check_commands(run.commands, possible)
+    _check_runs(runs, possible)
     return runs
 
 
@@ -117,23 +134,23 @@ def checked_long_runs(encoded: bytes, body: list[bytes], possible: Possible) -> 
             pass
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"ForwardLong: {error}") from None
-    for run in runs:
-        if isinstance(run, LongPut):
-            if not 0 <= run.slot < SLOTS:
-                raise BadMessage("ForwardLong: a slot that cannot be")
-        elif isinstance(run, Puts):
-            _check_puts(run)
-        else:
-            check_commands(run.commands, possible)
+    _check_runs(runs, possible)
     return runs
 
 
+def _check_runs(runs: Sequence[LongRun], possible: Possible) -> None:
+    for run in runs:
+        if isinstance(run, Puts):
+            _check_puts(run)
+        elif isinstance(run, Ops):
+            check_commands(run.commands, possible)
+        elif not (0 <= run.slot < SLOTS and run.value_bytes >= 0):
+            raise BadMessage("a long value in a slot, or of a size, that cannot be")
+
+
 def _check_puts(puts: Puts) -> None:
-    slots, keys, sizes = puts.slots, puts.keys, puts.sizes
-    if not len(slots) == len(keys) == len(sizes) or sum(sizes) != len(puts.records):
-        raise BadMessage("Forward: columns of different lengths")
-    if keys and not (min(slots) >= 0 and max(slots) < SLOTS and min(sizes) >= OVERHEAD_BYTES):
-        raise BadMessage("Forward: a slot or a size that cannot be")
+    if not len(puts.slots) == len(puts.keys) == len(puts.sizes) or sum(puts.sizes) != len(puts.records):
+        raise BadMessage("columns of different lengths")
 
 
 def _check_outcome(status: int, content: Any) -> None:

@@ -29,8 +29,9 @@ from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
 from respkv.raft.log import Standing
 from respkv.raft.membership import Membership
-from respkv.raft.messages import INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
+from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
 from respkv.raft.snapshot import SnapshotReceiver, SnapshotSender
+from respkv.shard.border import check_entries
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, put_aside
@@ -228,6 +229,8 @@ class Replica:
         """
         check(message)
         kind = message[0]
+        if kind == APPEND and message[7]:
+            check_entries(self.group.log, message[7], self.machine.can_apply)
         if kind >= INTRODUCE:
             self.membership.receive(peer, message)
         elif kind < SNAPSHOT_BEGIN:
