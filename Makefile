@@ -3,6 +3,7 @@
 #   make run     a cluster of three nodes in ./data; then: redis-cli -p 7001
 #   make test    lint, types, import directions and all tests
 #   make lint    the first three alone
+#   make sim     simulated clusters with faults, for SECONDS=60, from SEED=... (see docs/simulation.md)
 #   make bench   the benchmarks
 #   make crash   faults on real nodes: make crash SEED=1 SECONDS=300
 #   make fuzz    bad input of every kind: make fuzz SECONDS=600, or with coverage (pip install '.[fuzz]'): ENGINE=atheris
@@ -16,7 +17,7 @@ SEED ?= 0
 SECONDS ?= 60
 ENGINE ?= seeds
 
-.PHONY: run test lint bench crash fuzz clean
+.PHONY: run test lint sim bench crash fuzz clean
 .DEFAULT_GOAL := run
 
 run: .venv/.stamp
@@ -24,13 +25,16 @@ run: .venv/.stamp
 
 test: lint
 	@.ci/redis
-	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/fuzz
+	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/fuzz tests/sim
 	$(BIN)/pytest -q tests/compat tests/crash
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+sim: .venv/.stamp-dev
+	SECONDS=$(SECONDS) SEED=$(SEED) $(BIN)/python -m tests.sim
 
 bench: .venv/.stamp-dev
 	@.ci/redis

@@ -5,15 +5,19 @@ linearizable if every operation can be given one instant between its invocation 
 order of these instants, every reply is what the specification (`tests.sim.model`) says. It is checked per group of keys
 (keys that no command names together are independent), which is what makes long histories cheap.
 
-What is kept while going through a group's events is the set of *configurations*: a state, and which of the open
-operations have taken effect already. When an operation completes, configurations in which it has not taken effect are
-extended until it has; those that cannot be are dropped. No configuration left: a violation.
+The search goes through a group's completions. A *configuration* is a state, and which of the open operations have
+taken effect already. When an operation completes and has not taken effect, the configuration is extended by open
+operations until it has; where that cannot be, the search goes back. All that was seen is remembered. No way to the end:
+a violation.
 
 - An operation whose outcome is *unknown* may take effect at any time after its invocation, or never. Alike ones
   (same arguments) are interchangeable and only counted, and of two configurations that differ in these alone, the one
   that has used fewer of them is kept.
 - One that was *not applied* must have no effect: it is left out, so an effect of it finds no explanation.
 - Operations of one `session` that are open together (a pipeline) must take effect in their order.
+
+What linearizability does not demand of single operations, but a user of Redis may expect, is demanded if `strict`:
+that a read does not see the writes behind it in its own pipeline, and that a key that was seen expired stays so.
 
 The work is bounded: a group that needs more than `steps_max` steps is reported as undecided, never as fine.
 """
@@ -125,29 +129,29 @@ class Verdict:
         return "\n\n".join(parts) or f"{self.checked} operations, linearizable"
 
 
-def check(operations: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> Verdict:
+def check(operations: Sequence[Operation], *, steps_max: int = STEPS_MAX, strict: bool = True) -> Verdict:
     """Checks a whole history. Every key is absent at first."""
     verdict = Verdict()
     for keys, group in _groups(operations):
         verdict.checked += len(group)
         try:
-            violation = _Search(keys, group, steps_max).run()
+            violation = _Search(keys, group, steps_max, strict=strict).run()
         except _TooMuch:
             verdict.undecided.append(keys)
         else:
             if violation is not None:
-                verdict.violations.append(_smaller(violation, group, steps_max))
+                verdict.violations.append(_smaller(violation, group, steps_max, strict=strict))
     return verdict
 
 
-def _smaller(violation: Violation, group: list[Operation], steps_max: int) -> Violation:
+def _smaller(violation: Violation, group: list[Operation], steps_max: int, *, strict: bool) -> Violation:
     """The same violation without the reads that it does not need."""
     for operation in list(violation.shown):
         if operation is violation.operation or not model.changes_nothing(operation.args, operation.reply):
             continue
         rest = [other for other in group if other is not operation]
         try:
-            found = _Search(violation.keys, rest, steps_max).run()
+            found = _Search(violation.keys, rest, steps_max, strict=strict).run()
         except _TooMuch:
             continue
         if found is not None and found.operation is violation.operation:
@@ -165,9 +169,9 @@ def _groups(operations: Sequence[Operation]) -> Iterator[tuple[tuple[bytes, ...]
             parent[key] = key = parent[parent[key]]
         return key
 
-    of_key: dict[bytes, list[Operation]] = defaultdict(list)
-    clears: list[Operation] = []
-    for operation in operations:
+    of_key: dict[bytes, list[tuple[int, Operation]]] = defaultdict(list)
+    clears: list[tuple[int, Operation]] = []
+    for number, operation in enumerate(operations):
         keys = model.keys_of(operation.args)
         if operation.outcome == "not applied":
             continue
@@ -175,15 +179,16 @@ def _groups(operations: Sequence[Operation]) -> Iterator[tuple[tuple[bytes, ...]
             continue
         for key in keys:
             parent[root(key)] = root(keys[0])
-        (of_key[keys[0]] if keys else clears).append(operation)
-    groups: dict[bytes, list[Operation]] = defaultdict(list)
+        (of_key[keys[0]] if keys else clears).append((number, operation))
+    groups: dict[bytes, list[tuple[int, Operation]]] = defaultdict(list)
     members: dict[bytes, list[bytes]] = defaultdict(list)
     for key in parent:
         members[root(key)].append(key)
     for key, found in of_key.items():
         groups[root(key)] += found
     for key, group in groups.items():
-        yield tuple(sorted(members[key])), group + clears
+        in_order = sorted(group + clears, key=lambda numbered: numbered[0])
+        yield tuple(sorted(members[key])), [operation for _, operation in in_order]
 
 
 class _TooMuch(Exception):
@@ -191,32 +196,8 @@ class _TooMuch(Exception):
 
 
 Used = tuple[int, ...]
-Node = tuple[State, frozenset[int], Used]
-
-
-class _Configurations:
-    """(state, taken effect) to the least uses of unknown operations that lead there."""
-
-    def __init__(self) -> None:
-        self._least: dict[tuple[State, frozenset[int]], list[Used]] = {}
-
-    def add(self, node: Node) -> bool:
-        """False if it is there already, or a better one."""
-        state, done, used = node
-        known = self._least.setdefault((state, done), [])
-        if any(_at_most(other, used) for other in known):
-            return False
-        known[:] = [other for other in known if not _at_most(used, other)]
-        known.append(used)
-        return True
-
-    def __iter__(self) -> Iterator[Node]:
-        for (state, done), uses in self._least.items():
-            for used in uses:
-                yield state, done, used
-
-    def __bool__(self) -> bool:
-        return bool(self._least)
+Key = tuple[int, State, frozenset[int]]
+Node = tuple[int, State, frozenset[int], Used]
 
 
 def _at_most(one: Used, other: Used) -> bool:
@@ -224,126 +205,177 @@ def _at_most(one: Used, other: Used) -> bool:
     return len(one) <= len(other) and all(a <= b for a, b in zip(one, other, strict=False))
 
 
-class _Search:
-    """One group of keys."""
+def _anonymous(operations: list[Operation]) -> dict[int, tuple[bytes, ...]]:
+    """The arguments of operations, with every value that no reply shows replaced by one of its length.
 
-    def __init__(self, keys: tuple[bytes, ...], operations: list[Operation], steps_max: int) -> None:
+    Nobody can tell such values apart, and a search that does not either has far fewer states. Where commands show parts
+    of values, all stay as they are.
+    """
+    if any(operation.args[0] in model.PARTIAL for operation in operations):
+        return {id(operation): operation.args for operation in operations}
+    seen = b"\0".join(
+        value
+        for operation in operations
+        for value in (operation.reply if isinstance(operation.reply, list) else [operation.reply])
+        if isinstance(value, bytes)
+    )
+    names = {key for operation in operations for key in model.keys_of(operation.args)}
+
+    def shown(arg: bytes) -> bytes:
+        hidden = len(arg) > 1 and arg[:1].isalpha() and not arg.isalpha() and arg not in names and arg not in seen
+        return b"?" * len(arg) if hidden else arg
+
+    return {id(op): (op.args[0], *map(shown, op.args[1:])) for op in operations}
+
+
+@dataclass(slots=True)
+class _Return:
+    """The completion of one operation, and what is open then: each session's operations in order, unknown ones."""
+
+    number: int
+    lines: list[list[int]]
+    available: list[int]
+    quiet: bool
+
+
+class _Search:
+    """One group of keys. Depth first: what is done is done as late and with as few unknown operations as possible."""
+
+    def __init__(
+        self, keys: tuple[bytes, ...], operations: list[Operation], steps_max: int, *, strict: bool
+    ) -> None:
         self._keys = keys
+        self._strict = strict
         self._operations = sorted(operations, key=lambda operation: operation.invoked)
+        anonymous = _anonymous(self._operations)
+        self._args = [anonymous[id(operation)] for operation in self._operations]
+        self._silent = [model.changes_nothing(operation.args, operation.reply) for operation in self._operations]
         self._steps_left = steps_max
-        self._open: dict[int, Operation] = {}
-        self._before: dict[int, int] = {}  # a pipelined operation, and the one that must take effect before it
-        self._last_of_session: dict[Any, int] = {}
-        self._classes: dict[tuple[bytes, ...], int] = {}
-        self._available: list[int] = []
         self._class_args: list[tuple[bytes, ...]] = []
+        self._returns = list(self._list_returns())
+        self._seen: dict[Key, list[Used]] = {}
         self._cache: dict[tuple[State, tuple[bytes, ...]], list[tuple[State, Any]]] = {}
 
-    def run(self) -> Violation | None:
-        """None if the group is linearizable. Raises _TooMuch."""
-        start: State = (None,) * len(self._keys)
-        configurations = _Configurations()
-        configurations.add((start, frozenset(), ()))
-        quiet, quiet_since = [start], 0.0
-        for at, number, is_return in self._events():
-            operation = self._operations[number]
-            if not is_return:
-                if not self._open:
-                    quiet, quiet_since = list({state for state, _, _ in configurations}), at
-                self._invoke(number, operation)
-                continue
-            extended = self._return(configurations, number)
-            if not extended:
-                return self._explain(operation, quiet, quiet_since)
-            configurations = extended
-            del self._open[number]
-        return None
-
-    def _events(self) -> list[tuple[float, int, bool]]:
+    def _list_returns(self) -> Iterator[_Return]:
         events = [(operation.invoked, False, number) for number, operation in enumerate(self._operations)]
         events += [
             (operation.completed, True, number)
             for number, operation in enumerate(self._operations)
             if operation.outcome == "applied"
         ]
-        return [(at, number, is_return) for at, is_return, number in sorted(events)]
+        lines: dict[Any, list[int]] = {}
+        classes: dict[tuple[bytes, ...], int] = {}
+        available: list[int] = []
+        quiet = True
+        for _, is_return, number in sorted(events):
+            operation = self._operations[number]
+            line = (operation.session,) if operation.session is not None else number
+            if is_return:
+                yield _Return(number, [list(open_) for open_ in lines.values()], list(available), quiet)
+                lines[line].remove(number)
+                if not lines[line]:
+                    del lines[line]
+                quiet = not lines
+            elif operation.outcome == "applied":
+                lines.setdefault(line, []).append(number)
+            else:
+                position = classes.setdefault(self._args[number], len(classes))
+                if position == len(available):
+                    available.append(0)
+                    self._class_args.append(self._args[number])
+                available[position] += 1
 
-    def _invoke(self, number: int, operation: Operation) -> None:
-        if operation.outcome == "applied":
-            self._open[number] = operation
-            if operation.session is not None:
-                earlier = self._last_of_session.get(operation.session)
-                if earlier in self._open:
-                    self._before[number] = earlier
-                self._last_of_session[operation.session] = number
-            return
-        position = self._classes.setdefault(operation.args, len(self._classes))
-        if position == len(self._available):
-            self._available.append(0)
-            self._class_args.append(operation.args)
-        self._available[position] += 1
-
-    def _return(self, configurations: _Configurations, number: int) -> _Configurations:
-        """The configurations in which the operation has taken effect."""
-        result, seen = _Configurations(), _Configurations()
-        stack = list(configurations)
+    def run(self) -> Violation | None:
+        """None if the group is linearizable. Raises _TooMuch."""
+        start: State = (None,) * len(self._keys)
+        stack: list[Node] = [(0, start, frozenset(), ())]
+        furthest = 0
         while stack:
             self._steps_left -= 1
             if self._steps_left < 0:
                 raise _TooMuch
-            node = self._take_reads(stack.pop())
-            if number in node[1]:
-                result.add((node[0], node[1] - {number}, node[2]))
-            elif seen.add(node):
-                stack += self._extensions(node)
-        return result
+            position, state, done, used = stack.pop()
+            if position == len(self._returns):
+                return None
+            furthest = max(furthest, position)
+            done = self._take_reads(position, state, done)
+            if not self._is_new((position, state, done), used):
+                continue
+            number = self._returns[position].number
+            if number in done:
+                stack.append((position + 1, state, done - {number}, used))
+            else:
+                stack += self._extensions(position, state, done, used)
+        return self._explain(furthest) if self._returns else None
 
-    def _may_go(self, number: int, done: frozenset[int]) -> bool:
-        earlier = self._before.get(number)
-        return number not in done and (earlier is None or earlier in done or earlier not in self._open)
+    def _is_new(self, key: Key, used: Used) -> bool:
+        """False if the same was seen with as few uses of unknown operations."""
+        known = self._seen.setdefault(key, [])
+        if any(_at_most(other, used) for other in known):
+            return False
+        known.append(used)
+        return True
 
-    def _take_reads(self, node: Node) -> Node:
+    def _may_go(self, position: int, done: frozenset[int]) -> Iterator[int]:
+        """The open operations that can be the next to take effect: of each line, the first that has not."""
+        for line in self._returns[position].lines:
+            for number in line:
+                if number not in done:
+                    yield number
+                    if self._strict or self._args[number][0] not in model.READS:
+                        break
+
+    def _take_reads(self, position: int, state: State, done: frozenset[int]) -> frozenset[int]:
         """What changes nothing and fits the state takes effect at once: waiting cannot help it."""
-        state, done, used = node
-        again = True
-        while again:
-            again = False
-            for number, operation in self._open.items():
-                if self._may_go(number, done) and model.changes_nothing(operation.args, operation.reply):
-                    steps = self._step(state, operation.args)
-                    if any(after == state and reply == operation.reply for after, reply in steps):
-                        done |= {number}
-                        again = True
-        return state, done, used
+        while taken := [n for n in self._may_go(position, done) if self._silent[n] and self._fits(n, state)]:
+            done = done.union(taken)
+        return done
 
-    def _extensions(self, node: Node) -> Iterator[Node]:
-        state, done, used = node
-        for number, operation in self._open.items():
-            if self._may_go(number, done):
-                for after, reply in self._step(state, operation.args):
-                    if reply == operation.reply:
-                        yield after, done | {number}, used
-        for position, available in enumerate(self._available):
-            uses = used[position] if position < len(used) else 0
+    def _fits(self, number: int, state: State) -> bool:
+        wanted = self._operations[number].reply
+        return any(after == state and reply == wanted for after, reply in self._step(state, self._args[number]))
+
+    def _extensions(self, position: int, state: State, done: frozenset[int], used: Used) -> Iterator[Node]:
+        """In the order of a stack: the most promising one last."""
+        here = self._returns[position]
+        for class_, available in enumerate(here.available):
+            uses = used[class_] if class_ < len(used) else 0
             if uses < available:
-                more = (*used, *[0] * (position + 1 - len(used)))
-                more = (*more[:position], uses + 1, *more[position + 1 :])
-                for after, _ in self._step(state, self._class_args[position]):
+                more = (*used, *[0] * (class_ + 1 - len(used)))
+                more = (*more[:class_], uses + 1, *more[class_ + 1 :])
+                for after, _ in self._step(state, self._class_args[class_]):
                     if after != state:
-                        yield after, done, more
+                        yield position, after, done, more
+        last: list[Node] = []
+        for number in self._may_go(position, done):
+            for after, reply in self._step(state, self._args[number]):
+                if reply == self._operations[number].reply:
+                    node = (position, after, done | {number}, used)
+                    if number == here.number:
+                        last.append(node)
+                    else:
+                        yield node
+        yield from last
 
     def _step(self, state: State, args: tuple[bytes, ...]) -> list[tuple[State, Any]]:
         key = (state, args)
         found = self._cache.get(key)
         if found is None:
-            found = self._cache[key] = list(model.outcomes(self._keys, state, args))
+            found = list(model.outcomes(self._keys, state, args))
+            if not self._strict and args[0] in model.READS:
+                found = [(state, reply) for _, reply in found]
+            self._cache[key] = found
         return found
 
-    def _explain(self, operation: Operation, states: list[State], since: float) -> Violation:
+    def _explain(self, furthest: int) -> Violation:
         """The operations since the last moment at which none with a known outcome was open."""
+        operation = self._operations[self._returns[furthest].number]
+        quiet = max(position for position in range(furthest + 1) if self._returns[position].quiet)
+        states = list({state for position, state, _ in self._seen if position == quiet})
+        since = self._operations[self._returns[quiet - 1].number].completed if quiet else float("-inf")
         shown = [
             other
             for other in self._operations
-            if (other.completed >= since or other.outcome == "unknown") and other.invoked <= operation.completed
+            if (other.completed > since or other.outcome == "unknown") and other.invoked <= operation.completed
         ]
         return Violation(self._keys, operation, states, shown)

@@ -6,8 +6,9 @@ key that expires may be gone whenever it is looked at, for the specification kno
 until it is written again. `outcomes` gives every next state and reply that a command may have.
 
 Replies are bytes, ints, None, lists, `str` for a simple string, `Failure` for an error. Left out, for no state of a few
-keys can tell their replies: SCAN, KEYS, RANDOMKEY, DBSIZE, and the conditions of EXPIRE that compare times; and
-INCRBYFLOAT. FLUSHALL empties every group on its own, which demands a little less than the command does.
+keys can tell their replies: SCAN, KEYS, RANDOMKEY, DBSIZE, and the conditions of EXPIRE that compare times; and the
+rarer ones among the string and bit commands. FLUSHALL empties every group on its own, which demands a little less than
+the command does.
 """
 
 from __future__ import annotations
@@ -172,6 +173,54 @@ def _ttl(db: Db, args: Args) -> Any:
     return _TIME if db[args[1]][1] else -1
 
 
+def _rename(db: Db, args: Args) -> Any:
+    if args[1] not in db:
+        return _ERR
+    if args[0] == b"RENAMENX" and args[2] in db:
+        return 0
+    db[args[2]] = db.pop(args[1])
+    return OK if args[0] == b"RENAME" else 1
+
+
+def _copy(db: Db, args: Args) -> int:
+    if args[1] not in db or (args[2] in db and b"REPLACE" not in args[3:]):
+        return 0
+    db[args[2]] = db[args[1]]
+    return 1
+
+
+def _getrange(db: Db, args: Args) -> bytes:
+    return (_get(db, args) or b"")[int(args[2]) : int(args[3]) + 1]
+
+
+def _setrange(db: Db, args: Args) -> int:
+    value, expires = db.get(args[1], (b"", False))
+    start = int(args[2])
+    if args[3]:
+        value = value[:start].ljust(start, b"\0") + args[3] + value[start + len(args[3]) :]
+        db[args[1]] = (value, expires)
+    return len(value)
+
+
+def _getbit(db: Db, args: Args) -> int:
+    value, bit = _get(db, args) or b"", int(args[2])
+    return value[bit // 8] >> (7 - bit % 8) & 1 if bit // 8 < len(value) else 0
+
+
+def _setbit(db: Db, args: Args) -> int:
+    value, expires = db.get(args[1], (b"", False))
+    byte, shift = int(args[2]) // 8, 7 - int(args[2]) % 8
+    bits = bytearray(value.ljust(byte + 1, b"\0"))
+    old = bits[byte] >> shift & 1
+    bits[byte] = bits[byte] & ~(1 << shift) | int(args[3]) << shift
+    db[args[1]] = (bytes(bits), expires)
+    return old
+
+
+def _bitcount(db: Db, args: Args) -> int:
+    return int.from_bytes(_get(db, args) or b"", "big").bit_count()
+
+
 def _clear(db: Db, args: Args) -> Any:
     db.clear()
     return OK
@@ -184,13 +233,19 @@ COMMANDS: Final[dict[bytes, Callable[[Db, Args], Any]]] = {
     b"EXISTS": _exists, b"TOUCH": _exists, b"TYPE": _type, b"MGET": _mget, b"MSET": _mset, b"MSETNX": _msetnx,
     b"EXPIRE": _expire, b"PEXPIRE": _expire, b"EXPIREAT": _expire, b"PEXPIREAT": _expire, b"PERSIST": _persist,
     b"TTL": _ttl, b"PTTL": _ttl, b"EXPIRETIME": _ttl, b"PEXPIRETIME": _ttl, b"FLUSHALL": _clear, b"FLUSHDB": _clear,
+    b"RENAME": _rename, b"RENAMENX": _rename, b"COPY": _copy, b"GETRANGE": _getrange, b"SETRANGE": _setrange,
+    b"GETBIT": _getbit, b"SETBIT": _setbit, b"BITCOUNT": _bitcount,
 }  # fmt: skip
 
 READS: Final = frozenset((
     b"GET", b"STRLEN", b"EXISTS", b"TOUCH", b"TYPE", b"MGET", b"TTL", b"PTTL", b"EXPIRETIME", b"PEXPIRETIME",
+    b"GETRANGE", b"GETBIT", b"BITCOUNT",
 ))  # fmt: skip
+PARTIAL: Final = frozenset((b"GETRANGE", b"SETRANGE", b"GETBIT", b"SETBIT", b"BITCOUNT"))
+"""They show or change parts of values."""
 CLEARS: Final = frozenset((b"FLUSHALL", b"FLUSHDB"))
-_ZERO_IS_NO_EFFECT: Final = frozenset((b"SETNX", b"MSETNX", b"DEL", b"UNLINK", b"EXPIRE", b"PEXPIRE", b"PERSIST"))
+_ZERO_IS_NO_EFFECT: Final = frozenset((b"SETNX", b"MSETNX", b"DEL", b"UNLINK", b"EXPIRE", b"PEXPIRE", b"PERSIST",
+                                b"RENAMENX", b"COPY"))  # fmt: skip
 
 
 def keys_of(args: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -203,6 +258,8 @@ def keys_of(args: Sequence[bytes]) -> tuple[bytes, ...]:
         return tuple(args[1::2])
     if name in {b"MGET", b"DEL", b"UNLINK", b"EXISTS", b"TOUCH"}:
         return tuple(args[1:])
+    if name in {b"RENAME", b"RENAMENX", b"COPY"}:
+        return (args[1], args[2])
     return (args[1],)
 
 
@@ -235,3 +292,14 @@ def outcomes(keys: tuple[bytes, ...], state: State, args: Args) -> Iterator[tupl
         }
         reply = run(db, args)
         yield tuple(db.get(key) for key in keys), reply
+
+
+_STATUS: Final = frozenset((b"RENAME", b"MSET", b"SETEX", b"PSETEX", b"TYPE", b"FLUSHALL", b"FLUSHDB"))
+
+
+def reply_of(args: Sequence[bytes], reply: Any, *, error: bool = False) -> Any:
+    """A reply as a client library gives it (status lines as bytes, the text of an error), as this module says it."""
+    if error:
+        return Failure(str(reply).split(" ", 1)[0])
+    status = args[0] in _STATUS or (args[0] == b"SET" and b"GET" not in args[3:])
+    return reply.decode() if status and isinstance(reply, bytes) else reply

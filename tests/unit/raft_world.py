@@ -19,8 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pysyncobj.node import Node
-
 from respkv.cluster.codec import decode, encode
 from respkv.cluster.topology import Shard
 from respkv.disk import Disk
@@ -33,6 +31,8 @@ from respkv.shard.batch import Entry, Puts, decode_entry
 from respkv.shard.long import LongEntry, LongPut, Slices, decode_head, values_of
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part
+from tests.sim.seams import SortedNodes
+from tests.sim.watch import Broken
 
 TICK_S = 0.025
 SEGMENT_BYTES = 1 << 14
@@ -65,17 +65,6 @@ class VolatileDisk(Disk):
                 kept = rng.choice((0, 0, len(data), rng.randrange(len(data) + 1)))
                 super().write(fd, data[:kept], offset)
         self.pending.clear()
-
-
-class SortedNodes(set[Node]):
-    """The library keeps the other replicas in a set; its order must come from the seed, not from PYTHONHASHSEED."""
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(sorted(super().__iter__(), key=lambda node: str(node.id)))
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
 
 
 class Recorder:

@@ -38,6 +38,10 @@ FINE = {
     "wrong type of value": [op("SET k a", 1, 2, "OK"), op("INCR k", 3, 4, Failure("ERR")), op("GET k", 5, 6, b"a")],
     "a clear": [op("SET k a", 1, 2, "OK"), op("FLUSHALL", 3, 4, "OK"), op("GET k", 5, 6, None)],
     "a pipeline": [op("SET k a", 1, 9, "OK", 1), op("SET k b", 1, 9, "OK", 1), op("GET k", 10, 11, b"b")],
+    "a pipeline over several keys": [
+        op("MGET a b", 1, 9, [None, None], 1), op("SET b 2", 1, 9, "OK", 1), op("FLUSHALL", 1, 9, "OK", 1),
+        op("GET a", 1, 9, None, 1), op("SET a 1", 1, 9, "OK", 1), op("MGET a b", 1, 9, [b"1", None], 1),
+    ],
     "time to live": [
         op("SET k a PX 5", 1, 2, "OK"), op("PTTL k", 3, 4, 5), op("PERSIST k", 5, 6, 1), op("TTL k", 7, 8, -1),
     ],
@@ -69,6 +73,18 @@ BROKEN = {
 def test_a_linearizable_history_is_accepted(name: str) -> None:
     verdict = check(FINE[name])
     assert verdict.fine, str(verdict)
+
+
+STRICTLY_BROKEN = {
+    "a read of a write behind it in its pipeline": [op("GET k", 1, 9, b"a", 1), op("SET k a", 1, 9, "OK", 1)],
+    "an expired key that comes back": BROKEN["an expired key that comes back"],
+}
+
+
+@pytest.mark.parametrize("name", STRICTLY_BROKEN)
+def test_what_only_users_of_redis_expect_is_demanded_if_strict(name: str) -> None:
+    assert check(STRICTLY_BROKEN[name]).violations
+    assert check(STRICTLY_BROKEN[name], strict=False).fine
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -1,0 +1,224 @@
+"""Where the simulation takes the place of the operating system: clocks, randomness, and what runs beside the loop.
+
+`installed(world)` points the modules of respkv at a world for the time of a `with` block. A name that is no longer
+where it is looked for fails at once, so that nothing real is left in the simulation unnoticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pysyncobj.node import Node as LibraryNode
+
+import respkv.server.commands  # noqa: F401 - fills the command table
+from respkv.cluster.slots import slot_of
+from respkv.commands.context import Context
+from respkv.raft import clock as clock_module
+from respkv.raft import identity as identity_module
+from respkv.raft import journal as journal_module
+from respkv.raft.log import ShardLog
+from respkv.shard import machine as machine_module
+from respkv.shard import proposer as proposer_module
+from respkv.shard import repair as repair_module
+from respkv.shard import replica as replica_module
+from respkv.storage import bitcask as bitcask_module
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+Job = Callable[[], None]
+
+SLOTS = 64  # a simulated keyspace: walks over all slots cost less
+
+
+def few_slots(key: bytes) -> int:
+    """In the place of `respkv.cluster.slots.slot_of`."""
+    return slot_of(key) % SLOTS
+
+
+class SortedNodes(set[LibraryNode]):
+    """The library keeps the other replicas in a set; its order must come from the seed, not from PYTHONHASHSEED."""
+
+    def __iter__(self) -> Iterator[LibraryNode]:
+        return iter(sorted(super().__iter__(), key=lambda node: str(node.id)))
+
+
+class Pause:
+    """What a coroutine of the simulation waits for: some time, or a job done by the worker."""
+
+    def __init__(self, seconds: float = 0.0, job: Job | None = None) -> None:
+        self.seconds = seconds
+        self.job = job
+
+    def __await__(self) -> Generator[Pause, None, None]:
+        yield self
+
+
+class Task:
+    """A coroutine that the world drives; in the places where `asyncio.Task` stands."""
+
+    def __init__(self, world: World, coroutine: Coroutine[Pause, None, None]) -> None:
+        self._world = world
+        self._coroutine: Coroutine[Pause, None, None] | None = coroutine
+        self._node = world.current
+        world.later(0.0, self._step)
+
+    def done(self) -> bool:
+        return self._coroutine is None
+
+    def cancel(self) -> None:
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is not None and not coroutine.cr_running:
+            self._world.later(0.0, coroutine.close)
+
+    def close(self) -> None:
+        """Its process has ended."""
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is not None and not coroutine.cr_running:
+            coroutine.close()
+
+    def _step(self, error: BaseException | None = None) -> None:
+        coroutine = self._coroutine
+        if coroutine is None:
+            return
+        try:
+            pause = coroutine.send(None) if error is None else coroutine.throw(error)
+        except StopIteration:
+            self._coroutine = None
+            return
+        if pause.job is None:
+            self._world.later(pause.seconds, self._step)
+        else:
+            self._world.later(self._world.work_s(), lambda: self._work(pause.job))
+
+    def _work(self, job: Job | None) -> None:
+        """The job runs on another thread: even if nobody waits for it any more."""
+        assert job is not None
+        error: BaseException | None = None
+        try:
+            job()
+        except Exception as caught:  # noqa: BLE001 - handed to the coroutine, as the worker does
+            error = caught
+        self._world.later(self._world.work_s(), lambda: self._step(error))
+
+
+class Worker:
+    """In the place of `respkv.offload.Worker`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def run(self, job: Job) -> Awaitable[None]:
+        return Pause(job=job)
+
+    def submit(self, job: Job, done: Callable[[BaseException | None], None]) -> None:
+        def work() -> None:
+            error: BaseException | None = None
+            try:
+                job()
+            except Exception as caught:  # noqa: BLE001 - handed on, as the worker does
+                error = caught
+            self._world.later(self._world.work_s(), lambda: done(error))
+
+        self._world.later(self._world.work_s(), work)
+
+
+class _Asyncio:
+    """In the place of the module `asyncio` in `respkv.shard.replica`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def get_running_loop(self) -> _Asyncio:
+        return self
+
+    def create_task(self, coroutine: Coroutine[Pause, None, None]) -> Task:
+        return Task(self._world, coroutine)
+
+    def sleep(self, seconds: float) -> Pause:
+        return Pause(seconds)
+
+
+def _seams(world: World) -> list[tuple[Any, str, Any]]:
+    class SimMachine(machine_module.Machine):
+        def __init__(self, cask: bitcask_module.Bitcask) -> None:
+            super().__init__(cask, world.wall_ms)
+            self._read_context = Context(seed=world.rng.getrandbits(32))
+
+    class SimLog(ShardLog):
+        def add(self, command: bytes, idx: int, term: int) -> None:
+            world.watch.added(self, command, idx, term)
+            super().add(command, idx, term)
+
+        __hash__ = ShardLog.__hash__
+
+    class SimOs:
+        """`os` with a random salt that comes from the seed."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_os, name)
+
+        def urandom(self, count: int) -> bytes:
+            return world.rng.randbytes(count)
+
+    class SimTime:
+        """`time` for names of directories."""
+
+        def time(self) -> float:
+            return world.wall_ms() / 1000
+
+    _os = bitcask_module.os
+    seams: list[tuple[Any, str, Any]] = [
+        (module, "slot_of", few_slots)
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("respkv.") and module.__dict__.get("slot_of") is slot_of
+    ]
+    seams += [
+        (clock_module.Clock, "now", staticmethod(world.clock)),
+        (journal_module, "ShardLog", SimLog),
+        (machine_module, "wall_ms", world.wall_ms),
+        (proposer_module, "wall_ms", world.wall_ms),
+        (replica_module, "Machine", SimMachine),
+        (replica_module, "SLOTS", SLOTS),
+        (replica_module, "asyncio", _Asyncio(world)),
+        (bitcask_module, "os", SimOs()),
+        (identity_module, "os", SimOs()),
+        (repair_module, "time", SimTime()),
+    ]
+    return seams
+
+
+@contextmanager
+def installed(world: World) -> Iterator[None]:
+    """Everything below respkv's own code is the world's."""
+    random.seed(world.seed)  # the library's election timeouts, request numbers, seeds of entries
+    chosen = _seams(world)
+    saved = [(place, name, place.__dict__[name]) for place, name, _ in chosen]
+    for place, name, value in chosen:
+        setattr(place, name, value)
+    configuration = structlog.get_config()
+
+    def tell(_logger: Any, _method: str, event: dict[str, Any]) -> Any:
+        world.logged(str(event.pop("event")), event)
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[tell],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        for place, name, value in saved:
+            setattr(place, name, value)
+        structlog.configure(**configuration)
+
+
+__all__ = ["SortedNodes", "Worker", "installed"]
