@@ -350,8 +350,7 @@ class Peers:
         self._dirty = dirty
         self._waiting: list[Link] = []
         self._greeting: dict[Link, asyncio.TimerHandle] = {}  # in the order of their coming
-        self._refused_at = float("-inf")
-        self._refused_untold = 0
+        self._refused: dict[str, tuple[float, int]] = {}  # by reason: when one was told of, and how many were not since
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -408,13 +407,14 @@ class Peers:
             timer.cancel()
 
     def refused(self, reason: str, address: Any) -> None:
-        """Logs a stranger who was thrown out; of many, one per second and how many others there were."""
+        """Logs a stranger who was thrown out: of many with the same reason one per second, and how many others."""
         now = self.loop.time()
-        if now - self._refused_at < REFUSED_TOLD_S:
-            self._refused_untold += 1
+        told_at, untold = self._refused.get(reason, (float("-inf"), 0))
+        if now - told_at < REFUSED_TOLD_S:
+            self._refused[reason] = (told_at, untold + 1)
             return
-        log.warning("peer_refused", reason=reason, address=address, untold_before=self._refused_untold)
-        self._refused_at, self._refused_untold = now, 0
+        log.warning("peer_refused", reason=reason, address=address, untold_before=untold)
+        self._refused[reason] = (now, 0)
 
     def welcome(
         self, link: Link, name: Any, cluster: Any, fingerprint: Any, agreement: Any, *, dialed: str | None
