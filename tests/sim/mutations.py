@@ -28,7 +28,7 @@ from respkv.raft.receiving import Receiving
 from respkv.server import dispatch
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
-from respkv.shard.replica import Replica
+from respkv.shard.upkeep import Upkeep
 from respkv.shard.waiting import Read
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.recovery import Recovery
@@ -364,14 +364,14 @@ def index_behind_data(replace: Callable[..., None]) -> None:
 
 @mutation("the journal is trimmed above the data", **_POWER, journal_keep_bytes=0, segment_bytes=1 << 16)
 def trimmed_too_far(replace: Callable[..., None]) -> None:
-    original = Replica._trim
+    original = Upkeep._trim
 
-    def trim(self: Replica) -> None:
+    def trim(self: Upkeep) -> None:
         synced, self.cask.synced = self.cask.synced, self.group.applied
         original(self)
         self.cask.synced = synced
 
-    replace(Replica, "_trim", trim)
+    replace(Upkeep, "_trim", trim)
 
 
 @mutation("a torn tail of the journal is taken for whole", **_POWER, **_BUSY, value_bytes=(1, 1, 100, 1500))
