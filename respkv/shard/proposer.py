@@ -30,7 +30,7 @@ from typing import Any, Literal
 import structlog
 
 from respkv import errors
-from respkv.cluster.peers import Parts
+from respkv.cluster.frames import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import LongBulk, RespError
