@@ -112,9 +112,13 @@ def mutation(about: str, **bias: Any) -> Callable[[Plant], Plant]:
     return note
 
 
+_FAULT_OF = {"half_deaf_leader": "half-deaf leader", "one_way_cut": "one-way cut"}
+
+
 def _only(**weights: float) -> dict[str, float]:
     """Nothing but these faults."""
-    return dict.fromkeys(FAULTS, 0.0) | {name.replace("_", " "): weight for name, weight in weights.items()}
+    named = {_FAULT_OF.get(name, name.replace("_", " ")): weight for name, weight in weights.items()}
+    return dict.fromkeys(FAULTS, 0.0) | named
 
 
 # Shapes of the world in which rules matter more than usual.
@@ -129,9 +133,14 @@ _SPLITS: dict[str, Any] = {
     **_SMALL, "steps": 30,
     "faults": _only(silent_cut=5.0, lonely_leader=3.0, one_way_cut=5.0, bridge=5.0, pause=3.0, heal=8.0),
 }  # fmt: skip
-_BRIDGES: dict[str, Any] = {
-    **_SMALL, "steps": 40, "step_s": 1.5, "drop": 0.0, "reorder": 0.0,
-    "faults": _only(bridge=8.0, one_way_cut=8.0, flaky_link=4.0, heal=12.0),
+_DEAF: dict[str, Any] = {
+    **_SMALL, "clients": 1, "think_s": 1.0, "steps": 30, "step_s": 2.0, "drop": 0.0, "reorder": 0.0,
+    "faults": _only(deaf_follower=8.0, heal=8.0),
+}  # fmt: skip
+_HALF_DEAF: dict[str, Any] = {
+    **_SMALL, "clients": 1, "think_s": 1.0, "keys": 1, "kinds": ("string",), "steps": 30, "step_s": 2.0,
+    "reorder": 0.5, "late_s": 1.5, "drop": 0.0, "duplicate": 0.0, "latency_s": Scenario.latency_s,
+    "faults": _only(half_deaf_leader=12.0, heal=10.0),
 }  # fmt: skip
 _LONELY: dict[str, Any] = {
     **_SMALL, "clients": 6, "think_s": 0.01, "steps": 30, "step_s": 1.5, "keys": 1, "kinds": ("string", "counter"),
@@ -139,8 +148,8 @@ _LONELY: dict[str, Any] = {
 }  # fmt: skip
 _PAUSES: dict[str, Any] = {**_SMALL, "steps": 30, "step_s": 1.5, "faults": _only(pause=10.0, nothing=1.0)}
 _FORGETFUL: dict[str, Any] = {
-    **_SMALL, **_LOSSY, "late_s": 1.0, "clients": 3, "sync_s": (0.05, 0.3), "steps": 40, "step_s": 0.4,
-    "faults": _only(power=6.0, power_everywhere=5.0, start=12.0, nothing=1.0),
+    **_SMALL, "clients": 1, "think_s": 0.1, "sync_s": (0.3, 1.5), "steps": 40, "step_s": 1.5, "drop": 0.0,
+    "faults": _only(power_everywhere=5.0, start=12.0, nothing=1.0),
 }  # fmt: skip
 _UNEVEN_DISKS: dict[str, Any] = {
     **_SMALL, "steps": 40, "step_s": 0.6, "read_mode": "lease", "sync_s": Scenario.sync_s,
@@ -152,8 +161,8 @@ _LEFT_BEHIND: dict[str, Any] = {
     "faults": _only(lonely_leader=10.0, heal=6.0),
 }  # fmt: skip
 _MINORITIES: dict[str, Any] = {
-    "nodes": 5, "replicas": 5, "shards": 1, "clients": 5, "think_s": 0.1, "steps": 60, "step_s": 1.5,
-    "sync_s": (0.02, 0.4), "return_after_s": 0.5, "reorder": 0.5, "late_s": 8.0, "duplicate": 0.5, "drop": 0.0,
+    "nodes": 5, "replicas": 5, "shards": 1, "clients": 3, "think_s": 0.2, "steps": 40, "step_s": 1.5, "burst_max": 1,
+    "sync_s": (0.05, 0.4), "return_after_s": 0.5, "reorder": 0.5, "late_s": 4.0, "duplicate": 0.2, "drop": 0.0,
     "faults": _only(leader_in_a_minority=20.0, heal=14.0, nothing=1.0),
 }  # fmt: skip
 _LEADERS: dict[str, Any] = {
@@ -249,7 +258,7 @@ def no_prevote(replace: Callable[..., None]) -> None:
     replace(Elections, "tick", tick)
 
 
-@mutation("votes are given while a leader is heard", **_BRIDGES, read_mode="lease")
+@mutation("votes are given while a leader is heard", **_DEAF, read_mode="lease")
 def no_stickiness(replace: Callable[..., None]) -> None:
     replace(Elections, "_sticky", property(lambda self: False))
 
@@ -265,12 +274,12 @@ def votes_count_twice(replace: Callable[..., None]) -> None:
     replace(Elections, "on_voted", on_voted)
 
 
-@mutation("a lease lasts longer than the others keep still", **_LONELY, read_mode="lease")
+@mutation("a lease lasts longer than the others keep still", **_HALF_DEAF, read_mode="lease")
 def lease_too_long(replace: Callable[..., None]) -> None:
     replace(lease_module, "DRIFT", 2.0)
 
 
-@mutation("a lease leaves nothing for clocks that drift", **_LONELY, read_mode="lease", drift=0.04)
+@mutation("a lease leaves nothing for clocks that drift", **_HALF_DEAF, read_mode="lease", drift=0.04)
 def lease_without_margin(replace: Callable[..., None]) -> None:
     replace(lease_module, "DRIFT", 1.05)
 
@@ -291,7 +300,7 @@ def reads_before_first_entry(replace: Callable[..., None]) -> None:
     replace(Core, "readable", property(lambda self: self.leader))
 
 
-@mutation("reads in readindex mode ask nobody", **_LONELY, read_mode="readindex")
+@mutation("reads in readindex mode ask nobody", **{**_HALF_DEAF, "clients": 4, "think_s": 0.05}, read_mode="readindex")
 def reads_without_majority(replace: Callable[..., None]) -> None:
     original = Read.__init__
 
