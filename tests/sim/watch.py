@@ -1,7 +1,7 @@
 """What must hold at every moment (Ongaro's thesis, figure 3.2, and what respkv adds), checked as things happen.
 
 - Election safety: one leader per term.
-- Commitment: what is applied first anywhere is on the disks of a majority then (on those of nodes that are down, maybe).
+- Commitment: what is applied first anywhere is on the disks of a majority (maybe on those of nodes that are down).
 - Log matching: an entry of one index and term is the same everywhere, and so is what comes before it.
 - State machine safety: all replicas apply the same entries in the same order, each once, none left out.
 - Leader completeness: a new leader holds everything that was applied anywhere before.
