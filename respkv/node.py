@@ -44,6 +44,7 @@ from respkv.raft.log import ShardLog
 from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.raft.segment import JournalDamaged
 from respkv.server.connection import Connection
+from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
@@ -102,9 +103,9 @@ class Node:
         self.journal.on_failure = self.fatal
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
-        fsync_seconds = Histogram()
+        self._fsync_seconds = Histogram()
         self._syncer = make_syncer(
-            self._loop, self._synced, self._disk, fsync_seconds.observe, thread=config.journal_sync == "thread"
+            self._loop, self._synced, self._disk, self._fsync_took, thread=config.journal_sync == "thread"
         )
         self.peers = Peers(
             self.topology,
@@ -130,8 +131,10 @@ class Node:
             wake=self._schedule,
             stop=self.stop,
         )
+        if config.appendfsync != "always":
+            self.server.sync_journal = self._ask_sync
         if config.metrics_port:
-            metrics = node_metrics(self.server, fsync_seconds)
+            metrics = node_metrics(self.server, self._fsync_seconds)
             self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
         await self.peers.start(config.bind_addresses, config.peer_port)
         _tame_collector()
@@ -219,6 +222,10 @@ class Node:
             self.journal.sync_request = lambda _descriptors, _sequence: self._durable(self.journal.count_written())
             self._tasks.append(self._loop.create_task(self._sync_every_second()))
 
+    def _ask_sync(self) -> None:
+        if self.journal.sequence > self.journal.synced:
+            self._syncer.request(self.journal.ask_sync(), self.journal.sequence)
+
     async def _sync_every_second(self) -> None:
         """With `everysec` all that was written; with `no` only what would keep segments from being freed."""
         while True:
@@ -228,6 +235,10 @@ class Node:
 
     def _synced(self, sequence: int, error: BaseException | None) -> None:
         self._durable(self.journal.sync_done(sequence, error))
+
+    def _fsync_took(self, seconds: float) -> None:
+        self._fsync_seconds.observe(seconds)
+        self.server.watch.latency.note("aof-fsync-always", seconds)
 
     def _durable(self, logs: list[ShardLog]) -> None:
         for shard_log in logs:
@@ -246,6 +257,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind == SHARD_FULL:
+                self.server.evictor.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:
@@ -268,13 +281,15 @@ class Node:
     # -- time
 
     async def _tick(self) -> None:
-        turn = 0
+        turn, due_at = 0, self._loop.time() + TICK_S
         while True:
             await asyncio.sleep(TICK_S)
-            turn += 1
+            self.server.watch.tick(self._loop.time() - due_at)
+            turn, due_at = turn + 1, self._loop.time() + TICK_S
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self.server.evictor.look()
                 for proposer in self.proposers:
                     proposer.tick()
                     proposer.remove_expired()
@@ -290,6 +305,7 @@ class Node:
             self._watch_disk()
             self.server.close_idle()
             self.server.stats.sample()
+            self.server.watch_machines()
             self.journal.release()
             for replica in self.replicas.values():
                 replica.start_upkeep()
@@ -303,6 +319,8 @@ class Node:
         refusal = errors.misconf(f"less than {headroom >> 20} MiB of disk are free") if free < headroom else None
         for replica in self.replicas.values():
             proposer = replica.proposer
+            if refusal is None and errors.is_oom(proposer.refusal):
+                continue
             if (proposer.refusal is None) is not (refusal is None):
                 log.warning("disk_nearly_full" if refusal else "disk_has_room_again", free_bytes=free)
             proposer.refusal = refusal

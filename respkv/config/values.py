@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 Parser = Callable[[Any], Any]
 
@@ -71,6 +71,31 @@ def choice(*words: str) -> Parser:
     return parse
 
 
+def yes_no(value: object) -> bool:
+    """`yes` or `no`, as Redis has it, or a TOML boolean."""
+    if isinstance(value, bool):
+        return value
+    if value not in ("yes", "no"):
+        raise ValueError("argument must be 'yes' or 'no'")
+    return value == "yes"
+
+
+def numbers(low: float, high: float) -> Parser:
+    """Numbers separated by spaces, or a TOML array of them."""
+
+    def parse(value: object) -> tuple[float, ...]:
+        words = value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        try:
+            found = tuple(map(float, words))
+        except (TypeError, ValueError):
+            found = (high + 1,)
+        if not all(low <= number <= high for number in found):
+            raise ValueError(f"must be numbers from {low:g} to {high:g} separated by spaces, not {shown(value)}")
+        return found
+
+    return parse
+
+
 def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty: bool = True) -> Parser:
     def parse(value: object) -> str:
         if not isinstance(value, str) or "\0" in value or "\n" in value:
@@ -109,8 +134,52 @@ def shown(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+class OutputLimit(NamedTuple):
+    """Bytes of replies that may wait for a client: never more than `hard`, and not more than `soft` for longer than
+    `soft_s` seconds. 0 is no limit."""
+
+    hard: int
+    soft: int
+    soft_s: int
+
+    def __str__(self) -> str:
+        return f"{self.hard} {self.soft} {self.soft_s}"
+
+
+class OutputLimits(NamedTuple):
+    """By class of client, as `client-output-buffer-limit` has them. There are no clients of class replica here: what is
+    set for it is kept and shown."""
+
+    normal: OutputLimit = OutputLimit(0, 0, 0)
+    replica: OutputLimit = OutputLimit(256 << 20, 64 << 20, 60)
+    pubsub: OutputLimit = OutputLimit(32 << 20, 8 << 20, 60)
+
+    def __str__(self) -> str:
+        return f"normal {self.normal} slave {self.replica} pubsub {self.pubsub}"
+
+
+def output_limits(value: object, base: OutputLimits | None = None) -> OutputLimits:
+    """`<class> <hard> <soft> <soft seconds>`, one or more times; classes that are not named stay as in `base`."""
+    words = value.split() if isinstance(value, str) else []
+    if not words or len(words) % 4:
+        raise ValueError("Wrong number of arguments in buffer limit configuration.")
+    found = base or OutputLimits()
+    memory = size(0, 1 << 62)
+    for name, *limits in (words[i : i + 4] for i in range(0, len(words), 4)):
+        field = {"slave": "replica"}.get(name.lower(), name.lower())
+        if field not in OutputLimits._fields:
+            raise ValueError("Invalid client class specified in buffer limit configuration.")
+        try:
+            limit = OutputLimit(memory(limits[0]), memory(limits[1]), integer(0, 1 << 62)(limits[2]))
+        except ValueError:
+            raise ValueError("Error in hard, soft or soft_seconds setting in buffer limit configuration.") from None
+        found = found._replace(**{field: limit})
+    return found
+
+
 PORT: Final = integer(1, 65535)
 PORT_OR_ZERO: Final = integer(0, 65535)
 NODE_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64", empty=False)
 CLUSTER_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64")
 HOST: Final = text(_HOST, "a host name or address", empty=False)
+HOSTNAME: Final = text(re.compile(r"[A-Za-z0-9_.-]{1,255}"), "a host name of letters, digits, '-', '_' and '.'")

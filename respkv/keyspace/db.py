@@ -20,6 +20,7 @@ from typing import Final
 from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
+from respkv.keyspace.usage import Recency, Usage
 from respkv.keyspace.values import STRING
 from respkv.storage.batch import Batch
 from respkv.storage.bitcask import Bitcask
@@ -34,13 +35,14 @@ class Db:
     """The typed view of one shard. Single-threaded; owned by the shard's machine."""
 
     __slots__ = ("_batch", "_bucket_of", "_ends", "_expires", "_get_plain", "_new_deadlines", "_source", "cask",
-                 "deadlines", "idle", "now_ms")
+                 "deadlines", "idle", "now_ms", "usage")
 
     def __init__(self, cask: Bitcask) -> None:
         self.cask = cask
         self.now_ms = cask.clock_ms
         self.deadlines = Deadlines(cask.expires)
         self.idle = IdleTimes(cask)
+        self.usage: Usage | None = None  # while an eviction policy needs it
         self._expires = cask.expires
         self._bucket_of = cask.bucket_of
         self._get_plain = cask.get_plain
@@ -127,7 +129,10 @@ class Db:
         """For how long the live key `key` was not used, as far as is known (see `idle`)."""
         if self._batch is not None and (key in self._batch.changes or key not in self.cask):
             return 0
-        return max(0, self.now_ms - self.idle.used_ms(key))
+        used_ms = self.idle.used_ms(key)
+        if isinstance(self.usage, Recency):
+            used_ms = max(used_ms, self.usage.used_ms(key))
+        return max(0, self.now_ms - used_ms)
 
     def memory_usage(self, key: bytes) -> int:
         """Bytes that the live key `key` takes: its record in the log, and in memory the key, its place and its expiry.

@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, cluster_view: bool) -> None:
         self.server = server
         self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.fast = self.session.authenticated
+        self.fast = self.session.authenticated and not server.watch.exact
         self.waiting: deque[Burst | PutBurst] = deque()
         self.closing = False
         self.flush_scheduled = False
@@ -91,6 +91,7 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.server.traffic.gone(self.socket)
         self._transport = None
         self.closing = True
         self._backlog.clear()
@@ -161,6 +162,9 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.last_at, session.last_words = now, (b"GET", keys[-1])
         self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        watch = self.server.watch
+        if (took_s := Clock.now() - now) >= watch.notable_s:
+            watch.plain_gets(self, keys, took_s)
         return True
 
     def _get(self, key: bytes, now: float) -> bytes | None:
@@ -185,6 +189,7 @@ class Connection(asyncio.Protocol):
     def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
         """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
         server = self.server
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         table = server.proposer_of_slot
         slots = list(map(slot_of, keys))
         proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
@@ -203,6 +208,8 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])
         self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, len(slots))
         return True
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
@@ -238,7 +245,7 @@ class Connection(asyncio.Protocol):
                 if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
                     if proposer.part is not burst or burst is None:
                         if burst is None:
-                            burst = Burst(self, size, replies)
+                            burst = Burst(self, size, replies, commands)
                         proposer.join(burst)
                     proposer.puts.append((slot, key, args[2]))
                     append(proposer.ok)
@@ -252,7 +259,7 @@ class Connection(asyncio.Protocol):
             if self.closing:
                 break
             if burst is None:
-                burst = Burst(self, size, replies)
+                burst = Burst(self, size, replies, commands)
             dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1])
@@ -268,7 +275,7 @@ class Connection(asyncio.Protocol):
         if burst is None and alone:
             self._write(b"".join(replies))
         else:
-            self._line_up(burst or Burst(self, size, replies))
+            self._line_up(burst or Burst(self, size, replies, commands))
         return rest
 
     def _line_up(self, burst: Burst | PutBurst) -> None:
@@ -381,7 +388,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.closing = True
-        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)]))
+        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)], []))
         self.flush()
 
     def _close(self) -> None:
@@ -390,20 +397,30 @@ class Connection(asyncio.Protocol):
 
     def authenticated(self) -> None:
         """The client has given the password."""
-        self.session.authenticated = self.fast = True
+        self.session.authenticated = True
         self._parser.authenticated = True
+        self.choose_way()
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
         allowed = not self.server.config.config.requirepass
         self.session.reset(authenticated=allowed)
-        self.fast = allowed
         self._parser.authenticated = allowed
+        self.choose_way()
+
+    def choose_way(self) -> None:
+        """Whether plain GETs and SETs may go the fast way from now on."""
+        self.fast = self.session.authenticated and not self.closing and not self.server.watch.exact
+
+    @property
+    def socket(self) -> Any:
+        """The client's socket, None when it is closed."""
+        return self._transport.get_extra_info("socket") if self._transport is not None else None
 
     @property
     def fd(self) -> int:
         """The socket's descriptor, -1 when it is closed."""
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        sock = self.socket
         return int(sock.fileno()) if sock is not None else -1
 
     @property

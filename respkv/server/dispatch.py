@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -94,6 +95,10 @@ class Spanning(Part):
         self._parts = parts
         self._values: list[Reply] = [None] * len(parts)
 
+    @property
+    def client(self) -> Connection:
+        return self._burst.connection
+
     def put(self, token: int, value: Reply) -> None:
         self._values[token] = value
 
@@ -109,6 +114,9 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
     """Runs one command; its reply gets the next place in the burst, now or later."""
     token = len(burst.replies)
     burst.replies.append(b"")
+    watch = connection.server.watch
+    watch.running = None
+    began_at = perf_counter()
     try:
         reply = _run(connection, burst, token, args)
     except RespError as error:
@@ -117,14 +125,14 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
             connection.abort()
             return
         reply = error.with_traceback(None)
-        stats = connection.server.stats
-        stats.errors += 1
-        stats.error_codes[error.text.partition(" ")[0]] += 1
     except Exception:
         # One command's fault must not cost other clients their connections.
         log.exception("command_failed", command=command_name(args), client=connection.session.id)
         reply = errors.generic("internal error")
+    watch.ran(connection, args, perf_counter() - began_at, later=reply is LATER)
     if not isinstance(reply, Later):
+        if type(reply) is RespError:
+            watch.failed(args, reply, ran=watch.running is not None)
         burst.replies[token] = encode(reply, connection.session.protocol)
 
 
@@ -132,7 +140,7 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
     spec = resolve(args)
     if not connection.session.authenticated and "no_auth" not in spec.flags:
         raise errors.no_auth()
-    connection.server.stats.calls[spec] += 1
+    connection.server.watch.running = spec
     if spec.kind == "server":
         assert spec.fn is not None
         reply: Reply | Later = spec.fn(Call(connection, burst, token, args))
@@ -184,8 +192,7 @@ def _run_on(
     connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
 ) -> Reply | Later:
     if spec.is_write:
-        if proposer.refusal is not None:
-            raise proposer.refusal
+        _check_refusal(proposer, spec)
         proposer.write(burst, token, args)
         return LATER
     if has_open_writes(connection, burst, proposer):
@@ -200,6 +207,13 @@ def _run_on(
             return LATER
     proposer.read(burst, token, args)
     return LATER
+
+
+def _check_refusal(proposer: Proposer, spec: Spec) -> None:
+    """Raises the reason for which the shard takes no writes now, if it applies to this one."""
+    refusal = proposer.refusal
+    if refusal is not None and ("denyoom" in spec.flags or not errors.is_oom(refusal)):
+        raise RespError(refusal.text)
 
 
 def has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
@@ -225,8 +239,7 @@ def _span(
     targets = [server.proposers[shard] for shard, _ in parts]
     if spec.is_write:
         for proposer in targets:
-            if proposer.refusal is not None:
-                raise proposer.refusal
+            _check_refusal(proposer, spec)
     spanning = Spanning(burst, token, args, spread, parts)
     burst.pending += 1
     spanning.pending = 1

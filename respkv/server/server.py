@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Shard, Topology
-from respkv.commands.table import COMMANDS, Spec
 from respkv.config import Config
 from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
 from respkv.resp.limits import Limits
+from respkv.server.evict import Evictor
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
+from respkv.server.stats import Stats
+from respkv.server.traffic import Traffic
+from respkv.server.watch import Watch
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
@@ -28,41 +30,6 @@ if TYPE_CHECKING:
     from respkv.server.connection import Connection
 
 log = structlog.get_logger()
-
-RATE_S = 0.9  # shortest time over which a rate is taken
-
-
-class Stats:
-    """Plain counters of this node since its start or the last CONFIG RESETSTAT."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.commands = 0
-        self.hits = 0
-        self.misses = 0
-        self.errors = 0
-        self.connections = 0
-        self.rejected = 0
-        self.calls: Counter[Spec] = Counter()
-        self.plain_sets = 0
-        self.error_codes: Counter[str] = Counter()
-        self.commands_per_s = 0
-        self._sample = (time.monotonic(), 0)
-
-    def sample(self) -> None:
-        """Works out the rate since the last call; to be called about once a second."""
-        now, (then, commands) = time.monotonic(), self._sample
-        if now - then >= RATE_S:
-            self.commands_per_s = round((self.commands - commands) / (now - then))
-            self._sample = (now, self.commands)
-
-
-    def calls_by_command(self) -> Counter[Spec]:
-        """How often each command was run; plain GET and SET are counted apart, as they are run apart."""
-        return self.calls + Counter({COMMANDS[b"GET"]: self.hits + self.misses, COMMANDS[b"SET"]: self.plain_sets})
-
 
 class Server:
     """What is shared by all connections of a node. Built by the node, which sets the parts that it owns."""
@@ -93,29 +60,60 @@ class Server:
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
         self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
+        self.watch = Watch(self.stats)
+        self.traffic = Traffic()
+        self.evictor = Evictor(node, self.proposers, self.replicas, self._broadcast, self.watch.latency.note)
         self.clients: dict[int, Connection] = {}
         self.limits = Limits()
         self.run_id = secrets.token_hex(20)
         self.started_at = time.time()
+        self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
         self._wake = wake
         self._finished: list[Connection] = []
         self.output_bytes_max = 0
         self._pending_bytes_max = 0
+        for proposer in self.proposers:
+            proposer.on_slow = self.watch.applied_slowly
         config.watch(self._configure)
 
     def _configure(self, config: Config) -> None:
         self.limits.max_bulk_bytes = config.proto_max_bulk_bytes
         self.limits.query_buffer_bytes = config.client_query_buffer_bytes
-        self.output_bytes_max = config.client_output_buffer_bytes
+        self.output_bytes_max = config.client_output_buffer.normal.hard
         self._pending_bytes_max = config.pending_bytes_max
         for replica in self.replicas:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
+        self._configure_watch(config)
+        self.evictor.configure(config)
         if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
             for connection in self.clients.values():
                 if not connection.session.authenticated:
                     connection.authenticated()
+
+    def _configure_watch(self, config: Config) -> None:
+        self.watch.configure(config)
+        self.watch_machines()
+        for connection in self.clients.values():
+            connection.choose_way()
+
+    def watch_machines(self) -> None:
+        """Has slow writes noted. To be called now and then, as a replica that began anew has a new machine."""
+        for replica in self.replicas:
+            replica.machine.slow_s = self.watch.slow_s
+
+    def _broadcast(self, message: Any) -> None:
+        for peer in list(self.peers.links):
+            self.peers.send(peer, message)
+
+    def reset_stats(self) -> None:
+        """Counts from 0 again, as CONFIG RESETSTAT asks for."""
+        self.stats.reset()
+        self.traffic.reset()
+        self.evictor.evicted = 0
+        for replica in self.replicas:
+            replica.machine.hits = replica.machine.misses = 0
 
     # -- connections
 

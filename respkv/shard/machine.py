@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from respkv.commands.context import Context
-from respkv.commands.keys import expire_keys
-from respkv.commands.table import COMMANDS, resolve
+from respkv.commands.keys import evict_keys, expire_keys
+from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
 from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
@@ -23,6 +23,9 @@ from respkv.storage import Bitcask
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
+EVICT_OP = b"\0evict"
+_NEVER = float("inf")
+_NO_USE = frozenset((b"EXISTS", b"OBJECT", b"PTTL", b"TTL", b"TYPE"))  # what looks at a key without using it
 
 
 def wall_ms() -> int:
@@ -37,6 +40,9 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.hits = self.misses = 0  # of reads
+        self.slow_s = float("inf")
+        self.slow: list[tuple[int, list[bytes], float]] = []  # (position in its entry, command, seconds)
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
@@ -45,7 +51,7 @@ class Machine:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
         spec = COMMANDS.get(args[0])
         if spec is None:
-            return args[0] == EXPIRE_OP
+            return args[0] in (EXPIRE_OP, EVICT_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
@@ -76,9 +82,29 @@ class Machine:
             if isinstance(run, Puts):
                 batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
             else:
-                replies += [self._run(args, context) for args in run.commands]
+                self._run_all(run.commands, context, replies)
         db.commit(index, term)
         return replies
+
+    def _run_all(self, commands: list[list[bytes]], context: Context, replies: list[Any]) -> None:
+        if self.db.usage is not None and self.db.usage.lfu:
+            for args in commands:
+                if (spec := COMMANDS.get(args[0])) is not None:
+                    self.db.usage.note_all(spec_keys(spec, args))
+        if self.slow_s == _NEVER:
+            replies += [self._run(args, context) for args in commands]
+            return
+        before = time.perf_counter()
+        for args in commands:
+            replies.append(self._run(args, context))
+            after = time.perf_counter()
+            if after - before >= self.slow_s:
+                self.slow.append((len(replies) - 1, args, after - before))
+            before = after
+
+    def take_slow(self) -> list[tuple[int, list[bytes], float]]:
+        slow, self.slow = self.slow, []
+        return slow
 
     def apply_in_slices(
         self, index: int, term: int, entry: LongEntry, body: list[memoryview]
@@ -111,6 +137,8 @@ class Machine:
     def _run(self, args: list[bytes], context: Context) -> Reply:
         if args[0] == EXPIRE_OP:
             return expire_keys(self.db, args[1:])
+        if args[0] == EVICT_OP:
+            return evict_keys(self.db, args[1:])
         spec = COMMANDS[args[0]]
         assert spec.fn is not None
         try:
@@ -129,7 +157,23 @@ class Machine:
             reply: Reply = spec.fn(db, args, self._read_context)
         except RespError as refusal:
             return refusal.with_traceback(None)
+        if spec.first:
+            self._count(spec, args, reply)
         return reply
+
+    def _count(self, spec: Spec, args: list[bytes], reply: Reply) -> None:
+        """Counts keys that were there, and that were not, as far as the reply tells."""
+        name = args[0]
+        if self.db.usage is not None and name not in _NO_USE:
+            self.db.usage.note_all(spec_keys(spec, args))
+        if reply is None:
+            self.misses += 1
+        elif name == b"MGET" and isinstance(reply, list):
+            missing = reply.count(None)
+            self.misses += missing
+            self.hits += len(reply) - missing
+        else:
+            self.hits += 1
 
     def long_value(self, args: list[bytes]) -> LongRead | None:
         """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""

@@ -65,7 +65,7 @@ from respkv.shard.long import (
     split_columns,
 )
 from respkv.shard.machine import Machine, wall_ms
-from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.shard.waiting import Batch, Part, Read, Sink, finish, tell_slow
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 from respkv.storage.record import encode_puts
@@ -109,6 +109,10 @@ class _Forwarded(Part):
         self._values: list[Any] = [None] * count
         self.value_bytes = 0
         self.failed: RespError | None = None
+
+    @property
+    def client(self) -> str:
+        return self._peer
 
     def put(self, token: int, value: Any) -> None:
         self._values[token] = value
@@ -160,6 +164,7 @@ class Proposer:
         self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
         self.part: Part | None = None
         self.refusal: RespError | None = None
+        self.on_slow: Callable[[Part, list[bytes], float], None] = lambda part, args, seconds: None
         self.send = send
         self.wake = wake
         self.timeout_s = 5.0
@@ -167,6 +172,7 @@ class Proposer:
         self.proposed = 0
         self.expired = 0
         self.expiring = False
+        self.expires_actively = True
         self._node = node
         self._replicas = shard.replicas
         self._now = now
@@ -449,6 +455,8 @@ class Proposer:
             for batch in batches or ():
                 self._fail(batch, errors.timeout("this replica's data are damaged"))
             raise
+        if self.machine.slow:
+            tell_slow(self.machine.take_slow(), batches or [], self.on_slow)
         if batches is not None:
             first = 0
             for batch in batches:
@@ -613,7 +621,7 @@ class Proposer:
         if not self._leads_in(term):
             self.send(peer, (FORWARDED, self.shard, request, REFUSED, self.leader()))
             return
-        if self.refusal is not None:
+        if self.refusal is not None and not errors.is_oom(self.refusal):  # who forwards knows what memory is left
             self.send(peer, (FORWARDED, self.shard, request, FAILED, self.refusal))
             return
         assert self.machine is not None
@@ -765,6 +773,8 @@ class Proposer:
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""
         if self.group is None or not self.group.readable or self.machine is None or self.expiring:
+            return
+        if not self.expires_actively:
             return
         keys = self.machine.due(limit)
         if keys:

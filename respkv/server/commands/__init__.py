@@ -5,7 +5,23 @@ Importing the package fills the command table with them. Each is a function `fn(
 Redis has the case, and where respkv differs the docstring says how.
 """
 
-from respkv.server.commands import admin, client, cluster, config, connection, debug, describe, info, keys, memory, wait
+from respkv.server.commands import (
+    absent,
+    admin,
+    client,
+    cluster,
+    config,
+    connection,
+    debug,
+    describe,
+    info,
+    keys,
+    latency,
+    memory,
+    saving,
+    slowlog,
+    wait,
+)
 
-__all__ = ["admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
-           "wait"]  # fmt: skip
+__all__ = ["absent", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys",
+           "latency", "memory", "saving", "slowlog", "wait"]  # fmt: skip

@@ -12,8 +12,8 @@ from respkv.commands.args import database, integer
 from respkv.commands.table import command
 from respkv.reply import OK, PONG, Reply, RespError, Simple
 from respkv.server.dispatch import Call
+from respkv.server.sections import REDIS_VERSION
 
-REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
 DEFAULT_USER = b"default"
 
 
