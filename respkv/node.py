@@ -43,6 +43,7 @@ from respkv.raft.journal import JournalInUse
 from respkv.raft.log import ShardLog
 from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.raft.segment import JournalDamaged
+from respkv.server.announce import ANNOUNCE
 from respkv.server.connection import Connection
 from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
@@ -257,6 +258,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind == ANNOUNCE:
+                self.server.endpoints.receive(peer, message)
             elif kind == SHARD_FULL:
                 self.server.evictor.receive(peer, message)
             elif kind >= HOLDERS_ASK:
@@ -269,6 +272,7 @@ class Node:
             self.fatal(error)
 
     def _link_up(self, peer: str) -> None:
+        self.peers.send(peer, self.server.endpoints.message())
         for replica in self.replicas.values():
             replica.link_up(peer)
 
@@ -306,6 +310,7 @@ class Node:
             self.server.close_idle()
             self.server.stats.sample()
             self.server.watch_machines()
+            self.server.client_limits.look()
             self.journal.release()
             for replica in self.replicas.values():
                 replica.start_upkeep()

@@ -105,6 +105,7 @@ class NodeProcess:
         """Starts it without waiting until it answers."""
         assert not self.running
         server = [sys.executable, "-m", "respkv", "server", "--config", str(self.directory / "respkv.toml")]
+        server += ["--enable-debug-command", "yes"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, *server],

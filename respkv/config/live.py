@@ -14,7 +14,10 @@ from respkv.config.tree import Config, options
 from respkv.config.values import Parser, choice, output_limits
 
 # Settings of Redis that clients ask for and that have one possible answer here.
-_FIXED: Final = {"databases": "1", "cluster-enabled": "no"}
+_FIXED: Final = {
+    "cluster-enabled": "no", "daemonize": "no", "databases": "1", "io-threads": "1", "rdbchecksum": "yes",
+    "replicaof": "", "slaveof": "", "supervised": "no",
+}  # fmt: skip
 
 # Redis's name and words for `log-level`.
 _LOG_LEVELS: Final = {"debug": "debug", "verbose": "info", "notice": "info", "warning": "warning"}
@@ -79,6 +82,8 @@ class Live:
         remembered: dict[str, str] = {}
         for name, text in pairs.items():
             parameter = known[name]
+            if text == parameter.value:
+                continue  # even what is fixed may be set to what it is
             if not parameter.live or parameter.parse is None:
                 raise ConfigError(name, "can't set immutable config")
             try:

@@ -1,21 +1,22 @@
 """Parameters of Redis that have nothing to set here: CONFIG takes and shows them, so that tools and scripts which set
 them go on, and they change nothing. They are no options: no file, flag or variable has them, a restart forgets them.
 
-What would promise something that respkv does not do (`appendonly no`, `replicaof`, `min-replicas-to-write` ...) is not
-among them: there CONFIG SET says so.
+`appendonly no` is among them as it only asks for less. What would promise something that respkv does not do
+(`replicaof`, `min-replicas-to-write` ...) is not: there CONFIG SET says so.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from respkv.config.values import Parser, choice, integer, size, text, yes_no
+from respkv.config.values import Parser, integer, size, text, yes_no
 
 _INT_MAX: Final = (1 << 31) - 1
 
 _SWITCHES: Final = {
     "activedefrag": "no", "activerehashing": "yes", "aof-disable-auto-gc": "no", "aof-load-truncated": "yes",
     "aof-rewrite-incremental-fsync": "yes", "aof-timestamp-enabled": "no", "aof-use-rdb-preamble": "yes",
+    "appendonly": "yes",
     "cluster-allow-replica-migration": "yes", "cluster-allow-reads-when-down": "no",
     "cluster-require-full-coverage": "yes", "crash-log-enabled": "yes", "crash-memcheck-enabled": "yes",
     "dynamic-hz": "yes", "jemalloc-bg-thread": "yes", "lazyfree-lazy-eviction": "no", "lazyfree-lazy-expire": "no",
@@ -60,7 +61,7 @@ def save_points(value: object) -> str:
 
 def without_effect() -> dict[str, tuple[str, Parser]]:
     """Name to default and parser; the value is what the parser made of the text, as text."""
-    found: dict[str, tuple[str, Parser]] = {"save": ("", save_points), "appendonly": ("yes", choice("yes"))}
+    found: dict[str, tuple[str, Parser]] = {"save": ("", save_points)}
     for name, switch in _SWITCHES.items():
         found[name] = (switch, yes_no)
     for name, (default, least, most) in _NUMBERS.items():
@@ -78,6 +79,6 @@ def as_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    if type(value) is tuple:
+    if type(value) is tuple:  # not one of the named ones
         return " ".join(map(as_text, value))
     return "" if value is None else str(value)

@@ -18,6 +18,7 @@ from respkv.config.values import (
     PORT_OR_ZERO,
     OutputLimits,
     Parser,
+    Share,
     addresses,
     choice,
     directory,
@@ -26,6 +27,7 @@ from respkv.config.values import (
     output_limits,
     path,
     ratio,
+    share,
     size,
     text,
     yes_no,
@@ -122,6 +124,9 @@ class Config:
     maxmemory_bytes: int = option(
         0, "maxmemory", size(0, 1 << 50), "Memory for keys before writes are refused or keys evicted; 0 is no limit.",
         live=True,
+    )
+    maxmemory_clients: Share = option(
+        Share(0), "maxmemory-clients", share, "What all clients' buffers may take; bytes, or % of maxmemory.", live=True
     )
     maxmemory_policy: str = option(
         "noeviction", "maxmemory-policy", choice(*POLICIES), "What goes when maxmemory is reached.", live=True

@@ -177,6 +177,30 @@ def output_limits(value: object, base: OutputLimits | None = None) -> OutputLimi
     return found
 
 
+class Share(NamedTuple):
+    """Bytes, or a percentage of something; 0 is no limit."""
+
+    amount: int
+    percent: bool = False
+
+    def of(self, whole: int) -> int:
+        return whole * self.amount // 100 if self.percent else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.percent else str(self.amount)
+
+
+def share(value: object) -> Share:
+    """A size, or `5%`."""
+    if isinstance(value, str) and value.endswith("%"):
+        if not value[:-1].isdigit():
+            raise ValueError("argument must be a memory or percent value")
+        if int(value[:-1]) > 100:
+            raise ValueError("percentage argument must be less or equal to 100")
+        return Share(int(value[:-1]), percent=True)
+    return Share(size(0, 1 << 62)(value))
+
+
 PORT: Final = integer(1, 65535)
 PORT_OR_ZERO: Final = integer(0, 65535)
 NODE_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64", empty=False)

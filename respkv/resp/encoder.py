@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim, Wire
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
@@ -183,6 +183,10 @@ def _write_dict(parts: list[bytes], value: dict[Any, Any], protocol: int) -> Non
         _write_items(parts, pair, protocol)
 
 
+def _write_wire(parts: list[bytes], value: Wire, protocol: int) -> None:
+    parts.append(value.resp2 if protocol == 2 else value.resp3)
+
+
 _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     bytes: _write_bulk,
     bool: _write_bool,  # before int, its base class, for the search of subclasses
@@ -199,4 +203,5 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     Push: _write_push,
     Verbatim: _write_verbatim,
     LongBulk: _write_long_bulk,
+    Wire: _write_wire,
 }

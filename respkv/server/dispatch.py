@@ -2,7 +2,7 @@
 
 The standalone view routes by key and spans shards where the command's `Spread` says how; the cluster view answers
 `MOVED` and `CROSSSLOT` as a Redis Cluster node does, and its keyspace-wide commands cover the shards that this node
-leads.
+leads. There, a client that has sent READONLY reads from this node's replicas, too, which may be behind.
 """
 
 from __future__ import annotations
@@ -168,6 +168,9 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
     else:
         return _span(connection, burst, token, spec, args, server.proposers)
     if connection.session.cluster_view:
+        if connection.session.readonly and spec.is_readonly and _may_be_stale(proposer):
+            assert proposer.machine is not None
+            return proposer.machine.read(args)
         _check_leader(server, proposer, slot_of(keys[0]))
     return _run_on(connection, burst, token, spec, args, proposer)
 
@@ -184,8 +187,15 @@ def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[byte
 def _check_leader(server: Server, proposer: Proposer, slot: int) -> None:
     owner = server.owner(server.topology.shards[proposer.shard])
     if owner != server.node:
-        node = server.topology.node(owner)
-        raise errors.moved(slot, node.host, node.cluster_port)
+        endpoint = server.endpoints.of(owner)
+        raise errors.moved(slot, endpoint.preferred or "", endpoint.port)
+
+
+def _may_be_stale(proposer: Proposer) -> bool:
+    """Whether a read after READONLY may be answered from this node's replica: it follows a leader, and has the whole
+    state as of some moment. What it answers may be behind."""
+    group = proposer.group
+    return group is not None and group.votes and not group.leader and group.leader_id is not None
 
 
 def _run_on(

@@ -195,7 +195,7 @@ def stats(server: Server) -> Fields:
         "expired_keys": sum(proposer.expired for proposer in server.proposers),
         "expired_stale_perc": "0.00",
         "evicted_keys": server.evictor.evicted,
-        "evicted_clients": 0,
+        "evicted_clients": server.client_limits.evicted,
         "keyspace_hits": counted.hits + sum(machine.hits for machine in machines),
         "keyspace_misses": counted.misses + sum(machine.misses for machine in machines),
         "pubsub_channels": 0,

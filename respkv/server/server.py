@@ -16,6 +16,8 @@ from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
 from respkv.resp.limits import Limits
+from respkv.server.announce import Endpoints
+from respkv.server.clientlimits import ClientLimits, every_client_is_normal
 from respkv.server.evict import Evictor
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
@@ -65,6 +67,8 @@ class Server:
         self.evictor = Evictor(node, self.proposers, self.replicas, self._broadcast, self.watch.latency.note)
         self.clients: dict[int, Connection] = {}
         self.limits = Limits()
+        self.client_limits = ClientLimits(self.clients, every_client_is_normal)
+        self.endpoints = Endpoints(topology, node, self._broadcast)
         self.run_id = secrets.token_hex(20)
         self.started_at = time.time()
         self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
@@ -87,6 +91,8 @@ class Server:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
         self._configure_watch(config)
         self.evictor.configure(config)
+        self.endpoints.configure(config)
+        self.client_limits.configure(config)
         if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
             for connection in self.clients.values():
                 if not connection.session.authenticated:
@@ -111,7 +117,7 @@ class Server:
         """Counts from 0 again, as CONFIG RESETSTAT asks for."""
         self.stats.reset()
         self.traffic.reset()
-        self.evictor.evicted = 0
+        self.evictor.evicted = self.client_limits.evicted = 0
         for replica in self.replicas:
             replica.machine.hits = replica.machine.misses = 0
 

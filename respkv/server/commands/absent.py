@@ -171,7 +171,7 @@ _COLUMNS = 64
 _MARKS = "░▒▓█"
 
 
-@command("LOLWUT", kind="server", arity=-1, flags="fast", group="server", since="5.0.0", categories="read",
+@command("LOLWUT", kind="server", arity=-1, flags="readonly fast", group="server", since="5.0.0",
          summary="Display some computer art and the Redis version")
 def lolwut(call: Call) -> Reply:
     """The ring: 16384 slots from left to right and top to bottom, shaded by their shards."""

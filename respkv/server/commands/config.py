@@ -59,7 +59,7 @@ def config_set(call: Call) -> Reply:
             raise errors.generic(f"Unknown option or number of arguments for CONFIG SET - '{shown}'")
         if name in pairs:
             raise _failed(option, "duplicate parameter")
-        if not known[name].live:
+        if not known[name].live and _text(value) != known[name].value:
             raise _failed(option, "can't set immutable config")
         pairs[name] = _text(value)
     try:

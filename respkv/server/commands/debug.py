@@ -4,6 +4,8 @@ DEBUG DIGEST is the XOR of the digests of this node's shards (`respkv.keyspace.d
 here however they are spread over shards; zeros if there are none. Two replicas of a shard that applied the same have
 the same DEBUG DIGEST SHARD <n>. Writes that come while it is worked out make it the digest of no single moment.
 
+DEBUG RELOAD and LOADAOF read all that is on the disk, as Redis's do; there is no memory to replace by it.
+
 DEBUG SLEEP holds up the whole node, as in Redis: where there are others, they may elect new leaders meanwhile.
 """
 
@@ -22,6 +24,7 @@ from respkv.commands.introspect import string_encoding
 from respkv.commands.table import command
 from respkv.keyspace.digest import Digest, digest
 from respkv.reply import OK, Reply, RespError, Simple
+from respkv.server.commands.debug_types import protocol
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import LATER, Call, Later
 from respkv.shard.machine import Machine
@@ -61,7 +64,12 @@ def _help(call: Call) -> Reply:
         ("ERROR <string>", ("Return a Redis protocol error with <string> as message. Useful for clients\n"
                            "unit tests to simulate Redis errors.")),
         ("LOG <message>", "Write <message> to the server log."),
+        ("LOADAOF", "As RELOAD."),
         ("OBJECT <key>", "Show low level info about <key> as this node's replica has it."),
+        ("PROTOCOL <type>", ("Reply with a test value of the specified type. <type> can be: string,\n"
+                            "integer, double, bignum, null, array, set, map, attrib, push, verbatim,\ntrue, false.")),
+        ("RELOAD [option ...]", ("Read and verify every record of the data files. There is nothing else to reload:\n"
+                                "what is served is what the files hold. Options are accepted and change nothing.")),
         ("SET-ACTIVE-EXPIRE <0|1>", ("Setting it to 0 disables expiring keys in background when they are not\n"
                                     "accessed (otherwise the Redis behavior). Setting it to 1 reenables back the\n"
                                     "default. Of the shards that this node leads.")),
@@ -115,6 +123,26 @@ def _start_digest(call: Call, replicas: list[Replica]) -> Later:
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return LATER
+
+
+def _reload(call: Call) -> Later:
+    task = asyncio.get_running_loop().create_task(_verify(call.server.replicas, call.later()))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return LATER
+
+
+async def _verify(replicas: list[Replica], answer: Callable[[Reply], None]) -> None:
+    try:
+        for replica in replicas:
+            await _digest_of(replica.machine)  # reads every live record, those of the newest file included
+    except (StorageError, ValueError, OSError) as error:
+        answer(errors.generic(f"Error trying to load the data files: {error}"))
+    except asyncio.CancelledError:
+        answer(errors.generic("the node stops"))
+        raise
+    else:
+        answer(OK)
 
 
 async def _digest(replicas: list[Replica], answer: Callable[[Reply], None]) -> None:
@@ -171,7 +199,10 @@ _SUBCOMMANDS: dict[bytes, tuple[tuple[int, ...], Callable[[Call], Reply | Later]
     b"ERROR": ((3,), _error),
     b"HELP": ((2,), _help),
     b"LOG": ((3,), _log),
+    b"LOADAOF": ((2,), _reload),
     b"OBJECT": ((3,), _object),
+    b"PROTOCOL": ((3,), protocol),
+    b"RELOAD": ((2, 3, 4, 5), _reload),
     b"SET-ACTIVE-EXPIRE": ((3,), _set_active_expire),
     b"SLEEP": ((3,), _sleep),
 }
