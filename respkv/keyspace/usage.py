@@ -27,10 +27,15 @@ class Usage:
 
     lfu = False
 
-    def __init__(self, clock_ms: Callable[[], int]) -> None:
-        self._clock_ms = clock_ms
+    def __init__(self) -> None:
+        self.now_ms = 0
+        """Unix time in milliseconds, as whoever owns this sets it now and then: what is noted is no finer."""
         self._new: dict[bytes, int] = {}
         self._old: dict[bytes, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self._new or self._old)
 
     def note(self, key: bytes) -> None:
         """`key` is used now."""
@@ -49,10 +54,8 @@ class Usage:
 
         return noted
 
-    def _put(self, key: bytes, value: int) -> None:
-        if len(self._new) >= GENERATION_MAX:
-            self._old, self._new = self._new, {}
-        self._new[key] = value
+    def _turn(self) -> None:
+        self._old, self._new = self._new, {}
 
     def _of(self, key: bytes) -> int | None:
         value = self._new.get(key)
@@ -63,7 +66,9 @@ class Recency(Usage):
     """For the policies `*-lru`."""
 
     def note(self, key: bytes) -> None:
-        self._put(key, self._clock_ms())
+        if len(self._new) >= GENERATION_MAX:
+            self._turn()
+        self._new[key] = self.now_ms
 
     def used_ms(self, key: bytes) -> int:
         """When `key` was last read, Unix time in milliseconds; 0 if that is not known."""
@@ -80,11 +85,13 @@ class Frequency(Usage):
         above = max(0, count - LFU_INIT)
         if count < LFU_MAX and random.random() * (above * _LFU_FACTOR + 1) < 1:
             count += 1
-        self._put(key, self._clock_ms() // _MINUTE_MS << 8 | count)
+        if len(self._new) >= GENERATION_MAX:
+            self._turn()
+        self._new[key] = self.now_ms // _MINUTE_MS << 8 | count
 
     def count(self, key: bytes) -> int:
         """The counter as it is now; that of a new key if nothing is known of it."""
         value = self._of(key)
         if value is None:
             return LFU_INIT
-        return max(0, (value & LFU_MAX) - (self._clock_ms() // _MINUTE_MS - (value >> 8)))
+        return max(0, (value & LFU_MAX) - (self.now_ms // _MINUTE_MS - (value >> 8)))

@@ -14,8 +14,6 @@ name.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from heapq import nsmallest
 from typing import Final
 
 from respkv.keyspace.db import Db
@@ -25,8 +23,8 @@ KEY_BYTES: Final = 120
 """What a key takes in memory beside its own bytes: its object, its location, and its share of a dict."""
 EXPIRY_BYTES: Final = 200
 """What an expiry takes: its share of a dict, its deadline, and its place in a heap."""
-_SAMPLE: Final = 500
-_EMPTY_TRIES_MAX: Final = 4
+_SAMPLE: Final = 200
+_TRIES_MIN: Final = 1000
 
 
 def keys_bytes(db: Db, rng: random.Random) -> int:
@@ -42,45 +40,61 @@ def keys_bytes(db: Db, rng: random.Random) -> int:
 def random_keys(db: Db, wanted: int, rng: random.Random) -> list[bytes]:
     """About `wanted` of the keys, expired ones included, or all if there are fewer: those of slots taken at random."""
     cask = db.cask
-    if len(cask) <= wanted * _EMPTY_TRIES_MAX:
-        return list(cask) if len(cask) <= wanted else rng.sample(list(cask), wanted)
+    if len(cask) <= wanted:
+        return list(cask)
     found: list[bytes] = []
-    buckets, tries = cask.buckets, wanted * _EMPTY_TRIES_MAX
-    while len(found) < wanted and tries:
-        tries -= 1
-        found += buckets[rng.randrange(len(buckets))]
-    if len(found) < wanted:  # few keys in few slots
-        return rng.sample(list(cask), wanted)
-    return found if len(found) < 2 * wanted else rng.sample(found, wanted)
+    buckets, count, pick = cask.buckets, len(cask.buckets), rng.random
+    for _ in range(max(_TRIES_MIN, 2 * wanted * count // len(cask))):
+        found += buckets[int(pick() * count)]
+        if len(found) >= wanted:
+            return found[: 2 * wanted]
+    return found or list(cask)[:wanted]  # all of few keys in a few slots
 
 
 def victims(db: Db, policy: str, wanted: int, samples: int, rng: random.Random) -> list[bytes]:
-    """At most `wanted` keys that the policy gives up first, of `samples` times as many that were looked at."""
+    """At most `wanted` keys that the policy gives up first, of those that were looked at.
+
+    The least used of `samples` keys is, on average, as far from the very least used as are the keys of the lowest part
+    of `(samples + 1) / 2` times as many as are wanted; for many at once that is cheaper.
+    """
     volatile, _, how = policy.partition("-")
-    pool = wanted if how == "random" else wanted * samples
+    pool = wanted if how == "random" else max(samples, wanted * (samples + 1) // 2)
     choose = random_volatile if volatile == "volatile" else random_keys
     candidates = list(dict.fromkeys(choose(db, pool, rng)))
-    if how == "random":
+    if how == "random" or len(candidates) <= wanted:
         return candidates[:wanted]
-    return nsmallest(wanted, candidates, key=_worth(db, how))
+    worths = _worths(db, candidates, how)
+    return [candidates[at] for at in sorted(range(len(candidates)), key=worths.__getitem__)[:wanted]]
+
+
+def _worths(db: Db, keys: list[bytes], how: str) -> list[int]:
+    """For each key a number that is lower if it is to go earlier."""
+    usage = db.usage
+    if how == "ttl":
+        expires = db.cask.expires
+        return [expires.get(key, 0) for key in keys]
+    if isinstance(usage, Frequency):
+        return list(map(usage.count, keys))
+    written = db.idle.used_ms_of(keys)
+    if isinstance(usage, Recency) and usage:
+        return list(map(max, map(usage.used_ms, keys), written))
+    return written
+
+
+def enough(db: Db, keys: list[bytes], wanted_bytes: int) -> list[bytes]:
+    """The first of `keys` that together take so much memory, or all."""
+    expires = db.cask.expires
+    for count, key in enumerate(keys, 1):
+        wanted_bytes -= KEY_BYTES + len(key) + (EXPIRY_BYTES if key in expires else 0)
+        if wanted_bytes <= 0:
+            return keys[:count]
+    return keys
 
 
 def random_volatile(db: Db, wanted: int, rng: random.Random) -> list[bytes]:
     """The same of the keys that have an expiry."""
     expires = db.cask.expires
-    if len(expires) <= wanted * _EMPTY_TRIES_MAX:
-        return list(expires) if len(expires) <= wanted else rng.sample(list(expires), wanted)
+    if len(expires) <= wanted:
+        return list(expires)
     return db.deadlines.sample(wanted, rng)
-
-
-def _worth(db: Db, how: str) -> Callable[[bytes], int]:
-    """A function that is lower for keys that are to go earlier."""
-    usage = db.usage
-    if how == "ttl":
-        return lambda key: db.cask.expires.get(key, 0)
-    if isinstance(usage, Frequency):
-        return usage.count
-    if isinstance(usage, Recency):
-        return lambda key: max(usage.used_ms(key), db.idle.used_ms(key))
-    return db.idle.used_ms
 

@@ -7,8 +7,9 @@ by what is written in that time.
 
 Above the limit, with `noeviction`, or if a policy finds nothing in the shards led here, commands that may need more
 memory (those with the flag `denyoom`) are answered `-OOM`; reads and removals go on. Otherwise each leader chooses
-victims in its own shards, for its share of the excess, and proposes their removal, which all replicas apply alike. A
-leader tells the other nodes that its shard is full, so that they refuse before they forward:
+victims in its own shards, for its share of the excess and of what may come until the next look, and proposes their
+removal, which all replicas apply alike. A leader tells the other nodes that its shard is full, so that they refuse
+before they forward:
 
 | kind         | fields after (kind, shard)                          |
 | ------------ | --------------------------------------------------- |
@@ -26,7 +27,7 @@ from respkv import errors
 from respkv.border import Shape, require
 from respkv.config import Config
 from respkv.keyspace.usage import Frequency, Recency, Usage
-from respkv.keyspace.victims import KEY_BYTES, keys_bytes, victims
+from respkv.keyspace.victims import KEY_BYTES, enough, keys_bytes, victims
 from respkv.raft.group import Clock
 from respkv.shard.machine import EVICT_OP, wall_ms
 from respkv.shard.proposer import Proposer
@@ -35,7 +36,7 @@ from respkv.shard.waiting import Part
 
 SHARD_FULL: Final = 40
 TELL_S: Final = 1.0
-VICTIMS_MAX: Final = 1000  # in one entry
+VICTIMS_MAX: Final = 5000  # in one entry
 
 NOTHING: Final = "noeviction"
 
@@ -69,6 +70,7 @@ class Evictor:
         self._usage: type[Recency | Frequency] | None = None
         self._evicting: set[int] = set()  # shards with a removal under way
         self._full = False
+        self._used_before: int | None = None  # at the last look; growth is expected to go on
         self._told_full: dict[int, float] = {}  # shard to when its leader last said so
         self._tell_at = 0.0
 
@@ -76,6 +78,7 @@ class Evictor:
         self._limit, self._policy, self._samples = (
             config.maxmemory_bytes, config.maxmemory_policy, config.maxmemory_samples
         )  # fmt: skip
+        self._used_before = None
         how = self._policy.rpartition("-")[2] if self._limit else ""
         self._usage = Recency if how == "lru" else Frequency if how == "lfu" else None
         self.look()
@@ -89,8 +92,10 @@ class Evictor:
         full = False
         if self._limit:
             by_shard = {replica.shard.id: keys_bytes(replica.machine.db, self._rng) for replica in self._replicas}
-            excess = sum(by_shard.values()) - self._limit
-            full = excess > 0 and not self._make_room(by_shard, excess)
+            used = sum(by_shard.values())
+            growth = 0 if self._used_before is None else max(0, used - self._used_before)
+            self._used_before = used
+            full = used > self._limit and not self._make_room(by_shard, used - self._limit + growth)
         self._set_full(full)
         self._forget_told()
 
@@ -104,9 +109,11 @@ class Evictor:
                     proposer.use(machine)
             elif type(machine.db.usage) is not self._usage or proposer.get_plain == machine.get_plain:
                 if type(machine.db.usage) is not self._usage:
-                    machine.db.usage = self._usage(wall_ms)
+                    machine.db.usage = self._usage()
                 usage: Usage = machine.db.usage
                 proposer.get_plain = usage.watching(machine.get_plain)
+            if machine.db.usage is not None:
+                machine.db.usage.now_ms = wall_ms()
 
     # -- evicting
 
@@ -131,17 +138,16 @@ class Evictor:
             return True
         each = max(KEY_BYTES, held_bytes // max(1, len(db.cask)))
         keys = victims(db, self._policy, min(VICTIMS_MAX, -(-excess // each)), self._samples, self._rng)
+        keys = enough(db, keys, excess)
         if keys:
             self._evicting.add(shard)
             replica.proposer.write(_Eviction(self, shard), 0, [EVICT_OP, *keys])
         return bool(keys)
 
     def evicted_from(self, shard: int, count: int) -> None:
-        """A removal has its outcome: if that was not enough, on with the next one."""
+        """A removal has its outcome. If that was not enough, the next look goes on: others may evict, too."""
         self.evicted += count
         self._evicting.discard(shard)
-        if count:
-            self.look()
 
     # -- refusing
 
