@@ -200,6 +200,7 @@ class Node:
 
     def _turn(self) -> None:
         self._scheduled = False
+        self.server.begin_turn()
         dirty, self._dirty = self._dirty, []
         try:
             for replica in dirty:
@@ -211,7 +212,7 @@ class Node:
             return
         self.peers.flush()
         self.journal.flush()
-        self.server.flush_finished()
+        self.server.end_turn()
 
     # -- the disk
 

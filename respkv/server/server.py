@@ -74,6 +74,7 @@ class Server:
         self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
         self._wake = wake
         self._finished: list[Connection] = []
+        self._posted: list[tuple[Connection, bytes]] = []
         self.output_bytes_max = 0
         self._pending_bytes_max = 0
         for proposer in self.proposers:
@@ -142,10 +143,32 @@ class Server:
             self._finished.append(connection)
             self._wake()
 
-    def flush_finished(self) -> None:
+    def post(self, connection: Connection, data: bytes) -> None:
+        """`data` is sent at the end of this turn: so what many clients get leaves in a row, and one that waits for the
+        next reply on another core is not put to sleep and woken again for each."""
+        if not self._posted:
+            self._wake()
+        self._posted.append((connection, data))
+
+    def begin_turn(self) -> None:
+        """What clients have sent was run: looks at what lone GETs took, with one clock for all of them."""
+        posted = self._posted
+        if posted:
+            now = Clock.now()
+            if now - posted[0][0].session.last_at >= self.watch.notable_s:
+                self.watch.lone_gets([connection for connection, _ in posted], now)
+
+    def send_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        for connection, data in posted:
+            connection.send(data)
+
+    def end_turn(self) -> None:
+        """Sends the replies that this turn has brought."""
         finished, self._finished = self._finished, []
         for connection in finished:
             connection.flush()
+        self.send_posted()
 
     def owner(self, shard: Shard) -> str:
         """The node to which a client of the cluster view should go for this shard.
