@@ -141,7 +141,8 @@ def respkv(directory: Path, *options: str) -> Iterator[int]:
     """One node with the options given; its port. The cluster view is 1000 higher."""
     port = free_ports(1)
     command = [sys.executable, "-m", "respkv", "server", "--dir", str(directory / "data"), "--port", str(port)]
-    command += ["--enable-debug-command", "yes"]
+    if "--enable-debug-command" not in options:
+        command += ["--enable-debug-command", "yes"]
     with _started([([*command, *options], port)], directory):
         yield port
 
