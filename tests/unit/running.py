@@ -143,7 +143,8 @@ def respkv(directory: Path, *options: str) -> Iterator[int]:
     command = [sys.executable, "-m", "respkv", "server", "--dir", str(directory / "data"), "--port", str(port)]
     if "--enable-debug-command" not in options:
         command += ["--enable-debug-command", "yes"]
-    with _started([([*command, *options], port)], directory):
+    with _started([([*command, *options], port)], directory) as processes:
+        eventually(lambda: _answers(processes[0], port + 1000))
         yield port
 
 
