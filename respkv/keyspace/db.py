@@ -111,6 +111,13 @@ class Db:
     def exists(self, key: bytes) -> bool:
         return self._present(key) and not 0 < self._expire_of(key) <= self.now_ms
 
+    def fingerprint(self, key: bytes) -> bytes:
+        """What a reader finds under `key` in a few bytes, the same on every replica; empty if it is absent.
+
+        Different contents have different fingerprints but for one chance in 2**32 (a checksum tells them apart).
+        """
+        return self._source.fingerprint(key) if self.exists(key) else b""
+
     def expire_at_ms(self, key: bytes) -> int:
         """When the live key `key` expires, Unix time in milliseconds; `NO_EXPIRY` (0) if never or if absent."""
         at_ms = self._expire_of(key)

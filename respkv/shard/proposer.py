@@ -34,7 +34,7 @@ from respkv.cluster.peers import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import LongBulk, RespError
-from respkv.shard.batch import Entry, Ops, Puts, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, count_ops, decode_entry, encode_entry, encode_runs
 from respkv.shard.border import (
     APPLIED,
     FAILED,
@@ -232,6 +232,16 @@ class Proposer:
         self._ops.append(args)
         self._sinks.append((part, token))
 
+    def write_guarded(self, part: Part, token: int, args: list[bytes]) -> None:
+        """As `write`, for a transaction with watched keys (`respkv.shard.watches`)."""
+        if self.part is not part:
+            self.join(part)
+        if self.puts:
+            self._close_puts()
+        self._ops = None
+        self._runs.append(Guarded([args]))
+        self._sinks.append((part, token))
+
     @property
     def serves_reads(self) -> bool:
         """Whether a read may be answered from the applied state at this moment."""
@@ -287,6 +297,8 @@ class Proposer:
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
+                if self.machine is not None:
+                    self.machine.watches.clear()
         if group is None:
             if self._parts or self._queue or self._reads:
                 self._forward_all()
@@ -373,6 +385,7 @@ class Proposer:
                 origins.append((batch.origin, batch.request, first, ops))
             first += ops
             batch.term = term
+        self._judge(runs)
         entry = Entry(wall_ms(), random.getrandbits(63), origins, runs)
         index = group.propose(encode_entry(entry))
         self._proposals[index] = (term, batches)
@@ -383,10 +396,24 @@ class Proposer:
         batch = self._queue.pop(0)
         batch.term = group.term
         origins = [] if batch.origin is None else [(batch.origin, batch.request, 0, len(batch.sinks))]
+        self._judge(batch.runs)
         head = encode_head(LongEntry(wall_ms(), random.getrandbits(63), origins, batch.runs))
         index = group.propose_long(batch.body, head)
         self._proposals[index] = (group.term, [batch])
         self.proposed += 1
+
+    def _judge(self, runs: list[LongRun]) -> None:
+        """Refuses the transactions among `runs` whose watched keys may not be what they were."""
+        for run in runs:
+            if type(run) is Guarded:
+                break
+        else:
+            return
+        assert self.machine is not None
+        batches = [batches for _, batches in self._proposals.values()]
+        known = all(batches)  # one that nobody waits for any more is forgotten
+        under_way = [run for each in batches for batch in each for run in batch.runs] if known else None
+        self.machine.watches.judge(runs, under_way)
 
     def _reads_as_batch(self) -> Batch:
         reads, self._reads = self._reads, []

@@ -19,11 +19,13 @@ class Batch:
     written. Nothing of the store changes before the commit; a batch that is dropped has no effect.
     """
 
-    __slots__ = ("_cask", "changes", "cleared")
+    __slots__ = ("_cask", "changes", "cleared", "forgot")
 
     def __init__(self, cask: Bitcask) -> None:
         self._cask = cask
         self.cleared = False
+        self.forgot = False
+        """Changes were made before the last `clear` and are not among `changes` any more."""
         self.changes: dict[bytes, tuple[int, int, bytes | LongRecord]] = {}
         """Key to (bucket, expire_ms, encoded record); an empty record deletes the key."""
 
@@ -62,6 +64,7 @@ class Batch:
     def clear(self) -> None:
         """Removes every key, those put earlier in this batch included."""
         self.cleared = True
+        self.forgot = self.forgot or bool(self.changes)
         self.changes = {}
 
     def get(self, key: bytes, bucket: int | None = None) -> Record | None:
@@ -71,6 +74,16 @@ class Batch:
             return None if self.cleared else self._cask.get(key, bucket)
         decoded = record.decode(bytes(change[2]))
         return decoded and decoded[1]
+
+    def fingerprint(self, key: bytes) -> bytes:
+        """As `Bitcask.fingerprint`; of a value in parts it is no more than that it is one."""
+        change = self.changes.get(key)
+        if change is None:
+            return b"" if self.cleared else self._cask.fingerprint(key)
+        encoded = change[2]
+        if isinstance(encoded, LongRecord):
+            return b"long"
+        return record.fingerprint_at(encoded, 0) if encoded else b""
 
     def has(self, key: bytes, bucket: int | None = None) -> bool:
         change = self.changes.get(key)

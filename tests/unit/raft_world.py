@@ -31,6 +31,7 @@ from respkv.shard.batch import Entry, Puts, decode_entry
 from respkv.shard.long import LongEntry, LongPut, Slices, decode_head, values_of
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part
+from respkv.shard.watches import Watches
 from tests.sim.seams import SortedNodes
 from tests.sim.watch import Broken
 
@@ -74,6 +75,7 @@ class Recorder:
     can_apply = can_read = staticmethod(lambda args: True)
 
     def __init__(self, history: list[tuple[int, int, bytes]]) -> None:
+        self.watches = Watches()
         self.history = history
         self.ops: list[bytes] = []
         for _, _, command in history:
