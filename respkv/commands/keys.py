@@ -25,12 +25,12 @@ _DELETE_COMPLEXITY = (
 )
 
 
-def expire_keys(db: Db, keys: list[bytes]) -> list[bytes]:
-    """Removes those of `keys` whose expiry has passed at `db.now_ms`; returns them. Applied by every replica alike.
+def expire_keys(db: Db, keys: list[bytes]) -> int:
+    """Removes those of `keys` whose expiry has passed at `db.now_ms`; returns how many. Applied by every replica alike.
 
     A key that got another value or expiry since the leader proposed its removal stays.
     """
-    return list(filter(db.remove_expired, keys))
+    return sum(map(db.remove_expired, keys))
 
 
 # --- existence ---

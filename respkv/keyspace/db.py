@@ -198,7 +198,7 @@ class Db:
             return False
         self.idle.forget(key)
         was_live = not 0 < batch.expire_of(key) <= self.now_ms
-        batch.delete(key)
+        batch.delete(key, expired=not was_live)
         return was_live
 
     def remove_expired(self, key: bytes) -> bool:
@@ -206,7 +206,7 @@ class Db:
         batch = self._writing()
         if not 0 < batch.expire_of(key) <= self.now_ms:
             return False
-        batch.delete(key)
+        batch.delete(key, expired=True)
         return True
 
     def flush_all(self) -> None:

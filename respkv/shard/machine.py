@@ -140,10 +140,7 @@ class Machine:
             return self._exec(args, context)
         if args[0] == WATCH_OP:
             return self.watches.issue(self.db, args[1:])
-        removed = expire_keys(self.db, args[1:])
-        if self.watches.stamps:
-            self.watches.removed_expired(removed)
-        return len(removed)
+        return expire_keys(self.db, args[1:])
 
     def _exec(self, args: list[bytes], context: Context) -> Reply:
         transaction, db = transaction_of(args), self.db

@@ -29,7 +29,7 @@ from respkv.reply import RespError
 from respkv.shard.batch import Guarded, Ops, Puts
 from respkv.shard.long import LongRun
 from respkv.shard.transaction import EXEC_OP, REFUSED, Watched, transaction_of
-from respkv.storage.batch import Batch
+from respkv.storage.batch import EXPIRED, Batch
 
 STAMPS_MAX: Final = 65_536
 WATCH_S: Final = 3600.0
@@ -42,12 +42,11 @@ class Watches:
     as nobody watches anything.
     """
 
-    __slots__ = ("_expired", "_numbers", "stamps")
+    __slots__ = ("_numbers", "stamps")
 
     def __init__(self) -> None:
         self.stamps: dict[bytes, tuple[int, float]] = {}
         self._numbers = itertools.count(random.getrandbits(62))  # no other leader's, nor this one's before a restart
-        self._expired: set[bytes] = set()
 
     def clear(self) -> None:
         """Another leader may have written since: what was given out is worth nothing any more."""
@@ -83,17 +82,12 @@ class Watches:
                 del stamps[key]
         self._drop_old(Clock.now())
 
-    def removed_expired(self, keys: Iterable[bytes]) -> None:
-        """Of what `committed` will find changed, this was absent before."""
-        self._expired.update(keys)
-
     def committed(self, batch: Batch) -> None:
         """The changes of `batch` were applied."""
         if batch.forgot:
             self.stamps.clear()
         else:  # what `clear` removed the fingerprints tell
-            self.wrote({key for key in batch.changes if key not in self._expired})
-        self._expired.clear()
+            self.wrote({key for key, change in batch.changes.items() if change[1] != EXPIRED})
 
     # -- entries are proposed
 
