@@ -238,7 +238,7 @@ def exec_abort() -> RespError:
 
 
 def exec_abort_because(error: RespError) -> RespError:
-    return RespError(f"EXECABORT Transaction discarded because of: {error.text}")
+    return RespError(f"EXECABORT Transaction discarded because of: {error.text.removeprefix('ERR ')}")
 
 
 def transaction_too_large(commands_max: int, bytes_max: int) -> RespError:

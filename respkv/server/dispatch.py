@@ -156,9 +156,13 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
         permit(connection, spec, args)
         if queue is not None and spec.name not in RUN_INSIDE_MULTI:
             return queue.add(connection, spec, args)
-    except RespError:
+    except RespError as error:
         if queue is not None:
             queue.spoil()
+        if args[0].upper() == b"EXEC":
+            connection.session.end_transaction()
+            connection.choose_way()
+            raise errors.exec_abort_because(error) from None
         raise
     if spec.kind == "server":
         return run_here(Call(connection, burst, token, args), spec)

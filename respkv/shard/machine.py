@@ -144,8 +144,11 @@ class Machine:
 
     def _exec(self, args: list[bytes], context: Context) -> Reply:
         transaction, db = transaction_of(args), self.db
-        if transaction is None or any(db.fingerprint(each.key) != each.fingerprint for each in transaction.watched):
+        if transaction is None:
             return NULL_ARRAY
+        for watched in transaction.watched:
+            if db.has_written(watched.key) or db.fingerprint(watched.key) != watched.fingerprint:
+                return NULL_ARRAY
         return [self._run(command, context) for command in transaction.commands]
 
     def read(self, args: list[bytes]) -> Reply:

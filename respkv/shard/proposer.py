@@ -374,6 +374,9 @@ class Proposer:
 
     def _propose(self, group: Group) -> None:
         batches = self._take()
+        if not self._may_go(batches):
+            self._queue = batches + self._queue
+            return
         if self._reads:
             batches.insert(0, self._reads_as_batch())
         term = group.term
@@ -385,7 +388,6 @@ class Proposer:
                 origins.append((batch.origin, batch.request, first, ops))
             first += ops
             batch.term = term
-        self._judge(runs)
         entry = Entry(wall_ms(), random.getrandbits(63), origins, runs)
         index = group.propose(encode_entry(entry))
         self._proposals[index] = (term, batches)
@@ -393,27 +395,29 @@ class Proposer:
         self.proposed += 1
 
     def _propose_long(self, group: Group) -> None:
+        if not self._may_go(self._queue[:1]):
+            return
         batch = self._queue.pop(0)
         batch.term = group.term
         origins = [] if batch.origin is None else [(batch.origin, batch.request, 0, len(batch.sinks))]
-        self._judge(batch.runs)
         head = encode_head(LongEntry(wall_ms(), random.getrandbits(63), origins, batch.runs))
         index = group.propose_long(batch.body, head)
         self._proposals[index] = (group.term, [batch])
         self.proposed += 1
 
-    def _judge(self, runs: list[LongRun]) -> None:
-        """Refuses the transactions among `runs` whose watched keys may not be what they were."""
+    def _may_go(self, batches: list[Batch]) -> bool:
+        """Whether nothing under way may write what a transaction among these watches (`respkv.shard.watches`)."""
+        runs = [run for batch in batches for run in batch.runs]
         for run in runs:
             if type(run) is Guarded:
                 break
         else:
-            return
+            return True
         assert self.machine is not None
-        batches = [batches for _, batches in self._proposals.values()]
-        known = all(batches)  # one that nobody waits for any more is forgotten
-        under_way = [run for each in batches for batch in each for run in batch.runs] if known else None
-        self.machine.watches.judge(runs, under_way)
+        proposed = [waiting for _, waiting in self._proposals.values()]
+        known = all(proposed)  # what nobody waits for any more is forgotten
+        under_way = [run for waiting in proposed for batch in waiting for run in batch.runs] if known else None
+        return self.machine.watches.judge(runs, under_way)
 
     def _reads_as_batch(self) -> Batch:
         reads, self._reads = self._reads, []

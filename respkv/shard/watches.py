@@ -6,9 +6,11 @@ that was taken back: the key deleted and set again, a lock that was held for a m
 leader refuses a transaction if one of its stamps is gone,
 
 - because an entry that was applied here has written the key since; or
-- because one that is under way, or stands before it in the same entry, may write it; or
 - because this leader does not know the stamp: another one gave it, or too long ago (`WATCH_S`), or there were too many
   (`STAMPS_MAX`).
+
+While an entry is under way that may write the key, the transaction is not proposed: so all that the stamps cannot tell
+stands before it in its own entry, and what that has written every replica sees when it applies it (`Db.has_written`).
 
 To refuse is always safe: WATCH allows EXEC to fail, and clients try again. Stamps are in memory alone and not part of
 the state that replicas share; what a leader refuses goes into the log as refused. That an expired key is removed is no
@@ -91,24 +93,23 @@ class Watches:
 
     # -- entries are proposed
 
-    def judge(self, runs: Iterable[LongRun], under_way: Iterable[LongRun] | None) -> None:
-        """Refuses those transactions of `runs` whose keys may not be what they were.
+    def judge(self, runs: Iterable[LongRun], under_way: Iterable[LongRun] | None) -> bool:
+        """Refuses those transactions among `runs` whose keys were written since; whether `runs` may be proposed now.
 
         `under_way` was proposed before and is not applied yet (None: that is not known).
         """
-        before = _Writes()
-        if under_way is None:
-            before.everything = True
-        else:
-            for run in under_way:
-                before.add(run)
+        watched: list[Watched] = []
         for run in runs:
             if type(run) is Guarded:
                 transaction = transaction_of(run.commands[0])
-                watched = transaction.watched if transaction is not None else []
-                if not self.vouches(watched) or before.touch(watched):
+                keys = transaction.watched if transaction is not None else []
+                if self.vouches(keys):
+                    watched += keys
+                else:
                     run.commands = [list(REFUSED)]
-            before.add(run)
+        if under_way is None:
+            return not watched
+        return not watched or not _Writes(under_way).touch(watched)
 
     def vouches(self, watched: Iterable[Watched]) -> bool:
         """Whether nothing that was applied here has written the keys since."""
@@ -120,14 +121,16 @@ class _Writes:
 
     __slots__ = ("everything", "keys")
 
-    def __init__(self) -> None:
+    def __init__(self, runs: Iterable[LongRun]) -> None:
         self.keys: set[bytes] = set()
         self.everything = False
+        for run in runs:
+            self._add(run)
 
     def touch(self, watched: Iterable[Watched]) -> bool:
         return self.everything or any(each.key in self.keys for each in watched)
 
-    def add(self, run: LongRun) -> None:
+    def _add(self, run: LongRun) -> None:
         if isinstance(run, Puts):
             self.keys.update(run.keys)
         elif isinstance(run, Ops):

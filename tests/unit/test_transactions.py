@@ -53,11 +53,14 @@ class Leader:
         found: Any = self.machine.read([WATCH_OP, *keys])
         return [Watched(key, *found[2 * i : 2 * i + 2]) for i, key in enumerate(keys)]
 
-    def proposed(self, watched: list[Watched], *lines: str, under_way: Any = ()) -> Guarded:
+    def proposed(self, watched: list[Watched], *lines: str) -> Guarded:
         """The run as it goes into the log."""
         run = Guarded([exec_args(watched, [line.encode().split() for line in lines])])
-        self.machine.watches.judge([run], under_way)
+        self.machine.watches.judge([run], ())
         return run
+
+    def may_go(self, watched: list[Watched], *under_way: Any) -> bool:
+        return self.machine.watches.judge([Guarded([exec_args(watched, [])])], under_way)
 
     def exec(self, watched: list[Watched], *lines: str) -> Any:
         return self.apply(self.proposed(watched, *lines))[0]
@@ -194,7 +197,7 @@ def test_two_clients_that_watch_the_same_key(leader: Leader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "refused"),
+    ("run", "writes"),
     [
         (puts(b"k", b"1"), True),
         (puts(b"other", b"1"), False),
@@ -210,16 +213,43 @@ def test_two_clients_that_watch_the_same_key(leader: Leader) -> None:
     ],
     ids=str,
 )
-def test_what_is_under_way_may_be_a_write(leader: Leader, run: Any, refused: bool) -> None:
+def test_it_waits_for_what_is_under_way_and_may_write(leader: Leader, run: Any, writes: bool) -> None:
     watched = leader.watch(b"k")
-    assert is_refused(leader.proposed(watched, under_way=[run])) is refused
-    behind = Guarded([exec_args(watched, [])])
-    leader.machine.watches.judge([run, behind], ())
-    assert is_refused(behind) is refused
+    assert leader.may_go(watched, run) is not writes
+    assert leader.may_go([], run)
 
 
-def test_what_is_under_way_unknown_may_be_anything(leader: Leader) -> None:
-    assert is_refused(leader.proposed(leader.watch(b"k"), under_way=None))
+def test_it_waits_for_what_is_not_known(leader: Leader) -> None:
+    guarded = Guarded([exec_args(leader.watch(b"k"), [])])
+    assert not leader.machine.watches.judge([guarded], None)
+    assert leader.machine.watches.judge([Ops([[b"SET", b"k", b"1"]])], None)
+
+
+@pytest.mark.parametrize(
+    ("before", "stops"),
+    [
+        ("SET k 1", True),
+        ("DEL k", True),
+        ("DEL absent", False),
+        ("SET k 2 NX", False),
+        ("GET k", False),
+        ("FLUSHALL", True),
+    ],
+)
+def test_what_stands_before_it_in_its_entry_is_judged_when_it_is_applied(
+    leader: Leader, before: str, stops: bool
+) -> None:
+    leader.put(b"k", b"1")
+    runs = [Ops([before.encode().split()]), leader.proposed(leader.watch(b"k", b"absent"), "SET done 1")]
+    assert leader.apply(*runs)[1] == (NULL_ARRAY if stops else [OK])
+
+
+def test_taken_back_in_the_same_entry_stops_it_too(leader: Leader) -> None:
+    leader.put(b"k", b"1")
+    for lines in (["SET k 2", "SET k 1"], ["SET absent 1", "DEL absent"], ["SET absent 1", "FLUSHALL", "SET k 1"]):
+        watched = leader.watch(b"k", b"absent")
+        commands = Ops([line.encode().split() for line in lines])
+        assert leader.apply(commands, leader.proposed(watched, "SET done 1"))[-1] is NULL_ARRAY
 
 
 def test_of_two_in_one_entry_only_the_first_may_write_what_both_watch(leader: Leader) -> None:
@@ -227,14 +257,6 @@ def test_of_two_in_one_entry_only_the_first_may_write_what_both_watch(leader: Le
     runs = [Guarded([exec_args(watched, [[b"INCR", b"n"]])]) for watched in (first, second)]
     leader.machine.watches.judge(runs, ())
     assert leader.apply(*runs) == [[1], NULL_ARRAY]
-
-
-def test_a_refused_transaction_writes_nothing_for_those_behind_it(leader: Leader) -> None:
-    old = leader.watch(b"n")
-    leader("SET n 1")
-    runs = [Guarded([exec_args(watched, [[b"INCR", b"n"]])]) for watched in (old, leader.watch(b"n"))]
-    leader.machine.watches.judge(runs, ())
-    assert leader.apply(*runs) == [NULL_ARRAY, [2]]
 
 
 def test_another_leader_vouches_for_nothing(leader: Leader, tmp_path: Path) -> None:
