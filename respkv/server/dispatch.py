@@ -190,17 +190,22 @@ def attempt(call: Call, spec: Spec) -> Reply | Later:
         return failed(call.connection, call.args, fault)
 
 
-def home_of(connection: Connection, spec: Spec, keys: Sequence[bytes]) -> Proposer:
-    """The shard of all of `keys`, for a command that may not span shards. Raises CROSSSLOT and MOVED."""
+def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
+    """The one shard of all of `keys`. Raises CROSSSLOT and MOVED.
+
+    Without `any_slot` they must be in one slot, as the cluster view always wants it.
+    """
     for key in keys:
         if len(key) > KEY_BYTES_MAX:
             raise errors.key_too_long(KEY_BYTES_MAX)
     server, session = connection.server, connection.session
-    proposer = _one_shard(server, session, spec, keys)
-    if proposer is None:
+    slots = {slot_of(key) for key in keys}
+    proposers = {server.proposer_of_slot[slot] for slot in slots}
+    if len(proposers) > 1 or (len(slots) > 1 and (session.cluster_view or not any_slot)):
         raise errors.cross_slot()
+    proposer = proposers.pop()
     if session.cluster_view:
-        _check_leader(server, proposer, slot_of(keys[0]))
+        _check_leader(server, proposer, slots.pop())
     return proposer
 
 

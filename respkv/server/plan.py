@@ -66,7 +66,7 @@ class Plan:
             self._errand(shard_of[slot_of(each.key)]).watched.append(each)
         keys = [key for spec, args in commands if spec.kind == "data" for key in spec_keys(spec, args)]
         if keys:
-            self._home(keys)
+            self._errand(home_of(connection, keys).shard)
         if len(self.errands) > 1 and any(spec.kind == "data" for spec, _ in commands):
             raise errors.cross_slot()
         self.first = list(self.errands)
@@ -88,14 +88,6 @@ class Plan:
         if errand is None:
             errand = self.errands[shard] = Errand()
         return errand
-
-    def _home(self, keys: Sequence[bytes]) -> None:
-        """Where all keys must be."""
-        proposers = self._connection.server.proposer_of_slot
-        if len({proposers[slot_of(key)].shard for key in keys}) > 1:
-            raise errors.cross_slot()
-        first = next(spec for spec, args in self.commands if spec.kind == "data" and spec_keys(spec, args))
-        self._errand(home_of(self._connection, first, keys).shard)
 
     def _place(self, position: int, spec: Spec, args: list[bytes]) -> None:
         if spec.kind == "server":

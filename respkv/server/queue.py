@@ -51,7 +51,7 @@ class Queue:
                 args[0] = args[0].upper()
             keys = spec_keys(spec, args)
             if keys:
-                proposer = home_of(connection, spec, keys)
+                proposer = home_of(connection, keys, any_slot=spec.spread is not None)
                 if spec.is_write and proposer.refusal is not None:
                     raise proposer.refusal
         if not self.broken:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from respkv import errors
-from respkv.commands.table import COMMANDS, command
+from respkv.commands.table import command
 from respkv.reply import OK, Reply, RespError
 from respkv.server.dispatch import Call, Later, has_open_writes, home_of
 from respkv.server.execution import Execution
@@ -85,12 +85,11 @@ def watch(call: Call) -> Reply | Later:
 
 def _by_shard(call: Call, keys: Sequence[bytes]) -> dict[Proposer, list[bytes]]:
     """Raises CROSSSLOT and MOVED, in the cluster view."""
-    spec, connection = COMMANDS[b"WATCH"], call.connection
     if call.session.cluster_view and keys:
-        return {home_of(connection, spec, keys): list(keys)}
+        return {home_of(call.connection, keys): list(keys)}
     found: dict[Proposer, list[bytes]] = {}
     for key in keys:
-        found.setdefault(home_of(connection, spec, [key]), []).append(key)
+        found.setdefault(home_of(call.connection, [key]), []).append(key)
     return found
 
 
