@@ -302,7 +302,7 @@ def reads_before_first_entry(replace: Callable[..., None]) -> None:
     replace(Core, "readable", property(lambda self: self.leader))
 
 
-@mutation("reads in readindex mode ask nobody", **{**_HALF_DEAF, "clients": 4, "think_s": 0.05}, read_mode="readindex")
+@mutation("reads in readindex mode ask nobody", **{**_HALF_DEAF, "clients": 6, "think_s": 0.02}, read_mode="readindex")
 def reads_without_majority(replace: Callable[..., None]) -> None:
     original = Read.__init__
 
