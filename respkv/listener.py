@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 ACCEPTS_PER_TURN = 16
 
@@ -29,3 +30,29 @@ async def listen(
             shared = socket.fromfd(own.fileno(), own.family, own.type, own.proto)
             servers.append(await loop.create_server(factory, sock=shared, backlog=backlog))
     return servers
+
+
+async def listen_unix(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], asyncio.BaseProtocol],
+    path: Path,
+    mode: int,
+    backlog: int,
+) -> asyncio.Server:
+    """Listens on a Unix socket at `path`, in the place of what a process that is gone has left there; `mode` are its
+    permissions, 0 leaves them to the umask. Raises OSError."""
+    _remove_leftover(path)
+    server = await loop.create_unix_server(factory, path, backlog=backlog)
+    _set_mode(path, mode)
+    return server
+
+
+def _remove_leftover(path: Path) -> None:
+    """Only a socket is removed: whatever else is there was not ours."""
+    if path.is_socket():
+        path.unlink()
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if mode:
+        path.chmod(mode)

@@ -28,13 +28,14 @@ import uvloop
 
 import respkv.server.commands  # noqa: F401 - fills the command table
 from respkv import errors
+from respkv.acl.users import UsersError
 from respkv.border import BadMessage
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Topology
 from respkv.config import Config
 from respkv.config.live import Live
 from respkv.disk import Disk
-from respkv.listener import listen
+from respkv.listener import listen, listen_unix
 from respkv.log import set_level
 from respkv.metrics import Histogram
 from respkv.offload import Worker, make_syncer
@@ -47,6 +48,8 @@ from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
+from respkv.server.renaming import RenamingError
+from respkv.server.roll import SHARD, USERS_HAVE, USERS_TELL, Roll
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, open_journal
@@ -130,6 +133,16 @@ class Node:
             wake=self._schedule,
             stop=self.stop,
         )
+        self.server.roll = Roll(
+            self.server.access,
+            self.proposers[SHARD],
+            self.replicas.get(SHARD),
+            self.peers,
+            config.dir / "users",
+            self._worker,
+            self._disk,
+        )
+        self.server.roll.start()
         if config.metrics_port:
             metrics = node_metrics(self.server, fsync_seconds)
             self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
@@ -177,6 +190,9 @@ class Node:
             for port, cluster_view in ((config.port, False), (config.cluster_port, True)):
                 factory = self._accept(cluster_view)
                 self._servers += await listen(self._loop, factory, address, port, config.tcp_backlog)
+        if config.unixsocket is not None:
+            factory, mode = self._accept(cluster_view=False), int(config.unixsocketperm, 8)
+            self._servers.append(await listen_unix(self._loop, factory, config.unixsocket, mode, config.tcp_backlog))
 
     def _accept(self, cluster_view: bool) -> Callable[[], Connection]:
         return lambda: Connection(self.server, cluster_view)
@@ -246,6 +262,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind in {USERS_TELL, USERS_HAVE}:
+                self.server.roll.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:
@@ -258,12 +276,14 @@ class Node:
     def _link_up(self, peer: str) -> None:
         for replica in self.replicas.values():
             replica.link_up(peer)
+        self.server.roll.link_up(peer)
 
     def _link_down(self, peer: str) -> None:
         for replica in self.replicas.values():
             replica.link_down(peer)
         for proposer in self._remote:
             proposer.link_lost(peer)
+        self.server.roll.link_down(peer)
 
     # -- time
 
@@ -275,6 +295,7 @@ class Node:
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self.server.roll.tick()
                 for proposer in self.proposers:
                     proposer.tick()
                     proposer.remove_expired()
@@ -328,6 +349,7 @@ class Node:
         for server in self._servers:
             server.close()
         self.server.holders.stop()
+        self.server.roll.stop()
         for replica in self.replicas.values():
             replica.step_aside()
         end = time.monotonic() + STOP_S
@@ -374,7 +396,7 @@ def run(config: Config) -> int:
     """Runs a node in the foreground until it is told to stop; returns the exit status. Logging is set up already."""
     try:
         return uvloop.run(_main(config))
-    except (StartError, JournalDamaged, JournalInUse, StorageError, OSError) as error:
+    except (StartError, JournalDamaged, JournalInUse, StorageError, UsersError, RenamingError, OSError) as error:
         log.critical("node_cannot_start", error=str(error))
         return 1
 

@@ -20,7 +20,9 @@ from respkv.config.values import (
     choice,
     directory,
     integer,
+    lines,
     path,
+    permissions,
     ratio,
     size,
     text,
@@ -72,6 +74,24 @@ class Config:
     requirepass: str = option(
         "", "requirepass", text(), "Password clients must give; empty is none.", live=True, secret=True
     )
+    protected_mode: str = option(
+        "yes", "protected-mode", choice("yes", "no"), "Without a password, only this machine may connect.", live=True
+    )
+    aclfile: Path | None = option(None, "aclfile", path, "File of users, for ACL LOAD and ACL SAVE.")
+    user: tuple[str, ...] = option((), "user", lines, "Users, each as in an ACL file without the first word.")
+    acl_pubsub_default: str = option(
+        "resetchannels",
+        "acl-pubsub-default",
+        choice("resetchannels", "allchannels"),
+        "What channels a new user may use.",
+        live=True,
+    )
+    acllog_max_len: int = option(128, "acllog-max-len", integer(0, 1 << 20), "Most entries of ACL LOG.", live=True)
+    rename_command: tuple[str, ...] = option(
+        (), "rename-command", lines, 'Commands under other names; "" for the new name disables one.'
+    )
+    unixsocket: Path | None = option(None, "unixsocket", path, "Unix socket of the standalone view.")
+    unixsocketperm: str = option("0", "unixsocketperm", permissions, "Its mode, in octal digits; 0 leaves it alone.")
     maxclients: int = option(10_000, "maxclients", integer(1, 1_000_000), "Most client connections at once.", live=True)
     timeout_s: int = option(
         0, "timeout", integer(0, 1 << 31), "Seconds after which an idle client is closed; 0 is never.", live=True

@@ -11,19 +11,22 @@ Back-pressure: reading stops while the client does not take its replies, and whi
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
+from respkv.acl.user import User
 from respkv.cluster.slots import slot_of
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.burst import Burst, PutBurst
-from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
+from respkv.server.dispatch import dispatch
 from respkv.server.session import Session
 from respkv.storage.errors import Damaged
 
@@ -47,6 +50,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_ended",
+        "_held",
         "_open_bytes",
         "_parser",
         "_reading",
@@ -63,8 +67,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server, cluster_view: bool) -> None:
         self.server = server
-        self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.fast = self.session.authenticated
+        access = server.access
+        self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
         self.waiting: deque[Burst | PutBurst] = deque()
         self.closing = False
         self.flush_scheduled = False
@@ -76,18 +80,23 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
+        self._held = False
+        self.choose_way()
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         session = self.session
-        session.address = _address(transport.get_extra_info("peername"))
-        session.local_address = _address(transport.get_extra_info("sockname"))
+        here = transport.get_extra_info("sockname")
+        session.is_unix = not isinstance(here, tuple)
+        there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
+        session.address, session.local_address = _address(there), _address(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
-        if not self.server.admit(self):
-            transport.write(encode(errors.max_clients(), 2))
+        refusal = self.server.admit(self)
+        if refusal is not None:
+            transport.write(encode(refusal, 2))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -256,7 +265,11 @@ class Connection(asyncio.Protocol):
             dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1])
-            if burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
+            if (
+                burst.protocol != self.session.protocol
+                or heavy + burst.expected_bytes >= REPLY_BYTES_MAX
+                or self._held
+            ):
                 # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
@@ -345,8 +358,19 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
+    def hold(self) -> None:
+        """Nothing more is run until `release`."""
+        self._held = True
+        self._pause()
+
+    def release(self) -> None:
+        self._held = False
+        self._continue()
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
+        if self._held:
+            return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []
             self._execute(backlog, 0)
@@ -388,17 +412,33 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def authenticated(self) -> None:
-        """The client has given the password."""
-        self.session.authenticated = self.fast = True
-        self._parser.authenticated = True
+    def authenticated(self, user: User) -> None:
+        """The client has shown that it is `user`."""
+        self.session.user, self.session.logged_in = user, True
+        self.permissions_changed()
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
-        allowed = not self.server.config.config.requirepass
-        self.session.reset(authenticated=allowed)
-        self.fast = allowed
-        self._parser.authenticated = allowed
+        access = self.server.access
+        self.session.reset(user=access.newcomer(), authenticated=access.open)
+        self.permissions_changed()
+
+    def permissions_changed(self) -> None:
+        """The session's user is another one, or may do other things."""
+        session = self.session
+        session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
+        self.choose_way()
+
+    def choose_way(self) -> None:
+        """Whether plain GET and SET may be run without a look at who sends them."""
+        session, server = self.session, self.server
+        self.fast = session.authenticated and session.user.everything and not self.closing and server.plain_names
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, by an address that others cannot have."""
+        host = self.session.address.rpartition(":")[0].strip("[]")
+        return self.session.is_unix or host == "::1" or host.startswith(("127.", "::ffff:127."))
 
     @property
     def fd(self) -> int:
@@ -419,7 +459,7 @@ def _address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or "?:0")
+    return f"{os.fsdecode(name or '?')}:0"
 
 
 def _keep_alive(sock: Any, seconds: int) -> None:

@@ -18,8 +18,10 @@ from respkv.cluster.slots import slot_of
 from respkv.commands.spread import Part as SpreadPart
 from respkv.commands.spread import Spread
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server.renaming import original
 from respkv.server.session import command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from respkv.server.session import Session
 
 log = structlog.get_logger()
-
-KEY_BYTES_MAX = 65_536
 
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
@@ -67,6 +67,17 @@ class Call:
     @property
     def session(self) -> Session:
         return self.connection.session
+
+    def alone(self) -> Callable[[Reply], None]:
+        """As `later`; until then nothing is run that the client sends behind this command."""
+        connection, answer = self.connection, self.later()
+        connection.hold()
+
+        def answer_and_go_on(reply: Reply) -> None:
+            answer(reply)
+            connection.release()
+
+        return answer_and_go_on
 
     def later(self) -> Callable[[Reply], None]:
         """A function to call once, with the reply."""
@@ -129,10 +140,15 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
 
 
 def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
+    server, session = connection.server, connection.session
+    if server.renamed:
+        args = original(server.renamed, args)
     spec = resolve(args)
-    if not connection.session.authenticated and "no_auth" not in spec.flags:
-        raise errors.no_auth()
-    connection.server.stats.calls[spec] += 1
+    if not session.authenticated and "no_auth" not in spec.flags:
+        raise server.access.no_auth()
+    if not session.user.everything:
+        server.access.check(connection, spec, args)
+    server.stats.calls[spec] += 1
     if spec.kind == "server":
         assert spec.fn is not None
         reply: Reply | Later = spec.fn(Call(connection, burst, token, args))

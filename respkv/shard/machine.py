@@ -15,6 +15,7 @@ from respkv.commands.context import Context
 from respkv.commands.keys import expire_keys
 from respkv.commands.table import COMMANDS, resolve
 from respkv.keyspace.db import Db
+from respkv.keyspace.system import SystemRecord
 from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
@@ -23,6 +24,8 @@ from respkv.storage import Bitcask
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
+SYSTEM_OP = b"\0system"
+VERSION_DIGITS_MAX = 18
 
 
 def wall_ms() -> int:
@@ -37,6 +40,8 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.on_system: Callable[[bytes, SystemRecord], None] = lambda _name, _record: None
+        """Told of each system record that an entry changes."""
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
@@ -45,7 +50,7 @@ class Machine:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
         spec = COMMANDS.get(args[0])
         if spec is None:
-            return args[0] == EXPIRE_OP
+            return args[0] == EXPIRE_OP or (args[0] == SYSTEM_OP and len(args) == 4 and _is_version(args[2]))
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
@@ -111,6 +116,8 @@ class Machine:
     def _run(self, args: list[bytes], context: Context) -> Reply:
         if args[0] == EXPIRE_OP:
             return expire_keys(self.db, args[1:])
+        if args[0] == SYSTEM_OP:
+            return self._set_system_record(*args[1:])
         spec = COMMANDS[args[0]]
         assert spec.fn is not None
         try:
@@ -118,6 +125,17 @@ class Machine:
         except RespError as refusal:
             return refusal.with_traceback(None)
         return reply
+
+    def _set_system_record(self, name: bytes, known: bytes, content: bytes) -> Reply:
+        """Replaces the record of which version `known` is the newest; replies the new version. If it is not the newest
+        any more nothing happens, and the reply is a list of the version and the content that are."""
+        record = self.db.system_record(name)
+        if record.version != int(known):
+            return [record.version, record.content]
+        record = SystemRecord(record.version + 1, content)
+        self.db.set_system_record(name, record)
+        self.on_system(name, record)
+        return record.version
 
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
@@ -147,6 +165,15 @@ class Machine:
     def due(self, limit: int) -> list[bytes]:
         """Keys whose expiry has passed, for the leader to propose their removal."""
         return self.db.deadlines.due(self._wall_ms(), limit)
+
+
+def _is_version(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= VERSION_DIGITS_MAX
+
+
+def system_op(name: bytes, known: int, content: bytes) -> list[bytes]:
+    """The command that changes a system record of version `known`."""
+    return [SYSTEM_OP, name, b"%d" % known, content]
 
 
 def expire_run(keys: list[bytes]) -> Ops:

@@ -10,6 +10,7 @@ A replica whose files are damaged begins anew and is refilled by the others: see
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -18,10 +19,10 @@ from typing import Any
 
 import structlog
 
-from respkv.cluster.slots import SLOTS, slot_of
 from respkv.cluster.topology import Shard
 from respkv.config import Config
 from respkv.disk import Disk
+from respkv.keyspace.system import BUCKETS, SystemRecord, bucket_of
 from respkv.offload import Worker
 from respkv.raft.border import check
 from respkv.raft.group import Group, Timing
@@ -83,6 +84,7 @@ class Replica:
         self.repairs = 0
         self.damage: Damaged | None = None
         self._hand_over_at = now()
+        self._system_watchers: dict[bytes, Callable[[SystemRecord], None]] = {}
         self._files = threading.Lock()  # held by a job on the worker thread while it uses the log's files
         shard_log = journal.logs[shard.id]
         self.cask = self._open()
@@ -155,8 +157,9 @@ class Replica:
     def _open_cask(self) -> Bitcask:
         cask = Bitcask(
             self.path,
-            buckets=SLOTS,
-            bucket_of=slot_of,
+            buckets=BUCKETS,
+            bucket_of=bucket_of,
+            hidden=1,
             segment_bytes=self._config.segment_bytes,
             disk=self._disk,
             merge_dead_ratio=self._config.merge_dead_ratio,
@@ -259,6 +262,23 @@ class Replica:
             if sender is not None:
                 sender.stop()
 
+    # -- the system's own records
+
+    def watch_system(self, name: bytes, changed: Callable[[SystemRecord], None]) -> None:
+        """Calls `changed` with the record of this name now, and whenever it may be another one."""
+        self._system_watchers[name] = changed
+        self.machine.on_system = self._on_system
+        self._tell_system()
+
+    def _on_system(self, name: bytes, record: SystemRecord) -> None:
+        if name in self._system_watchers:
+            self._system_watchers[name](record)
+
+    def _tell_system(self) -> None:
+        with contextlib.suppress(Damaged):  # `_damaged` was told; it is told anew when this replica is refilled
+            for name in self._system_watchers:
+                self._on_system(name, self.machine.db.system_record(name))
+
     # -- damage
 
     def _tell_damage(self, damage: Damaged) -> None:
@@ -321,8 +341,10 @@ class Replica:
         self.cask = cask
         self._verified_at = float("-inf")
         self.machine = Machine(cask)
+        self.machine.on_system = self._on_system
         self.proposer.use(self.machine)
         self.proposer.installed()
+        self._tell_system()
 
     # -- snapshots
 
