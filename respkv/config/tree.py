@@ -24,6 +24,7 @@ from respkv.config.values import (
     path,
     permissions,
     ratio,
+    secret,
     size,
     text,
 )
@@ -72,7 +73,7 @@ class Config:
     peer_port: int = option(0, "peer-port", PORT_OR_ZERO, "Port for the other nodes; 0 is port + 10000.")
 
     requirepass: str = option(
-        "", "requirepass", text(), "Password clients must give; empty is none.", live=True, secret=True
+        "", "requirepass", secret, "Password clients must give; empty is none.", live=True, secret=True
     )
     protected_mode: str = option(
         "yes", "protected-mode", choice("yes", "no"), "Without a password, only this machine may connect.", live=True

@@ -71,6 +71,13 @@ def choice(*words: str) -> Parser:
     return parse
 
 
+def secret(value: object) -> str:
+    """A password: any bytes."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text, not {type(value).__name__}")
+    return value
+
+
 def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty: bool = True) -> Parser:
     def parse(value: object) -> str:
         if not isinstance(value, str) or "\0" in value or "\n" in value:

@@ -191,7 +191,7 @@ class Access:
             raise errors.users_unknown()
         user = self.users.get(name)
         if user is None or not user.accepts(password):
-            self._note(connection, Denial(AUTH, 0), TOPLEVEL, command, name)
+            self._note(connection, Denial(AUTH, 0), TOPLEVEL, command.decode().lower(), command, name)
             raise errors.wrong_pass()
         connection.authenticated(user)
 
@@ -205,7 +205,7 @@ class Access:
             return
         denial = user.check(spec, args)
         if denial is not None:
-            self._note(connection, denial, context, _object(denial, spec, args), user.name)
+            self._note(connection, denial, context, spec.name, _object(denial, spec, args), user.name)
             raise _refusal(denial, spec)
 
     def check_queued(self, connection: Connection, spec: Spec, args: Sequence[bytes]) -> RespError | None:
@@ -214,13 +214,16 @@ class Access:
         denial = None if user.everything else user.check(spec, args)
         if denial is None:
             return None
-        self._note(connection, denial, MULTI, _object(denial, spec, args), user.name)
+        self._note(connection, denial, MULTI, spec.name, _object(denial, spec, args), user.name)
         return errors.no_permission_any_more(_REASONS[denial.reason])
 
-    def _note(self, connection: Connection, denial: Denial, context: bytes, object: bytes, user: bytes) -> None:
+    def _note(
+        self, connection: Connection, denial: Denial, context: bytes, command: str, object: bytes, user: bytes
+    ) -> None:
         from respkv.server.commands.client import client_line  # which needs this module
 
-        entry = Entry(denial.reason, context, object, user, client_line(connection), time.time())
+        client = client_line(connection, command)
+        entry = Entry(denial.reason, context, object, user, client, time.time())
         self.denials.add(entry, self._live.config.acllog_max_len)
 
 

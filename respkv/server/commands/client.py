@@ -118,9 +118,9 @@ def _listing(call: Call, connections: Iterable[Connection]) -> Verbatim:
     return Verbatim(b"".join(lines))
 
 
-def client_line(connection: Connection) -> bytes:
-    """What CLIENT LIST tells of a client, without the end of the line."""
-    return _line(connection, Clock.now(), connection.session.last_command)
+def client_line(connection: Connection, command: str) -> bytes:
+    """What CLIENT LIST tells of a client that runs `command`, without the end of the line."""
+    return _line(connection, Clock.now(), command)
 
 
 def _line(connection: Connection, now: float, last_command: str) -> bytes:
