@@ -148,8 +148,9 @@ class Node:
             self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
         await self.peers.start(config.bind_addresses, config.peer_port)
         _tame_collector()
-        await self._listen()
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
+        await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
+        await self._listen()
         log.info(
             "node_started",
             node=node,

@@ -12,7 +12,7 @@ and as durable as any write.
 
 A change is answered when every node that this one has a link to enforces it, by its own word. A node without a link to
 this one enforces it as soon as it has a link to any node that does, or (it holds a replica of shard 0) applies the
-entry.
+entry. A node that starts first listens to the others, for a moment, and then for clients.
 
 Nodes that hold shard 0 find the record in its state when they start; others keep a copy in the file `users`:
 `version u64 | content | crc32 of all before it`. Who has neither lets nobody in before another node has told.
@@ -21,6 +21,7 @@ Nodes that hold shard 0 find the record in its state when they start; others kee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -123,6 +124,15 @@ class Roll:
             self._replica.watch_system(USERS, self._changed)
             if not self._replica_remembers():
                 self._access.forget()
+
+    async def hear(self, others: int, longest_s: float) -> None:
+        """Waits until so many other nodes have told what they know, but no longer than that: before a node lets clients
+        in it should know what has changed while it was down."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                while len(self._has) < others:
+                    self._heard.clear()
+                    await self._heard.wait()
 
     def tick(self) -> None:
         """Sees whether what this node waited for has come; to be called now and then."""
