@@ -268,7 +268,7 @@ class SimNode:
         self.peers.flush()
         assert self.journal is not None
         self.journal.flush()
-        self.server.flush_finished()
+        self.server.end_turn()
 
     def deliver(self, peer: str, message: Any) -> None:
         kind, shard = message[0], message[1]
