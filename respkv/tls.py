@@ -8,13 +8,14 @@
 | `tls-protocols`, `tls-ciphers`       | what may be spoken                                                     |
 
 Nodes always show each other certificates, signed by a common authority; names in them are not compared, as the secret
-of the cluster tells who belongs to it. A file that is given for both ends needs both usages, or none, in its extensions.
+of the cluster tells who belongs to it. A file that is given for both ends needs both usages, or none, in its
+extensions.
 """
 
 from __future__ import annotations
 
 import ssl
-from typing import Final
+from typing import Final, NamedTuple
 
 from respkv.config import Config, ConfigError
 
@@ -42,18 +43,25 @@ def for_peers(config: Config, *, dials: bool) -> ssl.SSLContext:
     return context
 
 
-def for_tools(config: Config) -> ssl.SSLContext:
-    """What the command line speaks with a node of its own configuration. Raises ConfigError."""
-    return for_peers(config, dials=True)
+class PeerContexts(NamedTuple):
+    """What speaks with other nodes: when one dials, and when it is dialed."""
+
+    dials: ssl.SSLContext
+    listens: ssl.SSLContext
+
+
+def peer_contexts(config: Config) -> PeerContexts | None:
+    """None: nodes do not speak TLS. Raises ConfigError."""
+    if config.tls_cluster == "no":
+        return None
+    return PeerContexts(for_peers(config, dials=True), for_peers(config, dials=False))
 
 
 def check(config: Config) -> None:
     """Raises ConfigError if what the configuration asks for cannot be."""
     if config.tls_port or config.tls_cluster_port:
         for_clients(config)
-    if config.tls_cluster == "yes":
-        for_peers(config, dials=True)
-        for_peers(config, dials=False)
+    peer_contexts(config)
 
 
 def _context(protocol: int, config: Config) -> ssl.SSLContext:

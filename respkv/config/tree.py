@@ -27,6 +27,7 @@ from respkv.config.values import (
     secret,
     size,
     text,
+    tls_versions,
 )
 
 ENVIRONMENT_PREFIX: Final = "RESPKV_"
@@ -71,6 +72,26 @@ class Config:
     port: int = option(6379, "port", PORT, "Port of the standalone view: looks like one Redis server.")
     cluster_port: int = option(0, "cluster-port", PORT_OR_ZERO, "Port of the cluster view; 0 is port + 1000.")
     peer_port: int = option(0, "peer-port", PORT_OR_ZERO, "Port for the other nodes; 0 is port + 10000.")
+
+    tls_port: int = option(
+        0, "tls-port", PORT_OR_ZERO, "Port of the standalone view over TLS; the same as port: nothing else there."
+    )
+    tls_cluster_port: int = option(0, "tls-cluster-port", PORT_OR_ZERO, "The same for the cluster view.")
+    tls_cluster: str = option("no", "tls-cluster", choice("yes", "no"), "Whether nodes speak TLS with each other.")
+    tls_cert_file: Path | None = option(None, "tls-cert-file", path, "This node's certificate chain (PEM).", live=True)
+    tls_key_file: Path | None = option(None, "tls-key-file", path, "Its private key (PEM).", live=True)
+    tls_key_file_pass: str = option("", "tls-key-file-pass", secret, "What the key is encrypted with.", secret=True)
+    tls_ca_cert_file: Path | None = option(
+        None, "tls-ca-cert-file", path, "Who signs the certificates of clients and nodes (PEM).", live=True
+    )
+    tls_ca_cert_dir: Path | None = option(None, "tls-ca-cert-dir", path, "The same as a directory.", live=True)
+    tls_auth_clients: str = option(
+        "yes", "tls-auth-clients", choice("yes", "no", "optional"), "Whether clients show certificates.", live=True
+    )
+    tls_protocols: str = option(
+        "TLSv1.2 TLSv1.3", "tls-protocols", tls_versions, "Versions of TLS, separated by spaces.", live=True
+    )
+    tls_ciphers: str = option("", "tls-ciphers", text(), "Ciphers of TLS 1.2, as OpenSSL names them.", live=True)
 
     requirepass: str = option(
         "", "requirepass", secret, "Password clients must give; empty is none.", live=True, secret=True

@@ -110,6 +110,14 @@ def path(value: object) -> Path | None:
     return Path(value) if str(value) else None
 
 
+def tls_versions(value: object) -> str:
+    """Versions of TLS that follow one another, separated by spaces."""
+    words = value.split() if isinstance(value, str) else []
+    if not words or not {word.lower() for word in words} <= {"tlsv1.2", "tlsv1.3"}:
+        raise ValueError(f"must be TLSv1.2, TLSv1.3 or both, not {shown(value)}")
+    return " ".join(words)
+
+
 def directory(value: object) -> Path:
     found = path(value)
     if found is None:

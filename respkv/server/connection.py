@@ -50,7 +50,6 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_ended",
-        "_held",
         "_open_bytes",
         "_parser",
         "_reading",
@@ -59,18 +58,20 @@ class Connection(asyncio.Protocol):
         "closing",
         "fast",
         "flush_scheduled",
+        "held",
         "protocol_error",
         "server",
         "session",
         "waiting",
     )
 
-    def __init__(self, server: Server, cluster_view: bool) -> None:
+    def __init__(self, server: Server, cluster_view: bool, port_shift: int = 0) -> None:
         self.server = server
         access = server.access
         self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
+        self.session.port_shift = port_shift
         self.waiting: deque[Burst | PutBurst] = deque()
-        self.closing = False
+        self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
@@ -80,7 +81,6 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
-        self._held = False
         self.choose_way()
 
     # -- asyncio.Protocol
@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not self._write_blocked and not self.closing:
+        while commands and not self._write_blocked and not self.closing and not self.held:
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
             self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
@@ -299,12 +299,8 @@ class Connection(asyncio.Protocol):
             dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1])
-            if (
-                burst.protocol != self.session.protocol
-                or heavy + burst.expected_bytes >= REPLY_BYTES_MAX
-                or self._held
-            ):
-                # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
+            if self.held or burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
+                # `hold`. Or HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -399,17 +395,17 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def hold(self) -> None:
-        """Nothing more is run until `release`."""
-        self._held = True
+        """No further command is run before `release`: one that is under way must have ended."""
+        self.held = True
         self._pause()
 
     def release(self) -> None:
-        self._held = False
-        self._continue()
+        """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
+        self.held = False
 
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
-        if self._held:
+        if self.held:
             return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []

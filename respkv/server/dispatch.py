@@ -73,11 +73,11 @@ class Call:
         connection, answer = self.connection, self.later()
         connection.hold()
 
-        def answer_and_go_on(reply: Reply) -> None:
-            answer(reply)
+        def go_on_and_answer(reply: Reply) -> None:
             connection.release()
+            answer(reply)
 
-        return answer_and_go_on
+        return go_on_and_answer
 
     def later(self) -> Callable[[Reply], None]:
         """A function to call once, with the reply."""
@@ -140,14 +140,11 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
 
 
 def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
-    server, session = connection.server, connection.session
+    server = connection.server
     if server.renamed:
         args = original(server.renamed, args)
     spec = resolve(args)
-    if not session.authenticated and "no_auth" not in spec.flags:
-        raise server.access.no_auth()
-    if not session.user.everything:
-        server.access.check(connection, spec, args)
+    permit(connection, spec, args)
     server.stats.calls[spec] += 1
     if spec.kind == "server":
         assert spec.fn is not None
@@ -156,6 +153,15 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
+
+
+def permit(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """Raises what forbids this client the command. Asked when it comes, inside MULTI too, and again by EXEC."""
+    session = connection.session
+    if not session.authenticated and "no_auth" not in spec.flags:
+        raise connection.server.access.no_auth()
+    if not session.user.everything:
+        connection.server.access.check(connection, spec, args)
 
 
 def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
@@ -176,7 +182,7 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
     else:
         return _span(connection, burst, token, spec, args, server.proposers)
     if connection.session.cluster_view:
-        _check_leader(server, proposer, slot_of(keys[0]))
+        _check_leader(server, connection.session, proposer, slot_of(keys[0]))
     return _run_on(connection, burst, token, spec, args, proposer)
 
 
@@ -189,11 +195,11 @@ def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[byte
     return proposers.pop() if len(proposers) == 1 else None
 
 
-def _check_leader(server: Server, proposer: Proposer, slot: int) -> None:
+def _check_leader(server: Server, session: Session, proposer: Proposer, slot: int) -> None:
     owner = server.owner(server.topology.shards[proposer.shard])
     if owner != server.node:
         node = server.topology.node(owner)
-        raise errors.moved(slot, node.host, node.cluster_port)
+        raise errors.moved(slot, node.host, node.cluster_port + session.port_shift)
 
 
 def _run_on(

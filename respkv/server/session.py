@@ -33,6 +33,7 @@ class Session:
         "logged_in",
         "name",
         "no_evict",
+        "port_shift",
         "protocol",
         "readonly",
         "user",
@@ -44,6 +45,7 @@ class Session:
         self.address = ""
         self.local_address = ""
         self.is_unix = False
+        self.port_shift = 0  # from the ports of the cluster view to those that this client is to be told of
         self.created_at = self.last_at = Clock.now()
         self.last_words: Sequence[bytes] = ()
         self.lib_name = b""
