@@ -114,7 +114,7 @@ class Selector:
         elif word[:1] == b"-":
             self._change(self._known(word[1:].decode(errors="replace")), allow=False)
         elif word[:1] == b"+":
-            self._allow(word[1:].decode(errors="replace"))
+            self._allow(rule[1:].decode("utf-8", "surrogateescape"))
         else:
             raise RuleError(SYNTAX)
 
@@ -191,18 +191,18 @@ class Selector:
         """`command`, `container|subcommand`, or `command|argument` for a command without subcommands."""
         command, bar, argument = name.rpartition("|")
         if not bar:
-            self._change(self._known(name), allow=True)
+            self._change(self._known(name.lower()), allow=True)
             return
-        self._known(command)
+        command = self._known(command.lower())
         if "|" in command:
             raise RuleError(SUBCOMMAND_ARGUMENT)
         if not argument:
             raise RuleError(SYNTAX)
         if catalog().is_container(command):
-            self._change(self._known(name), allow=True)
+            self._change(self._known(name.lower()), allow=True)
             return
         words = self.first_words.setdefault(command, [])
-        if argument not in words:
+        if argument.lower() not in map(str.lower, words):
             words.append(argument)
 
     def _change_category(self, category: str, allow: bool) -> None:
@@ -288,7 +288,9 @@ class Selector:
         if self.commands >> catalog().bits[spec.name] & 1:
             return True
         words = self.first_words.get(spec.name)
-        return words is not None and len(args) > 1 and args[1].lower().decode(errors="replace") in words
+        if words is None or len(args) < 2:
+            return False
+        return args[1].decode("utf-8", "surrogateescape").lower() in map(str.lower, words)
 
     def allows_key(self, key: bytes, access: Sequence[str]) -> bool:
         """Whether what `access` (flags of a key spec) says may be done with `key`."""
