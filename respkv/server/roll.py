@@ -150,8 +150,7 @@ class Roll:
     def _know(self) -> None:
         if not self._access.known:
             self._access.know()
-            for peer in self._peers.links:
-                self._tell(peer)
+            self._tell_all()
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -199,7 +198,7 @@ class Roll:
 
     async def _all_have(self, version: int) -> None:
         """Waits until every node that there is a link to enforces this version."""
-        while any(self._has.get(peer, 0) < version for peer in self._peers.links):
+        while any(self._has.get(peer, -1) < version for peer in self._peers.links):
             self._heard.clear()
             await self._heard.wait()
 
@@ -215,7 +214,7 @@ class Roll:
 
     def _tell_all(self) -> None:
         for peer in self._peers.links:
-            if self._has.get(peer, 0) < self._access.record.version:
+            if self._has.get(peer, -1) < self._access.record.version:
                 self._tell(peer)
 
     def _tell(self, peer: str) -> None:
