@@ -43,6 +43,22 @@ def for_peers(config: Config, *, dials: bool) -> ssl.SSLContext:
     return context
 
 
+def for_tools(config: Config) -> ssl.SSLContext | None:
+    """What the command line needs to speak with the standalone view of a node of this configuration; None: nothing.
+
+    Raises ConfigError.
+    """
+    if config.tls_port != config.port:
+        return None
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, config)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if config.tls_ca_cert_file is not None or config.tls_ca_cert_dir is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _trust(context, config)
+    return context
+
+
 class PeerContexts(NamedTuple):
     """What speaks with other nodes: when one dials, and when it is dialed."""
 

@@ -74,7 +74,7 @@ def choice(*words: str) -> Parser:
 def secret(value: object) -> str:
     """A password: any bytes."""
     if not isinstance(value, str):
-        raise ValueError(f"must be a text, not {type(value).__name__}")
+        raise ValueError(f"must be a text, not {shown(value)}")
     return value
 
 

@@ -12,9 +12,10 @@ who changes one names the version that he knows, so that of two changes at once 
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from typing import Final, NamedTuple
 
-from respkv.cluster.slots import SLOTS, slot_of
+from respkv.cluster.slots import OPEN, SLOTS, slot_of
 from respkv.keyspace.values import KEY_BYTES_MAX
 
 TYPE: Final = 254
@@ -38,8 +39,12 @@ def system_key(name: bytes) -> bytes:
 
 
 def bucket_of(key: bytes) -> int:
-    """The bucket of a key of either kind."""
-    return slot_of(key) if len(key) <= KEY_BYTES_MAX else SLOTS
+    """The bucket of a key of either kind: `slot_of`, written out as it is called for each key of a log that is opened."""
+    if len(key) > KEY_BYTES_MAX:
+        return SLOTS
+    if OPEN in key:
+        return slot_of(key)
+    return crc_hqx(key, 0) & 16383
 
 
 def pack(record: SystemRecord) -> bytes:

@@ -94,6 +94,9 @@ class Connection(asyncio.Protocol):
         session.address, session.local_address = _address(there), _address(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
+        access = self.server.access
+        session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
+        self.permissions_changed()
         refusal = self.server.admit(self)
         if refusal is not None:
             transport.write(encode(refusal, 2))

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from respkv.cluster.slots import slot_of
 from respkv.keyspace.digest import digest
 from respkv.keyspace.system import BUCKETS, NONE, SystemRecord, bucket_of, system_key
 from respkv.keyspace.values import KEY_BYTES_MAX
@@ -57,6 +60,11 @@ def test_no_key_of_a_client_is_that_of_a_record() -> None:
     assert len(system_key(b"")) > KEY_BYTES_MAX
     assert bucket_of(system_key(NAME)) == BUCKETS - 1
     assert bucket_of(system_key(NAME)[:KEY_BYTES_MAX]) < BUCKETS - 1
+
+
+@given(st.binary(max_size=40) | st.text("a{}", max_size=8).map(str.encode))
+def test_keys_of_clients_are_in_the_buckets_of_their_slots(key: bytes) -> None:
+    assert bucket_of(key) == slot_of(key)
 
 
 def test_a_record_is_in_no_count_list_or_digest(machine: Machine) -> None:
