@@ -39,7 +39,8 @@ def system_key(name: bytes) -> bytes:
 
 
 def bucket_of(key: bytes) -> int:
-    """The bucket of a key of either kind: `slot_of`, written out as it is called for each key of a log that is opened."""
+    """The bucket of a key of either kind: `slot_of`, written out as it is called for each key of a log that is
+    opened."""
     if len(key) > KEY_BYTES_MAX:
         return SLOTS
     if OPEN in key:
