@@ -203,21 +203,18 @@ class Access:
         For a command that is run or, with `context` `MULTI`, queued. `args` are as many as `spec` takes.
         """
         user = connection.session.user
-        if user.everything:
-            return
         denial = user.check(spec, args)
         if denial is not None:
             self._note(connection, denial, context, spec.name, _object(denial, spec, args), user.name)
             raise _refusal(denial, spec)
 
-    def check_queued(self, connection: Connection, spec: Spec, args: Sequence[bytes]) -> RespError | None:
-        """For EXEC: why a command that was queued may not be run any more, as its reply; None if it may."""
+    def check_queued(self, connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+        """The same by EXEC for a command that might be run when it was queued."""
         user = connection.session.user
-        denial = None if user.everything else user.check(spec, args)
-        if denial is None:
-            return None
-        self._note(connection, denial, MULTI, spec.name, _object(denial, spec, args), user.name)
-        return errors.no_permission_any_more(_REASONS[denial.reason])
+        denial = user.check(spec, args)
+        if denial is not None:
+            self._note(connection, denial, MULTI, spec.name, _object(denial, spec, args), user.name)
+            raise errors.no_permission_any_more(_REASONS[denial.reason])
 
     def _note(
         self, connection: Connection, denial: Denial, context: bytes, command: str, object: bytes, user: bytes

@@ -426,7 +426,7 @@ class Connection(asyncio.Protocol):
     def close_after_replies(self) -> None:
         """No further command is run; the connection closes when the replies so far are out."""
         self.closing = True
-        self.fast = False
+        self.choose_way()
         self._backlog.clear()
 
     def close_now(self) -> None:
@@ -470,9 +470,9 @@ class Connection(asyncio.Protocol):
         self.choose_way()
 
     def choose_way(self) -> None:
-        """Whether plain GET and SET may be run without a look at who sends them."""
-        session, server = self.session, self.server
-        self.fast = session.authenticated and session.user.everything and not self.closing and server.plain_names
+        """Plain GET and SET are run at once if nothing is in the way; else they go through `dispatch`."""
+        session, allowed = self.session, self.session.authenticated and self.session.user.everything
+        self.fast = allowed and session.transaction is None and not self.closing and self.server.plain_names
 
     @property
     def is_local(self) -> bool:

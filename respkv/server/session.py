@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from respkv.acl.user import User
 from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
+from respkv.shard.transaction import Watched
+
+if TYPE_CHECKING:
+    from respkv.server.queue import Queue
 
 _ids = itertools.count(1)
 
@@ -36,7 +41,9 @@ class Session:
         "port_shift",
         "protocol",
         "readonly",
+        "transaction",
         "user",
+        "watched",
     )
 
     def __init__(self, *, cluster_view: bool, user: User, authenticated: bool) -> None:
@@ -68,6 +75,12 @@ class Session:
         self.name = b""
         self.no_evict = False
         self.readonly = False
+        self.end_transaction()
+
+    def end_transaction(self) -> None:
+        """Neither in MULTI nor watching anything."""
+        self.transaction: Queue | None = None
+        self.watched: dict[bytes, Watched] = {}
 
 
 def command_name(args: Sequence[bytes]) -> str:

@@ -17,8 +17,9 @@ from respkv.server.commands import (
     info,
     keys,
     memory,
+    transactions,
     wait,
 )
 
 __all__ = ["acl", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
-           "wait"]  # fmt: skip
+           "transactions", "wait"]  # fmt: skip

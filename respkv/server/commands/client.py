@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from respkv import errors
 from respkv.acl.users import Users
+from respkv.cluster.slots import slot_of
 from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.raft.group import Clock
@@ -130,8 +131,8 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
     none.
     """
     session = connection.session
-    marks = {"r": session.readonly, "U": session.is_unix, "e": session.no_evict, "c": connection.closing}
-    flags = "".join(mark for mark, is_set in marks.items() if is_set)
+    flags = _flags(connection)
+    queue = session.transaction
     fields = {
         "id": session.id,
         "addr": session.address,
@@ -140,16 +141,16 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "name": session.name.decode(),
         "age": int(now - session.created_at),
         "idle": int(now - session.last_at),
-        "flags": flags or "N",
+        "flags": flags,
         "db": 0,
         "sub": 0,
         "psub": 0,
         "ssub": 0,
-        "multi": -1,
+        "multi": -1 if queue is None else queue.count,
         "qbuf": connection.input_bytes,
         "qbuf-free": 0,
         "argv-mem": 0,
-        "multi-mem": 0,
+        "multi-mem": 0 if queue is None else queue.bytes,
         "rbs": 0,
         "rbp": 0,
         "obl": 0,
@@ -163,8 +164,33 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "resp": session.protocol,
         "lib-name": session.lib_name.decode(),
         "lib-ver": session.lib_version.decode(),
+        "watch": len(session.watched),
     }
     return " ".join(f"{name}={value}" for name, value in fields.items()).encode("utf-8", "surrogateescape")
+
+
+def _flags(connection: Connection) -> str:
+    """In Redis's order."""
+    session = connection.session
+    found = {
+        "x": session.transaction is not None,
+        "d": _is_dirty(connection),
+        "c": connection.closing,
+        "r": session.readonly,
+        "U": session.is_unix,
+        "e": session.no_evict,
+    }
+    return "".join(flag for flag, is_set in found.items() if is_set) or "N"
+
+
+def _is_dirty(connection: Connection) -> bool:
+    """Whether a watched key is known here to have changed: where this node holds no replica, that is never."""
+    for key, watched in connection.session.watched.items():
+        proposer = connection.server.proposer_of_slot[slot_of(key)]
+        machine = proposer.machine
+        if machine is not None and not machine.is_as_watched(watched, vouch=proposer.leads):
+            return True
+    return False
 
 
 @command("CLIENT|KILL", kind="server", arity=-3, flags="admin loading stale noscript", group="connection",
