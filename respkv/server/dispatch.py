@@ -76,7 +76,8 @@ class Call:
         return self.connection.session
 
     def alone(self) -> Callable[[Reply], None]:
-        """As `later`; until then nothing is run that the client sends behind this command (EXEC sees to that itself)."""
+        """As `later`; until then nothing is run that the client sends behind this command (EXEC sees to that
+        itself)."""
         connection, answer = self.connection, self.later()
         if self.in_transaction:
             return answer
