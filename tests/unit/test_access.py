@@ -150,6 +150,37 @@ def test_a_failed_login_is_written_down(port: int, admin: Wire) -> None:
     admin("CONFIG SET acllog-max-len 128")
 
 
+def test_a_transaction_is_looked_at_when_it_is_queued_and_when_it_is_run(port: int, admin: Wire) -> None:
+    admin("ACL LOG RESET")
+    admin("ACL SETUSER judy reset on nopass ~{mine}:* +multi +exec +incr +get +set +ping +acl|setuser")
+    with Wire(port) as judy:
+        judy("AUTH judy x")
+        judy("MULTI")
+        assert judy("SET {mine}:1 1") == b"QUEUED"
+        assert str(judy("DEL {mine}:1")).startswith("NOPERM this user has no permissions to run the 'del' command")
+        assert str(judy("EXEC")) == "EXECABORT Transaction discarded because of previous errors."
+        judy("MULTI")
+        assert judy("INCR {mine}:2") == b"QUEUED"
+        assert judy("SET {mine}:3 3") == b"QUEUED"
+        assert judy("PING") == b"QUEUED"
+        admin("ACL SETUSER judy -incr -ping")
+        refused, done, also = judy("EXEC")  # type: ignore[misc]
+        assert str(refused) == str(also) == (
+            "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This "
+            "command is no longer allowed for the following reason: no permission to execute the command or subcommand"
+        )
+        assert done == b"OK"
+        judy("MULTI")
+        assert judy("ACL SETUSER judy -get") == judy("GET {mine}:3") == judy("SET {mine}:3 4") == b"QUEUED"
+        judy.send("EXEC", "GET {mine}:3", "SET {mine}:3 5")
+        assert [judy.rest_of_line() for _ in range(2)] == [b"*3\r\n", b"+OK\r\n"]
+        assert [judy.rest_of_line() for _ in range(3)] == [b"$1\r\n", b"3\r\n", b"+OK\r\n"]
+        assert judy.rest_of_line().startswith(b"-NOPERM")
+        assert judy.rest_of_line() == b"+OK\r\n"
+    found = {(e["context"], e["reason"], e["object"]) for e in log_of(admin)}
+    assert found >= {(b"multi", b"command", b"del"), (b"multi", b"command", b"incr"), (b"toplevel", b"command", b"get")}
+
+
 def test_requirepass_is_the_password_of_default_on_this_node(port: int, admin: Wire) -> None:
     try:
         assert admin("CONFIG SET requirepass first") == b"OK"
