@@ -152,10 +152,11 @@ class Node:
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
         await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
         await self._doors.open()
-        self._tls_wanted = tuple(getattr(config, name) for name in vars(config) if name.startswith("tls_"))
-        self.live.guard(tls.check)
-        self.live.watch(self._watch_tls)
-        self._loop.add_signal_handler(signal.SIGHUP, self.renew_tls)
+        if tls.is_used(config):
+            self._tls_wanted = tls.options_of(config)
+            self.live.guard(tls.check)
+            self.live.watch(self._watch_tls)
+            self._loop.add_signal_handler(signal.SIGHUP, self.renew_tls)
         log.info(
             "node_started",
             node=node,
@@ -197,9 +198,8 @@ class Node:
 
     def _watch_tls(self, config: Config) -> None:
         """CONFIG SET of something about TLS."""
-        wanted = tuple(getattr(config, name) for name in vars(config) if name.startswith("tls_"))
-        if wanted != self._tls_wanted:
-            self._tls_wanted = wanted
+        if tls.options_of(config) != self._tls_wanted:
+            self._tls_wanted = tls.options_of(config)
             self.renew_tls()
 
     def renew_tls(self) -> None:

@@ -25,6 +25,15 @@ _VERSIONS: Final = {
 }
 
 
+def is_used(config: Config) -> bool:
+    return bool(config.tls_port or config.tls_cluster_port or config.tls_cluster == "yes")
+
+
+def options_of(config: Config) -> tuple[object, ...]:
+    """All that a context depends on."""
+    return tuple(getattr(config, name) for name in vars(config) if name.startswith("tls_"))
+
+
 def for_clients(config: Config) -> ssl.SSLContext:
     """What listens for clients. Raises ConfigError."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, config)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,13 +224,18 @@ def test_nodes_speak_tls_with_each_other(cluster: TestCluster, authority: Author
 
 def test_a_port_may_speak_tls_alone(tmp_path: Path, authority: Authority) -> None:
     certificate, key = authority.issue("only")
-    files = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key), "TLS_CA_CERT_FILE": str(authority.file)}
+    files = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key), "TLS_AUTH_CLIENTS": "no"}
     with running_cluster(tmp_path, nodes=1, shards=1, start=False, **files) as cluster:
         node = cluster.nodes[0]
         node.options |= {"TLS_PORT": str(node.port), "TLS_CLUSTER_PORT": str(node.cluster_port)}
         node.start()
-        client = secure(node, authority, authority.issue("client"), port_shift=0)
-        wait_until(client.ping, "it answers over TLS")
+        wait_until(secure(node, authority, None, port_shift=0).ping, "it answers over TLS")
+        status = subprocess.run(
+            [sys.executable, "-m", "respkv", "status", "--url", f"rediss://{HOST}:{node.port}"],
+            env=os.environ | {"SSL_CERT_FILE": str(authority.file)}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert status.returncode == 0, status
+        assert "leader" in status.stdout
         with pytest.raises(ClientError), Client(Address(HOST, node.port), 5.0) as plain:
             plain.call("PING")
 
