@@ -11,7 +11,7 @@ from typing import Any, Final
 from respkv.config.load import ConfigError
 from respkv.config.redis import as_text, without_effect
 from respkv.config.tree import Config, options
-from respkv.config.values import Parser, choice, output_limits
+from respkv.config.values import Parser, choice, lines, output_limits
 
 # Settings of Redis that clients ask for and that have one possible answer here.
 _FIXED: Final = {
@@ -48,8 +48,10 @@ def parameters(config: Config, remembered: Mapping[str, str] | None = None) -> d
         found[name] = Parameter((remembered or {}).get(name, default), live=True, field=None, parse=parse)
     found["loglevel"] = Parameter(_LOGLEVELS[config.log_level], live=True, field="log_level", parse=_log_level)
     for name, option in options().items():
-        if "." not in name:
-            current = getattr(config, option.field)
+        if "." in name:
+            continue
+        current = getattr(config, option.field)
+        if option.parse is not lines:  # such lists have no place on one line, as in Redis
             parser = partial(output_limits, base=current) if option.parse is output_limits else option.parse
             found[name] = Parameter(as_text(current), option.live, option.field, parser)
     return found
@@ -63,6 +65,7 @@ class Live:
         self.changed: set[str] = set()  # fields of `Config` that were set since the start
         self._remembered: dict[str, str] = {}
         self._watchers: list[Callable[[Config], None]] = []
+        self._guards: list[Callable[[Config], None]] = []
 
     def watch(self, watcher: Callable[[Config], None]) -> None:
         """Calls `watcher` with the configuration now and after each change."""
@@ -71,6 +74,9 @@ class Live:
 
     def parameters(self) -> dict[str, Parameter]:
         return parameters(self.config, self._remembered)
+    def guard(self, check: Callable[[Config], None]) -> None:
+        """Has `check` look at each configuration to be; it raises ConfigError to refuse it."""
+        self._guards.append(check)
 
     def set(self, pairs: Mapping[str, str]) -> None:
         """Changes all of `pairs` (name to text) or nothing.
@@ -94,7 +100,10 @@ class Live:
                 remembered[name] = as_text(value)
             else:
                 changes[parameter.field] = value
-        self.config = dataclasses.replace(self.config, **changes)
+        config = dataclasses.replace(self.config, **changes)
+        for check in self._guards:
+            check(config)
+        self.config = config
         self.changed |= changes.keys()
         self._remembered |= remembered
         for watcher in self._watchers:

@@ -20,9 +20,10 @@ from typing import Final
 from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
+from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, unpack
 from respkv.keyspace.usage import Recency, Usage
 from respkv.keyspace.values import STRING
-from respkv.storage.batch import Batch
+from respkv.storage.batch import EXPIRED, Batch
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
 
@@ -113,6 +114,22 @@ class Db:
     def exists(self, key: bytes) -> bool:
         return self._present(key) and not 0 < self._expire_of(key) <= self.now_ms
 
+    def fingerprint(self, key: bytes) -> bytes:
+        """What a reader finds under `key` in a few bytes, the same on every replica; empty if it is absent.
+
+        Different contents have different fingerprints but for one chance in 2**32 (a checksum tells them apart).
+        """
+        return self._source.fingerprint(key) if self.exists(key) else b""
+
+    def has_written(self, key: bytes) -> bool:
+        """Whether this batch has written `key` so far, if only what was there; that it removed what had expired does
+        not count, nor that it cleared everything (`fingerprint` tells that)."""
+        batch = self._batch
+        if batch is None:
+            return False
+        change = batch.changes.get(key)
+        return batch.forgot or (change is not None and change[1] != EXPIRED)
+
     def expire_at_ms(self, key: bytes) -> int:
         """When the live key `key` expires, Unix time in milliseconds; `NO_EXPIRY` (0) if never or if absent."""
         at_ms = self._expire_of(key)
@@ -196,7 +213,7 @@ class Db:
             return False
         self.idle.forget(key)
         was_live = not 0 < batch.expire_of(key) <= self.now_ms
-        batch.delete(key)
+        batch.delete(key, expired=not was_live)
         return was_live
 
     def remove_expired(self, key: bytes) -> bool:
@@ -204,20 +221,39 @@ class Db:
         batch = self._writing()
         if not 0 < batch.expire_of(key) <= self.now_ms:
             return False
-        batch.delete(key)
+        batch.delete(key, expired=True)
         return True
 
     def flush_all(self) -> None:
-        self._writing().clear()
+        batch = self._writing()
+        kept = [(key, batch.get(key)) for bucket in self._system_buckets for key in batch.keys_in(bucket)]
+        batch.clear()
+        for key, record in kept:
+            assert record is not None
+            batch.put(key, record.value, record.type)
         self.idle.clear()
         self._new_deadlines = {}
+
+    # --- records of the system's own ---
+
+    @property
+    def _system_buckets(self) -> range:
+        return range(self.cask.shown_buckets, len(self.cask.buckets))
+
+    def system_record(self, name: bytes) -> SystemRecord:
+        """The record of this name; `NONE` if it was never written."""
+        record = self._source.get(system_key(name))
+        return NONE if record is None else unpack(record.value)
+
+    def set_system_record(self, name: bytes, record: SystemRecord) -> None:
+        self._writing().put(system_key(name), pack(record), TYPE)
 
     # --- the whole keyspace ---
 
     @property
     def slots(self) -> int:
         """How many slots there are: bounds of `scan` cursors."""
-        return len(self.cask.buckets)
+        return self.cask.shown_buckets
 
     def __len__(self) -> int:
         """How many live keys there are."""
@@ -246,11 +282,11 @@ class Db:
 
     def _records_by_slot(self, first: int) -> Iterator[tuple[int, Iterable[bytes]]]:
         if self._batch is None:
-            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), None), first):
+            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), self.slots), first):
                 if bucket:
                     yield slot, bucket
             return
-        changed = {bucket for bucket, *_ in self._batch.changes.values()}
+        changed = {bucket for bucket, *_ in self._batch.changes.values() if bucket < self.slots}
         kept = () if self._batch.cleared else (slot for slot in range(self.slots) if self.cask.buckets[slot])
         for slot in sorted(changed.union(kept)):
             if slot < first:
@@ -286,7 +322,7 @@ class Db:
         if self._batch is not None:  # inside MULTI: rare, and the batch keeps no counts
             return rng.choice(list(self.keys()))
         if self._ends[0] != self.cask.applied:
-            self._ends = (self.cask.applied, list(accumulate(map(len, self.cask.buckets))))
+            self._ends = (self.cask.applied, list(accumulate(map(len, islice(self.cask.buckets, self.slots)))))
         ends = self._ends[1]
         for _ in range(_RANDOM_TRIES_MAX):
             position = rng.randrange(ends[-1])

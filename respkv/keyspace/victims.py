@@ -16,8 +16,10 @@ from __future__ import annotations
 import random
 from typing import Final
 
+from respkv.cluster.slots import SLOTS
 from respkv.keyspace.db import Db
 from respkv.keyspace.usage import Frequency, Recency
+from respkv.keyspace.values import KEY_BYTES_MAX
 
 KEY_BYTES: Final = 120
 """What a key takes in memory beside its own bytes: its object, its location, and its share of a dict."""
@@ -41,14 +43,19 @@ def random_keys(db: Db, wanted: int, rng: random.Random) -> list[bytes]:
     """About `wanted` of the keys, expired ones included, or all if there are fewer: those of slots taken at random."""
     cask = db.cask
     if len(cask) <= wanted:
-        return list(cask)
+        return _clients_own(db)
     found: list[bytes] = []
-    buckets, count, pick = cask.buckets, len(cask.buckets), rng.random
+    buckets, count, pick = cask.buckets, min(SLOTS, len(cask.buckets)), rng.random
     for _ in range(max(_TRIES_MIN, 2 * wanted * count // len(cask))):
         found += buckets[int(pick() * count)]
         if len(found) >= wanted:
             return found[: 2 * wanted]
-    return found or list(cask)[:wanted]  # all of few keys in a few slots
+    return found or _clients_own(db)[:wanted]  # all of few keys in a few slots
+
+
+def _clients_own(db: Db) -> list[bytes]:
+    """All keys but those of the system's own records (`respkv.keyspace.system`)."""
+    return [key for key in db.cask if len(key) <= KEY_BYTES_MAX]
 
 
 def victims(db: Db, policy: str, wanted: int, samples: int, rng: random.Random) -> list[bytes]:

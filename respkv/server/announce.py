@@ -75,10 +75,12 @@ class Endpoints:
         _, _, ip, port, hostname = message
         self._announced[peer] = (ip, port, hostname)
 
-    def of(self, node_id: str) -> Endpoint:
+    def of(self, node_id: str, port_shift: int = 0) -> Endpoint:
+        """What to tell of a node. `port_shift`: the client speaks TLS, so many ports above `cluster-port`, of which
+        nothing is announced."""
         node = self._topology.node(node_id)
         ip, port, hostname = self._announced.get(node_id, ("", 0, ""))
-        ip, port = ip or node.host, port or node.cluster_port
+        ip, port = ip or node.host, node.cluster_port + port_shift if port_shift or not port else port
         if self._preferred_type == "unknown-endpoint":
             return Endpoint(ip, port, hostname, None)
         return Endpoint(ip, port, hostname, ip if self._preferred_type == "ip" else hostname or "?")

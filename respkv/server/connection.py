@@ -11,19 +11,22 @@ Back-pressure: reading stops while the client does not take its replies, and whi
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
+from respkv.acl.user import User
 from respkv.cluster.slots import slot_of
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.burst import Burst, PutBurst
-from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
+from respkv.server.dispatch import dispatch
 from respkv.server.session import Session
 from respkv.storage.errors import Damaged
 
@@ -55,18 +58,20 @@ class Connection(asyncio.Protocol):
         "closing",
         "fast",
         "flush_scheduled",
+        "held",
         "protocol_error",
         "server",
         "session",
         "waiting",
     )
 
-    def __init__(self, server: Server, cluster_view: bool) -> None:
+    def __init__(self, server: Server, cluster_view: bool, port_shift: int = 0) -> None:
         self.server = server
-        self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.fast = self.session.authenticated and not server.watch.exact
+        access = server.access
+        self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
+        self.session.port_shift = port_shift
         self.waiting: deque[Burst | PutBurst] = deque()
-        self.closing = False
+        self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
@@ -76,18 +81,25 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
+        self.choose_way()
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         session = self.session
-        session.address = _address(transport.get_extra_info("peername"))
-        session.local_address = _address(transport.get_extra_info("sockname"))
+        here = transport.get_extra_info("sockname")
+        session.is_unix = not isinstance(here, tuple)
+        there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
+        session.address, session.local_address = _address(there), _address(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
-        if not self.server.admit(self):
-            transport.write(encode(errors.max_clients(), 2))
+        access = self.server.access
+        session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
+        self.permissions_changed()
+        refusal = self.server.admit(self)
+        if refusal is not None:
+            transport.write(encode(refusal, 2))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -250,7 +262,7 @@ class Connection(asyncio.Protocol):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not self._write_blocked and not self.closing:
+        while commands and not self._write_blocked and not self.closing and not self.held:
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
             self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
@@ -300,8 +312,8 @@ class Connection(asyncio.Protocol):
             dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1])
-            if burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
-                # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
+            if self.held or burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
+                # `hold`. Or HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -395,8 +407,19 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
+    def hold(self) -> None:
+        """No further command is run before `release`: one that is under way must have ended."""
+        self.held = True
+        self._pause()
+
+    def release(self) -> None:
+        """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
+        self.held = False
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
+        if self.held:
+            return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []
             self._execute(backlog, 0)
@@ -413,7 +436,7 @@ class Connection(asyncio.Protocol):
     def close_after_replies(self) -> None:
         """No further command is run; the connection closes when the replies so far are out."""
         self.closing = True
-        self.fast = False
+        self.choose_way()
         self._backlog.clear()
 
     def close_now(self) -> None:
@@ -439,27 +462,39 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def authenticated(self) -> None:
-        """The client has given the password."""
-        self.session.authenticated = True
-        self._parser.authenticated = True
-        self.choose_way()
-
-    def deauthenticated(self) -> None:
-        """RESET: back to what a new connection may do."""
-        allowed = not self.server.config.config.requirepass
-        self.session.reset(authenticated=allowed)
-        self._parser.authenticated = allowed
-        self.choose_way()
-
-    def choose_way(self) -> None:
-        """Whether plain GETs and SETs may go the fast way from now on."""
-        self.fast = self.session.authenticated and not self.closing and not self.server.watch.exact
-
     @property
     def socket(self) -> Any:
         """The client's socket, None when it is closed."""
         return self._transport.get_extra_info("socket") if self._transport is not None else None
+
+    def authenticated(self, user: User) -> None:
+        """The client has shown that it is `user`."""
+        self.session.user, self.session.logged_in = user, True
+        self.permissions_changed()
+
+    def deauthenticated(self) -> None:
+        """RESET: back to what a new connection may do."""
+        access = self.server.access
+        self.session.reset(user=access.newcomer(), authenticated=access.open)
+        self.permissions_changed()
+
+    def permissions_changed(self) -> None:
+        """The session's user is another one, or may do other things."""
+        session = self.session
+        session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
+        self.choose_way()
+
+    def choose_way(self) -> None:
+        """Plain GET and SET are run at once if nothing is in the way; else they go through `dispatch`."""
+        session, server = self.session, self.server
+        allowed = session.authenticated and session.user.everything and session.transaction is None
+        self.fast = allowed and not self.closing and server.plain_names and not server.watch.exact
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, by an address that others cannot have."""
+        host = self.session.address.rpartition(":")[0].strip("[]")
+        return self.session.is_unix or host == "::1" or host.startswith(("127.", "::ffff:127."))
 
     @property
     def fd(self) -> int:
@@ -480,7 +515,7 @@ def _address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or "?:0")
+    return f"{os.fsdecode(name or '?')}:0"
 
 
 def _keep_alive(sock: Any, seconds: int) -> None:

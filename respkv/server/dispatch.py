@@ -19,8 +19,11 @@ from respkv.cluster.slots import slot_of
 from respkv.commands.spread import Part as SpreadPart
 from respkv.commands.spread import Spread
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server.access import MULTI, TOPLEVEL
+from respkv.server.renaming import original
 from respkv.server.session import command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-KEY_BYTES_MAX = 65_536
-
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
+
+# All others are queued.
+RUN_INSIDE_MULTI: Final = frozenset(("multi", "exec", "discard", "watch", "quit", "reset"))
 
 
 class Later:
@@ -53,13 +57,16 @@ class Call:
     Its function returns the reply, or takes `later()` and returns `LATER`.
     """
 
-    __slots__ = ("args", "burst", "connection", "token")
+    __slots__ = ("args", "burst", "connection", "in_transaction", "token")
 
-    def __init__(self, connection: Connection, burst: Burst, token: int, args: list[bytes]) -> None:
+    def __init__(
+        self, connection: Connection, burst: Part, token: int, args: list[bytes], *, in_transaction: bool = False
+    ) -> None:
         self.connection = connection
         self.burst = burst
         self.token = token
         self.args = args
+        self.in_transaction = in_transaction  # run by EXEC: it must not wait for anything
 
     @property
     def server(self) -> Server:
@@ -68,6 +75,20 @@ class Call:
     @property
     def session(self) -> Session:
         return self.connection.session
+
+    def alone(self) -> Callable[[Reply], None]:
+        """As `later`; until then nothing is run that the client sends behind this command (EXEC sees to that
+        itself)."""
+        connection, answer = self.connection, self.later()
+        if self.in_transaction:
+            return answer
+        connection.hold()
+
+        def go_on_and_answer(reply: Reply) -> None:
+            connection.release()
+            answer(reply)
+
+        return go_on_and_answer
 
     def later(self) -> Callable[[Reply], None]:
         """A function to call once, with the reply."""
@@ -125,10 +146,8 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
             connection.abort()
             return
         reply = error.with_traceback(None)
-    except Exception:
-        # One command's fault must not cost other clients their connections.
-        log.exception("command_failed", command=command_name(args), client=connection.session.id)
-        reply = errors.generic("internal error")
+    except Exception as fault:  # noqa: BLE001 - told in `failed`
+        reply = failed(connection, args, fault)
     watch.ran(connection, args, perf_counter() - began_at, later=reply is LATER)
     if not isinstance(reply, Later):
         if type(reply) is RespError:
@@ -136,18 +155,94 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
         burst.replies[token] = encode(reply, connection.session.protocol)
 
 
+def failed(connection: Connection, args: Sequence[bytes], fault: Exception) -> RespError:
+    """One command's fault must not cost other clients their connections."""
+    log.error("command_failed", command=command_name(args), client=connection.session.id, exc_info=fault)
+    return errors.generic("internal error")
+
+
+def permit(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """Raises what forbids this client the command. Asked when it comes, inside MULTI too."""
+    session = connection.session
+    if not session.authenticated and "no_auth" not in spec.flags:
+        raise connection.server.access.no_auth()
+    if not session.user.everything:
+        connection.server.access.check(connection, spec, args, TOPLEVEL if session.transaction is None else MULTI)
+
+
+def permit_still(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """Asked by EXEC for each command that `permit` has let into the queue."""
+    if not connection.session.user.everything:
+        connection.server.access.check_queued(connection, spec, args)
+
+
 def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
-    spec = resolve(args)
-    if not connection.session.authenticated and "no_auth" not in spec.flags:
-        raise errors.no_auth()
-    connection.server.watch.running = spec
+    queue = connection.session.transaction
+    try:
+        if connection.server.renamed:
+            args = original(connection.server.renamed, args)
+        spec = resolve(args)
+        permit(connection, spec, args)
+        if queue is not None and spec.name not in RUN_INSIDE_MULTI:
+            return queue.add(connection, spec, args)
+    except RespError as error:
+        if queue is not None:
+            queue.spoil()
+        if args[0].upper() == b"EXEC":
+            connection.session.end_transaction()
+            connection.choose_way()
+            raise errors.exec_abort_because(error) from None
+        raise
     if spec.kind == "server":
-        assert spec.fn is not None
-        reply: Reply | Later = spec.fn(Call(connection, burst, token, args))
-        return reply
+        return run_here(Call(connection, burst, token, args), spec)
+    connection.server.watch.running = spec
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
+
+
+def run_here(call: Call, spec: Spec) -> Reply | Later:
+    """Runs a command about the server itself. Raises RespError."""
+    call.server.watch.running = spec
+    assert spec.fn is not None
+    reply: Reply | Later = spec.fn(call)
+    return reply
+
+
+def attempt(call: Call, spec: Spec) -> Reply | Later:
+    """The same as a part of EXEC, counted and measured by itself; an error is the reply."""
+    watch = call.server.watch
+    outer, began_at = watch.running, perf_counter()
+    try:
+        reply = run_here(call, spec)
+    except RespError as error:
+        reply = error.with_traceback(None)
+    except Exception as fault:  # noqa: BLE001 - told in `failed`
+        reply = failed(call.connection, call.args, fault)
+    watch.ran(call.connection, call.args, perf_counter() - began_at, later=reply is LATER)
+    if type(reply) is RespError:
+        watch.failed(call.args, reply)
+    watch.running = outer
+    return reply
+
+
+def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
+    """The one shard of all of `keys`. Raises CROSSSLOT and MOVED.
+
+    Without `any_slot` they must be in one slot, as the cluster view always wants it.
+    """
+    for key in keys:
+        if len(key) > KEY_BYTES_MAX:
+            raise errors.key_too_long(KEY_BYTES_MAX)
+    server, session = connection.server, connection.session
+    slots = {slot_of(key) for key in keys}
+    proposers = {server.proposer_of_slot[slot] for slot in slots}
+    if len(proposers) > 1 or (len(slots) > 1 and (session.cluster_view or not any_slot)):
+        raise errors.cross_slot()
+    proposer = proposers.pop()
+    if session.cluster_view:
+        _check_leader(server, session, proposer, slots.pop())
+    return proposer
 
 
 def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
@@ -171,7 +266,7 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
         if connection.session.readonly and spec.is_readonly and _may_be_stale(proposer):
             assert proposer.machine is not None
             return proposer.machine.read(args)
-        _check_leader(server, proposer, slot_of(keys[0]))
+        _check_leader(server, connection.session, proposer, slot_of(keys[0]))
     return _run_on(connection, burst, token, spec, args, proposer)
 
 
@@ -184,10 +279,10 @@ def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[byte
     return proposers.pop() if len(proposers) == 1 else None
 
 
-def _check_leader(server: Server, proposer: Proposer, slot: int) -> None:
+def _check_leader(server: Server, session: Session, proposer: Proposer, slot: int) -> None:
     owner = server.owner(server.topology.shards[proposer.shard])
     if owner != server.node:
-        endpoint = server.endpoints.of(owner)
+        endpoint = server.endpoints.of(owner, session.port_shift)
         raise errors.moved(slot, endpoint.preferred or "", endpoint.port)
 
 
@@ -202,7 +297,7 @@ def _run_on(
     connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
 ) -> Reply | Later:
     if spec.is_write:
-        _check_refusal(proposer, spec)
+        check_refusal(proposer, spec)
         proposer.write(burst, token, args)
         return LATER
     if has_open_writes(connection, burst, proposer):
@@ -219,14 +314,14 @@ def _run_on(
     return LATER
 
 
-def _check_refusal(proposer: Proposer, spec: Spec) -> None:
-    """Raises the reason for which the shard takes no writes now, if it applies to this one."""
+def check_refusal(proposer: Proposer, spec: Spec) -> None:
+    """Raises the reason for which the shard takes no such write now."""
     refusal = proposer.refusal
-    if refusal is not None and ("denyoom" in spec.flags or not errors.is_oom(refusal)):
+    if refusal is not None and spec.is_write and ("denyoom" in spec.flags or not errors.is_oom(refusal)):
         raise RespError(refusal.text)
 
 
-def has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
+def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
     """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
     turn."""
     return any(proposer is p for p in burst.joined) or any(
@@ -249,7 +344,7 @@ def _span(
     targets = [server.proposers[shard] for shard, _ in parts]
     if spec.is_write:
         for proposer in targets:
-            _check_refusal(proposer, spec)
+            check_refusal(proposer, spec)
     spanning = Spanning(burst, token, args, spread, parts)
     burst.pending += 1
     spanning.pending = 1

@@ -7,8 +7,8 @@ the most, the longest of it.
 | --- | --- |
 | `command`, `fast-command` | one command, or a burst of plain GETs; `fast` are those that should never be slow |
 | `aof-fsync-always` | an fdatasync of the journal, for which writes wait (reads do not) |
-| `expire-cycle` | looking for keys that have expired |
-| `eviction-cycle` | looking for keys to evict |
+| `expire-cycle` | removing keys that have expired |
+| `eviction-cycle`, `eviction-del` | looking for keys to evict; removing them |
 | `loop-stall` | anything else: the loop did not come back to its clock in time |
 """
 

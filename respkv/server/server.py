@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Shard, Topology
 from respkv.config import Config
 from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
+from respkv.reply import RespError
 from respkv.resp.limits import Limits
+from respkv.server.access import Access
 from respkv.server.announce import Endpoints
 from respkv.server.clientlimits import ClientLimits, every_client_is_normal
 from respkv.server.evict import Evictor
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
+from respkv.server.renaming import PLAIN, renamed
 from respkv.server.stats import Stats
 from respkv.server.traffic import Traffic
 from respkv.server.watch import Watch
@@ -30,11 +34,17 @@ from respkv.shard.replica import Replica
 if TYPE_CHECKING:
     from respkv.server.burst import Burst, PutBurst
     from respkv.server.connection import Connection
+    from respkv.server.roll import Roll
 
 log = structlog.get_logger()
 
 class Server:
-    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns."""
+    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns.
+
+    Raises UsersError, RenamingError.
+    """
+
+    roll: Roll
 
     def __init__(
         self,
@@ -66,6 +76,9 @@ class Server:
         self.traffic = Traffic()
         self.evictor = Evictor(node, self.proposers, self.replicas, self._broadcast, self.watch.latency.note)
         self.clients: dict[int, Connection] = {}
+        self.access = Access(config, self.clients)
+        self.renamed = renamed(config.config.rename_command)
+        self.plain_names = self.renamed.keys().isdisjoint(PLAIN)
         self.limits = Limits()
         self.client_limits = ClientLimits(self.clients, every_client_is_normal)
         self.endpoints = Endpoints(topology, node, self._broadcast)
@@ -94,10 +107,6 @@ class Server:
         self.evictor.configure(config)
         self.endpoints.configure(config)
         self.client_limits.configure(config)
-        if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
-            for connection in self.clients.values():
-                if not connection.session.authenticated:
-                    connection.authenticated()
 
     def _configure_watch(self, config: Config) -> None:
         self.watch.configure(config)
@@ -124,14 +133,21 @@ class Server:
 
     # -- connections
 
-    def admit(self, connection: Connection) -> bool:
-        """Registers a new client; False if there are too many."""
-        if len(self.clients) >= self.config.config.maxclients:
+    def admit(self, connection: Connection) -> RespError | None:
+        """Registers a new client; returns why not, if not: there are too many, or it is a stranger to a node that
+        anybody might use (`protected-mode`)."""
+        config = self.config.config
+        refusal = None
+        if len(self.clients) >= config.maxclients:
+            refusal = errors.max_clients()
+        elif config.protected_mode == "yes" and self.access.without_password and not connection.is_local:
+            refusal = errors.protected_mode()
+        if refusal is not None:
             self.stats.rejected += 1
-            return False
+            return refusal
         self.stats.connections += 1
         self.clients[connection.session.id] = connection
-        return True
+        return None
 
     def forget(self, connection: Connection) -> None:
         self.clients.pop(connection.session.id, None)

@@ -22,6 +22,8 @@ from respkv.reply import RespError
 from respkv.server.latency import LatencyMonitor
 from respkv.server.slowlog import Slowlog
 from respkv.server.stats import Stats
+from respkv.shard.machine import EVICT_OP, EXPIRE_OP
+from respkv.shard.transaction import EXEC_OP
 
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 EXACT_BELOW_US: Final = 1000
 SAMPLE_S: Final = 0.025
 _NEVER: Final = float("inf")
+_REMOVALS: Final = {EXPIRE_OP: "expire-cycle", EVICT_OP: "eviction-del"}
 
 
 class Watch:
@@ -110,11 +113,18 @@ class Watch:
     def applied_slowly(self, part: Any, args: Sequence[bytes], seconds: float) -> None:
         """A write took so long when it was applied; `part` is who waits for it."""
         spec = COMMANDS.get(args[0])
-        if spec is None:  # respkv's own: removing keys
-            self.latency.note("expire-cycle", seconds)
+        if spec is None:
+            self._own_applied_slowly(part, args, seconds)
             return
         self.stats.by_command[spec].seconds += seconds
         self._slow(part.client, spec, args, seconds)
+
+    def _own_applied_slowly(self, part: Any, args: Sequence[bytes], seconds: float) -> None:
+        """The same for what no client can name: removals of keys, and a transaction as a whole."""
+        if args[0] == EXEC_OP:
+            self._slow(part.client, COMMANDS[b"MULTI"], [b"EXEC", b"... (a transaction as a whole)"], seconds)
+        elif args[0] in _REMOVALS:
+            self.latency.note(_REMOVALS[args[0]], seconds)
 
     def _slow(self, client: Any, spec: Spec, args: Sequence[bytes], seconds: float) -> None:
         if seconds >= self._slowlog_s and "skip_slowlog" not in spec.flags:

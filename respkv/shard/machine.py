@@ -15,14 +15,19 @@ from respkv.commands.context import Context
 from respkv.commands.keys import evict_keys, expire_keys
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
+from respkv.keyspace.system import SystemRecord
 from respkv.keyspace.values import STRING
-from respkv.reply import Reply, RespError
+from respkv.reply import NULL_ARRAY, Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
+from respkv.shard.transaction import EXEC_OP, WATCH_OP, Watched, is_possible, is_read, transaction_of
+from respkv.shard.watches import Watches
 from respkv.storage import Bitcask
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
+SYSTEM_OP = b"\0system"
+VERSION_DIGITS_MAX = 18
 EVICT_OP = b"\0evict"
 _NEVER = float("inf")
 _NO_USE = frozenset((b"EXISTS", b"OBJECT", b"PTTL", b"TTL", b"TYPE"))  # what looks at a key without using it
@@ -43,6 +48,9 @@ class Machine:
         self.hits = self.misses = 0  # of reads
         self.slow_s = float("inf")
         self.slow: list[tuple[int, list[bytes], float]] = []  # (position in its entry, command, seconds)
+        self.on_system: Callable[[bytes, SystemRecord], None] = lambda _name, _record: None
+        """Told of each system record that an entry changes."""
+        self.watches = Watches()
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
@@ -51,11 +59,19 @@ class Machine:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
         spec = COMMANDS.get(args[0])
         if spec is None:
-            return args[0] in (EXPIRE_OP, EVICT_OP)
+            if args[0] == EXEC_OP:
+                return is_possible(args, Machine.can_apply)
+            if args[0] == SYSTEM_OP:
+                return len(args) == 4 and _is_version(args[2])
+            return args[0] in (EXPIRE_OP, EVICT_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
     def can_read(args: list[bytes]) -> bool:
+        if args[0] == EXEC_OP:
+            return is_read(args, Machine.can_read)
+        if args[0] == WATCH_OP:
+            return True
         try:
             spec = resolve(args)
         except RespError:
@@ -84,6 +100,8 @@ class Machine:
             else:
                 self._run_all(run.commands, context, replies)
         db.commit(index, term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def _run_all(self, commands: list[list[bytes]], context: Context, replies: list[Any]) -> None:
@@ -124,6 +142,8 @@ class Machine:
             else:
                 replies += [self._run(args, context) for args in run.commands]
         yield from db.commit_in_slices(index, term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def apply_nothing(self, index: int, term: int) -> None:
@@ -133,13 +153,13 @@ class Machine:
     def _apply_puts(self, index: int, term: int, now_ms: int, runs: list[Run]) -> None:
         puts = joined(runs)  # type: ignore[arg-type]  # checked by the caller, without a copy
         self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
+        if self.watches.stamps:
+            self.watches.wrote(puts.keys)
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
-        if args[0] == EXPIRE_OP:
-            return expire_keys(self.db, args[1:])
-        if args[0] == EVICT_OP:
-            return evict_keys(self.db, args[1:])
-        spec = COMMANDS[args[0]]
+        spec = COMMANDS.get(args[0])
+        if spec is None:
+            return self._run_own(args, context)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
@@ -147,19 +167,54 @@ class Machine:
             return refusal.with_traceback(None)
         return reply
 
+    def _run_own(self, args: list[bytes], context: Context) -> Reply:
+        """An operation that no client can name."""
+        if args[0] == EXEC_OP:
+            return self._exec(args, context)
+        if args[0] == WATCH_OP:
+            return self.watches.issue(self.db, args[1:])
+        if args[0] == SYSTEM_OP:
+            return self._set_system_record(*args[1:])
+        if args[0] == EVICT_OP:
+            return evict_keys(self.db, args[1:])
+        return expire_keys(self.db, args[1:])
+
+    def _exec(self, args: list[bytes], context: Context) -> Reply:
+        transaction, db = transaction_of(args), self.db
+        if transaction is None:
+            return NULL_ARRAY
+        for watched in transaction.watched:
+            if db.has_written(watched.key) or db.fingerprint(watched.key) != watched.fingerprint:
+                return NULL_ARRAY
+        return [self._run(command, context) for command in transaction.commands]
+
+    def _set_system_record(self, name: bytes, known: bytes, content: bytes) -> Reply:
+        """Replaces the record of which version `known` is the newest; replies the new version. If it is not the newest
+        any more nothing happens, and the reply is a list of the version and the content that are."""
+        record = self.db.system_record(name)
+        if record.version != int(known):
+            return [record.version, record.content]
+        record = SystemRecord(record.version + 1, content)
+        self.db.set_system_record(name, record)
+        self.on_system(name, record)
+        return record.version
+
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
-        spec = COMMANDS[args[0]]
-        assert spec.fn is not None
-        try:
-            reply: Reply = spec.fn(db, args, self._read_context)
-        except RespError as refusal:
-            return refusal.with_traceback(None)
-        if spec.first:
+        reply = self._run(args, self._read_context)
+        spec = COMMANDS.get(args[0])
+        if spec is not None and spec.first and type(reply) is not RespError:
             self._count(spec, args, reply)
         return reply
+
+    def is_as_watched(self, watched: Watched, *, vouch: bool) -> bool:
+        """Whether a key is what it was, as far as is known here. `vouch`: and was not written in between."""
+        self.db.now_ms = max(self.cask.clock_ms, self._wall_ms())
+        if vouch and not self.watches.vouches([watched]):
+            return False
+        return self.db.fingerprint(watched.key) == watched.fingerprint
 
     def _count(self, spec: Spec, args: list[bytes], reply: Reply) -> None:
         """Counts keys that were there, and that were not, as far as the reply tells."""
@@ -191,6 +246,15 @@ class Machine:
     def due(self, limit: int) -> list[bytes]:
         """Keys whose expiry has passed, for the leader to propose their removal."""
         return self.db.deadlines.due(self._wall_ms(), limit)
+
+
+def _is_version(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= VERSION_DIGITS_MAX
+
+
+def system_op(name: bytes, known: int, content: bytes) -> list[bytes]:
+    """The command that changes a system record of version `known`."""
+    return [SYSTEM_OP, name, b"%d" % known, content]
 
 
 def expire_run(keys: list[bytes]) -> Ops:

@@ -13,8 +13,10 @@ from typing import Any, Self
 from respkv.border import BadMessage
 from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
+from respkv.cluster.frames import FRAGMENT, LAST, RAW
 from respkv.cluster.handshake import MAGIC, Handshake, HandshakeError
-from respkv.cluster.peers import FRAGMENT, HELLO, LAST, PING, RAW, Link, Peers
+from respkv.cluster.link import HELLO, PING, Link
+from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Shard, Topology
 from respkv.config import load
 from respkv.disk import Disk
@@ -31,9 +33,10 @@ from respkv.server.announce import ANNOUNCE, Endpoints
 from respkv.server.evict import SHARD_FULL, Evictor
 from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
 from respkv.shard import border
-from respkv.shard.batch import Entry, Ops, Puts, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
 from respkv.shard.long import LongEntry, LongPut, encode_head
 from respkv.shard.replica import Replica
+from respkv.shard.transaction import WATCH_OP, Watched, exec_args
 from respkv.shard.waiting import Part
 from respkv.storage.record import encode_puts
 from tests.fuzz.source import anything, bend, cut, mutate, some_bytes
@@ -68,6 +71,10 @@ class Wire:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -80,7 +87,10 @@ def links() -> Peers:
         )
 
     made = asyncio.run(make())
-    made.loop = SimpleNamespace(time=lambda: 0.0, call_later=lambda *_: SimpleNamespace(cancel=lambda: None))  # type: ignore[assignment]
+    soon: list[Any] = []
+    made.loop = SimpleNamespace(  # type: ignore[assignment]
+        time=lambda: 0.0, call_later=lambda *_: SimpleNamespace(cancel=lambda: None), call_soon=soon.append, soon=soon
+    )
     return made
 
 
@@ -89,6 +99,8 @@ def receive(link: Link, wire: Wire, chunks: list[bytes]) -> None:
         if wire.closed:
             break
         link.data_received(chunk)
+        while soon := link._peers.loop.soon:  # type: ignore[attr-defined]
+            soon.pop(0)()
     if wire.closed:
         link.connection_lost(None)
 
@@ -164,11 +176,18 @@ def frames_after_the_handshake(rng: Random) -> None:
 
 # --- messages
 
+_READS = [[b"GET", b"k"], [b"DBSIZE"], [b"SCAN", b"0"]]
+
 
 def runs(rng: Random) -> list[Any]:
     keys, values = [b"a", b"b"], [some_bytes(rng), b"v"]
     sizes, records = encode_puts(keys, values)
-    return [Puts([1, 2], keys, sizes, records), Ops([[b"INCR", b"n"], [b"SET", b"k", b"v", b"EX", b"9"]])]
+    transaction = exec_args([Watched(b"k", b"", 1)], [[b"INCR", b"n"], [b"GET", b"k"]])
+    return [
+        Puts([1, 2], keys, sizes, records),
+        Ops([[b"INCR", b"n"], [b"SET", b"k", b"v", b"EX", b"9"], [WATCH_OP, b"k"], transaction]),
+        Guarded([transaction]),
+    ]
 
 
 def entries(rng: Random, index: int, term: int) -> list[Any]:
@@ -241,7 +260,7 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
         (
             [border.FORWARD, 0, 1, term, encode_runs(runs(rng))],
             [border.FORWARDED, 0, request, *outcome],
-            [border.READ, 0, 3, term, [[b"GET", b"k"], [b"DBSIZE"], [b"SCAN", b"0"]]],
+            [border.READ, 0, 3, term, [*_READS, exec_args([], _READS), [WATCH_OP, b"k"]]],
             [border.READ_DONE, 0, request, *outcome],
             [border.READ_DONE, 0, request, 0, [LongBulk(4, [])], [b"ab", b"cd"]],
             [border.FORWARD_LONG, 0, 1, term, long_runs, [b"lo", b"ng"]],

@@ -27,6 +27,8 @@ FAULTS = {
     "slow disk": 0.7,
     "disk error": 0.3,
     "flaky link": 0.7,
+    "half-deaf leader": 0.5,
+    "deaf follower": 0.5,
 }
 
 
@@ -103,6 +105,8 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
     )  # fmt: skip
     if rng.random() < 0.05:
         scenario = replace(scenario, leader_stays=True)
+    if not bias and rng.random() < 0.3:
+        scenario = replace(scenario, kinds=(*scenario.kinds, "transaction"))
     if bias:
         merged = dict(bias)
         if "faults" in bias:

@@ -7,6 +7,7 @@ Redis has the case, and where respkv differs the docstring says how.
 
 from respkv.server.commands import (
     absent,
+    acl,
     admin,
     client,
     cluster,
@@ -20,8 +21,9 @@ from respkv.server.commands import (
     memory,
     saving,
     slowlog,
+    transactions,
     wait,
 )
 
-__all__ = ["absent", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys",
-           "latency", "memory", "saving", "slowlog", "wait"]  # fmt: skip
+__all__ = ["absent", "acl", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys",
+           "latency", "memory", "saving", "slowlog", "transactions", "wait"]  # fmt: skip

@@ -20,6 +20,7 @@ from respkv.cluster.topology import Node, Shard
 from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.reply import Reply, Verbatim
+from respkv.server.announce import Endpoint
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
 from respkv.server.server import Server
@@ -68,15 +69,20 @@ def cluster_slots(call: Call) -> Reply:
     for leader, shards in led.items():
         for shard in shards:
             names = [leader, *(name for name in shard.replicas if name not in led)]
-            nodes = [_slot_node(server, name) for name in names]
+            nodes = [_slot_node(call, name) for name in names]
             rows += [[first, last, *nodes] for first, last in server.topology.ranges(shard.id)]
     return sorted(rows, key=lambda row: row[0])
 
 
-def _slot_node(server: Server, name: str) -> Reply:
-    endpoint = server.endpoints.of(name)
+def _slot_node(call: Call, name: str) -> Reply:
+    endpoint = _endpoint(call, name)
     preferred = None if endpoint.preferred is None else endpoint.preferred.encode()
-    return [preferred, endpoint.port, server.topology.redis_id(name).encode(), endpoint.others]
+    return [preferred, endpoint.port, call.server.topology.redis_id(name).encode(), endpoint.others]
+
+
+def _endpoint(call: Call, name: str) -> Endpoint:
+    """Where this client finds node `name`."""
+    return call.server.endpoints.of(name, call.session.port_shift)
 
 
 @command("CLUSTER|SHARDS", kind="server", arity=2, flags="stale", group="cluster", since="7.0.0",
@@ -88,14 +94,14 @@ def cluster_shards(call: Call) -> Reply:
     return [
         {
             b"slots": [slot for pair in server.topology.ranges(shard.id) for slot in pair],
-            b"nodes": [_shard_node(server, shard, name) for name in shard.replicas],
+            b"nodes": [_shard_node(call, shard, name) for name in shard.replicas],
         }
         for shard in server.topology.shards
     ]
 
 
-def _shard_node(server: Server, shard: Shard, name: str) -> Reply:
-    endpoint = server.endpoints.of(name)
+def _shard_node(call: Call, shard: Shard, name: str) -> Reply:
+    server, endpoint = call.server, _endpoint(call, name)
     hostname: dict[bytes, Reply] = {b"hostname": endpoint.hostname.encode()} if endpoint.hostname else {}
     return {
         b"id": server.topology.redis_id(name).encode(),
@@ -126,13 +132,13 @@ def _offset(server: Server, shard: Shard, name: str) -> int:
 def cluster_nodes(call: Call) -> Reply:
     server = call.server
     led = _led_by(server)
-    return Verbatim("".join(_node_line(server, node, led) + "\n" for node in server.topology.nodes).encode())
+    return Verbatim("".join(_node_line(call, node, led) + "\n" for node in server.topology.nodes).encode())
 
 
-def _node_line(server: Server, node: Node, led: dict[str, list[Shard]]) -> str:
+def _node_line(call: Call, node: Node, led: dict[str, list[Shard]]) -> str:
     """`<id> <ip>:<port>@<peer port>[,<name>] <flags> <master> <ping sent> <pong received> <epoch> <link> <ranges>`."""
-    endpoint = server.endpoints.of(node.id)
-    topology, reachable = server.topology, _reachable(server, node.id)
+    server, topology, endpoint = call.server, call.server.topology, _endpoint(call, node.id)
+    reachable = _reachable(server, node.id)
     master = None if node.id in led else _followed(server, node.id)
     flags = ["myself"] if node.id == server.node else []
     flags.append("slave" if master else "master")
@@ -186,7 +192,7 @@ def _replicas(call: Call) -> Reply:
     if name not in led:
         raise errors.generic("The specified node is not a master")
     others = [node for node in server.topology.nodes if node.id not in led and _followed(server, node.id) == name]
-    return [_node_line(server, node, led).encode() for node in others]
+    return [_node_line(call, node, led).encode() for node in others]
 
 
 @command("CLUSTER|COUNT-FAILURE-REPORTS", kind="server", arity=3, flags="admin stale", group="cluster", since="3.0.0",

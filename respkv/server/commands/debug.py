@@ -34,7 +34,6 @@ from respkv.storage.errors import StorageError
 log = structlog.get_logger()
 
 _PAUSE_S = 0.001
-_LOCAL = ("127.", "[::1]", "::1", "/", "unix")
 
 _tasks: set[asyncio.Task[None]] = set()  # the loop itself does not keep them
 
@@ -50,8 +49,8 @@ def debug(call: Call) -> Reply | Later:
 
 
 def _check_allowed(call: Call) -> None:
-    who, session = call.server.config.config.enable_debug_command, call.session
-    if who == "yes" or (who == "local" and session.address.startswith(_LOCAL)):
+    who = call.server.config.config.enable_debug_command
+    if who == "yes" or (who == "local" and call.connection.is_local):
         return
     raise errors.debug_not_allowed()
 
