@@ -19,7 +19,7 @@ from respkv.border import Shape, require
 from respkv.cluster.topology import Topology
 from respkv.config import Config
 
-ANNOUNCE: Final = 41
+ANNOUNCE: Final = 61
 
 _Text = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\s,@]*$")]
 

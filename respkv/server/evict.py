@@ -34,7 +34,7 @@ from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 from respkv.shard.waiting import Part
 
-SHARD_FULL: Final = 40
+SHARD_FULL: Final = 60
 TELL_S: Final = 1.0
 VICTIMS_MAX: Final = 5000  # in one entry
 
