@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from respkv import errors
-from respkv.cluster.peers import Parts
+from respkv.cluster.frames import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
@@ -437,6 +437,7 @@ class Proposer(Outcomes):
         self._reads.link_lost(peer)
         for batch in self._forwards.values():
             batch.lost = batch.lost or batch.target == peer
+        self._give_up_untold()
         if self.group is None and peer == self._hint[0]:
             self.note_hint(None)
             forwards, self._forwards = self._forwards, {}

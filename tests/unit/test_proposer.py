@@ -365,20 +365,78 @@ def test_a_snapshot_ends_what_is_under_way_as_may_have_been_applied_and_nothing_
     idle(world)
 
 
-def test_installed_fails_every_open_batch_once(make: Callable[..., World]) -> None:
+def test_a_snapshot_ends_what_this_node_proposed_and_what_it_forwarded_waits_for_the_leaders_word(
+    make: Callable[..., World],
+) -> None:
     world = make()
     leader = world.leader()
     world.settle(0.3)
-    world.intercept = lambda source, target, message: message[0] not in {ACK, FORWARD}
+    held: list[tuple[str, str, Any]] = []
+    world.intercept = lambda source, target, message: message[0] != ACK and not _hold(held, source, target, message)
     follower = world.followers()[0]
     forwarded, proposed = writes(world, follower, [b"f"]), writes(world, leader, [b"p"])
     world.run(0.02)
-    for node in (leader, follower):
-        node.proposer.installed()
-    assert (outcome(forwarded), outcome(proposed)) == ("TIMEOUT", "TIMEOUT")
+    follower.proposer.installed()
+    assert forwarded.ended == 0
+    world.intercept = lambda source, target, message: True
+    world.run(0.02)
+    for source, target, message in held:
+        world.nodes[target].proposer.receive(source, message)
+    world.settle(0.3)
+    assert (outcome(forwarded), outcome(proposed)) == ("applied", "applied")
+    own = writes(world, leader, [b"own"])
+    world.run(0.0001)
+    leader.proposer.installed()
+    assert outcome(own) == "TIMEOUT"
+    world.settle(3)
+    idle(world)
+
+
+@pytest.mark.parametrize("first", ["the snapshot", "the link"])
+def test_a_forwarded_batch_of_which_nobody_can_tell_any_more_is_unknown_at_once(
+    make: Callable[..., World], first: str
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] not in {FORWARDED, APPEND}
+    follower = world.followers()[0]
+    client = writes(world, follower, [b"f"])
+    world.run(0.02)
+    steps = [follower.proposer.installed, lambda: follower.proposer.link_lost(leader.name)]
+    for step in steps if first == "the snapshot" else reversed(steps):
+        assert client.ended == 0
+        step()
+    assert outcome(client) == "TIMEOUT"
     world.intercept = lambda source, target, message: True
     world.settle(3)
     idle(world)
+
+
+def test_a_forwarded_batch_that_a_snapshot_may_hold_is_not_proposed_again_in_a_later_term(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] != FORWARDED
+    follower = world.followers()[0]
+    client = writes(world, follower, [b"f"])
+    world.run_until(lambda: leader.machine.ops == [b"f"] and follower.proposer._forwards)
+    follower.proposer.installed()
+    follower.proposer._resolve_older(leader.group.term + 1)
+    assert outcome(client) == "TIMEOUT"
+    assert not follower.proposer._queue
+    world.intercept = lambda source, target, message: True
+    world.settle(3)
+    assert leader.machine.ops == [b"f"]
+    idle(world)
+
+
+def _hold(held: list[tuple[str, str, Any]], source: str, target: str, message: Any) -> bool:
+    if message[0] == FORWARDED:
+        held.append((source, target, message))
+    return message[0] == FORWARDED
 
 
 # --- reads ---
