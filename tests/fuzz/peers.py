@@ -19,6 +19,7 @@ from respkv.cluster.link import HELLO, PING, Link
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Shard, Topology
 from respkv.config import load
+from respkv.config.live import Live
 from respkv.disk import Disk
 from respkv.raft import messages as raft
 from respkv.raft.clock import Clock
@@ -29,7 +30,9 @@ from respkv.raft.long import PIECE
 from respkv.raft.receiving import LogDivergence
 from respkv.reply import NULL_ARRAY, OK, LongBulk, RespError, Simple, Verbatim
 from respkv.resp.encoder import encode as encode_reply
+from respkv.server.access import Access
 from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
+from respkv.server.roll import USERS_HAVE, USERS_TELL, Roll
 from respkv.shard import border
 from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
 from respkv.shard.long import LongEntry, LongPut, encode_head
@@ -265,6 +268,8 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
             [border.READ_LATER, 0, request, 1 << 20],
             [HOLDERS_ASK, 0, 1, rng.choice((0, 5))],
             [HOLDERS_TELL, 0, 1, 5, 2],
+            [USERS_TELL, 0, rng.randrange(9), rng.choice((b"", b"user a on >x ~k* (+get &c)\nuser default off\n"))],
+            [USERS_HAVE, 0, rng.randrange(9)],
         )
     )
 
@@ -312,6 +317,10 @@ class FuzzedNode:
             wake=lambda _: None, worker=AtOnce(), fatal=_fatal, disk=Disk(), now=lambda: 0.0,  # type: ignore[arg-type]
         )
         self.holders = Holders("n1", [self.replica.proposer], self._send)
+        links: Any = SimpleNamespace(links=dict.fromkeys(PEERS), send=self._send)
+        roll: Any = (self.replica.proposer, self.replica, links, path / "users", AtOnce(), Disk())
+        self.roll = Roll(Access(Live(load(environ={}, flags=flags)), {}), *roll)
+        self.roll.start()
         self.replica.group.log.stand(standing)
         self.turn()
         for peer in PEERS:
@@ -325,6 +334,8 @@ class FuzzedNode:
     def deliver(self, peer: str, received: Any) -> None:
         if received[0] <= raft.REPLICA_KIND_MAX:
             self.replica.receive(peer, received)
+        elif received[0] in {USERS_TELL, USERS_HAVE}:
+            self.roll.receive(peer, received)
         elif received[0] >= HOLDERS_ASK:
             self.holders.receive(peer, received)
         else:
