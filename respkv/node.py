@@ -47,6 +47,7 @@ from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
+from respkv.server.news import PUBLISH
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, open_journal
@@ -246,6 +247,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind >= PUBLISH:
+                self.server.news.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:
@@ -258,8 +261,10 @@ class Node:
     def _link_up(self, peer: str) -> None:
         for replica in self.replicas.values():
             replica.link_up(peer)
+        self.server.link_up(peer)
 
     def _link_down(self, peer: str) -> None:
+        self.server.link_down(peer)
         for replica in self.replicas.values():
             replica.link_down(peer)
         for proposer in self._remote:
@@ -275,9 +280,11 @@ class Node:
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self.server.tick()
                 for proposer in self.proposers:
                     proposer.tick()
-                    proposer.remove_expired()
+                    if not self.server.pause.active:
+                        proposer.remove_expired()
 
     async def _keep_up(self) -> None:
         trimmed, commands = 0, 0
@@ -289,6 +296,7 @@ class Node:
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
             self.server.close_idle()
+            self.server.outbox.tick()
             self.server.stats.sample()
             self.journal.release()
             for replica in self.replicas.values():

@@ -1,13 +1,15 @@
 """Reply values: what a command returns, before any wire format is chosen.
 
 Plain Python values stand for themselves: `bytes` is a bulk string, `int` an integer, `None` a null, `list` an
-array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set.
+array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set, and so are
+`dict.keys()`, with an order.
 What has no Python counterpart has a small type here. The encoder (`respkv.resp.encoder`) turns them into RESP2 or
 RESP3; node-to-node links carry them as MessagePack (`respkv.shard.wire`).
 """
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from typing import Any, Final
 
 
@@ -84,6 +86,6 @@ OK: Final = Simple(b"OK")
 PONG: Final = Simple(b"PONG")
 NULL_ARRAY: Final = NullArray()
 
-Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | (
+Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | KeysView[Any] | (
     Simple | RespError | Push | Verbatim | NullArray | LongBulk
 )

@@ -266,6 +266,11 @@ class Link(asyncio.Protocol):
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX + len(payload):
             self._refuse("the peer does not read")
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What the peer has not taken yet."""
+        return self._bulk_bytes + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     def check(self, now: float) -> None:
         """Breaks a link that nothing comes from, or that takes nothing of what it is sent."""
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
@@ -384,6 +389,11 @@ class Peers:
             self._dirty()
         link.out.append(message)
         return True
+
+    def waiting_bytes(self, name: str) -> int:
+        """What node `name` has not taken yet of what was sent in earlier turns."""
+        link = self.links.get(name)
+        return 0 if link is None else link.waiting_bytes
 
     def flush(self) -> None:
         """Sends what this turn has gathered, one frame per peer."""

@@ -11,7 +11,7 @@
 | float | bulk string of its `%.17g` | `,` and its `%.17g` |
 | list | `*length`, items | the same |
 | dict | array of keys and values in turn | `%pairs`, keys and values in turn |
-| set, frozenset | array | `~length`, items |
+| set, frozenset, `dict.keys()` (in its order) | array | `~length`, items |
 | Push | array | `>length`, items |
 | Verbatim | bulk string | `=length`, `txt:` and the text |
 
@@ -22,6 +22,7 @@ Every element of every reply ends with CR LF. Floats are written as Redis 7.0 do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from math import isnan
 from typing import Any, Final
 
@@ -167,7 +168,7 @@ def _write_list(parts: list[bytes], value: list[Any], protocol: int) -> None:
     _write_items(parts, value, protocol)
 
 
-def _write_set(parts: list[bytes], value: set[Any] | frozenset[Any], protocol: int) -> None:
+def _write_set(parts: list[bytes], value: AbstractSet[Any], protocol: int) -> None:
     parts.append(b"%b%d\r\n" % (b"*" if protocol == 2 else b"~", len(value)))
     _write_items(parts, value, protocol)
 
@@ -194,6 +195,7 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     dict: _write_dict,
     set: _write_set,
     frozenset: _write_set,
+    type({}.keys()): _write_set,
     Simple: _write_simple,
     RespError: _write_error,
     Push: _write_push,

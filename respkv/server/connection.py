@@ -22,9 +22,9 @@ from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
-from respkv.server.burst import Burst, PutBurst
+from respkv.server.burst import Burst, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
-from respkv.server.session import Session
+from respkv.server.session import HEARD, Session
 from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ _HEADERS = len(BULK_HEADERS)
 _GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
 _ALIKE = _GET | _SET
 _NILS = {2: NIL2, 3: NIL3}
+
+# Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
+UNAUTHENTICATED, SUBSCRIBED, TRACKED, MUTED = (1 << bit for bit in range(8, 12))
 
 
 class Connection(asyncio.Protocol):
@@ -55,6 +58,8 @@ class Connection(asyncio.Protocol):
         "closing",
         "fast",
         "flush_scheduled",
+        "held",
+        "hindrances",
         "protocol_error",
         "server",
         "session",
@@ -64,8 +69,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, cluster_view: bool) -> None:
         self.server = server
         self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.fast = self.session.authenticated
-        self.waiting: deque[Burst | PutBurst] = deque()
+        self.hindrances = server.hindrances | (0 if self.session.authenticated else UNAUTHENTICATED)
+        self.fast = not self.hindrances
+        self.held = False
+        self.waiting: deque[Burst | PutBurst | Pushed] = deque()
         self.closing = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
@@ -112,7 +119,7 @@ class Connection(asyncio.Protocol):
                 pass
             elif len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
-            elif rest := self._run(commands, len(data)):
+            elif (rest := self._run(commands, len(data))) and not self.closing:
                 self._backlog = rest
                 self._pause()
                 if not self.waiting:
@@ -207,7 +214,7 @@ class Connection(asyncio.Protocol):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not self._write_blocked and not self.closing:
+        while commands and not (self._write_blocked or self.closing or self.held):
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
             commands = rest + commands[BURST_COMMANDS:]
             if rest and self.waiting:
@@ -218,11 +225,11 @@ class Connection(asyncio.Protocol):
 
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
         """Commands of any kind. Returns those that were left for later, if any."""
-        burst: Burst | None = None
         replies: list[bytes] = []
         append = replies.append
         server = self.server
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
+        burst = None if fast else self._muted(size, replies)
         standalone = not self.session.cluster_view
         alone = not self.waiting
         get = self._get
@@ -253,11 +260,10 @@ class Connection(asyncio.Protocol):
                 break
             if burst is None:
                 burst = Burst(self, size, replies)
-            dispatch(self, burst, args)
+            goes_on = dispatch(self, burst, args)
             fast = self.fast
-            heavy += len(replies[-1])
-            if burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
-                # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
+            heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
+            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX:  # one thing after the other
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -270,6 +276,10 @@ class Connection(asyncio.Protocol):
         else:
             self._line_up(burst or Burst(self, size, replies))
         return rest
+
+    def _muted(self, size: int, replies: list[bytes]) -> Burst | None:
+        """The burst to begin with if the client wants no replies."""
+        return MutedBurst(self, size, replies) if self.session.muted else None
 
     def _line_up(self, burst: Burst | PutBurst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
@@ -334,9 +344,16 @@ class Connection(asyncio.Protocol):
             self.server.log_output_limit(self)
             self.abort()
 
-    def push(self, value: Any) -> None:
-        """Writes a message that answers no command."""
-        self._write(encode(value, self.session.protocol))
+    def push(self, data: bytes) -> None:
+        """Writes a message that answers no command, behind the replies that are under way."""
+        waiting = self.waiting
+        if not waiting:
+            self._write(data)
+            return
+        last = waiting[-1]
+        if not isinstance(last, Pushed):
+            waiting.append(last := Pushed())
+        last.add(data)
 
     # -- flow control
 
@@ -347,7 +364,7 @@ class Connection(asyncio.Protocol):
 
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
-        if self._backlog and not self._write_blocked:
+        if self._backlog and not (self._write_blocked or self.held):
             backlog, self._backlog = self._backlog, []
             self._execute(backlog, 0)
         if self._backlog or self._write_blocked or len(self.waiting) >= OPEN_BURSTS_MAX // 2:
@@ -357,6 +374,24 @@ class Connection(asyncio.Protocol):
         if not self._reading and self._transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
             self._reading = True
             self._transport.resume_reading()
+
+    def resume(self) -> None:
+        """What was put off (`dispatch.HELD`) may run."""
+        self.held = False
+        self._continue()
+
+    def hinder(self, reason: int, on: bool) -> None:
+        """While there is any reason, every command goes through `dispatch`."""
+        self.hindrances = self.hindrances | reason if on else self.hindrances & ~reason
+        self.fast = not self.hindrances and not self.closing
+
+    def hinder_by_session(self) -> None:
+        """Brings the reasons up to date that lie in what the client has asked for."""
+        session = self.session
+        tracker = session.tracker
+        self.hinder(SUBSCRIBED, session.subscriptions is not None and session.protocol == 2)
+        self.hinder(TRACKED, tracker is not None and (tracker.noloop or not tracker.bcast))
+        self.hinder(MUTED, session.muted != HEARD)
 
     # -- the end
 
@@ -390,14 +425,17 @@ class Connection(asyncio.Protocol):
 
     def authenticated(self) -> None:
         """The client has given the password."""
-        self.session.authenticated = self.fast = True
+        self.session.authenticated = True
+        self.hinder(UNAUTHENTICATED, on=False)
         self._parser.authenticated = True
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
         allowed = not self.server.config.config.requirepass
+        self.server.detach(self)
         self.session.reset(authenticated=allowed)
-        self.fast = allowed
+        self.hindrances = self.server.hindrances
+        self.hinder(UNAUTHENTICATED, on=not allowed)
         self._parser.authenticated = allowed
 
     @property
@@ -408,7 +446,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def output_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        """What the client has not taken, messages behind replies that are to come included."""
+        waiting = sum(each.size_bytes for each in self.waiting if isinstance(each, Pushed))
+        return waiting + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     @property
     def input_bytes(self) -> int:

@@ -20,7 +20,8 @@ from respkv.commands.spread import Spread
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
-from respkv.server.session import command_name
+from respkv.server.session import HEARD, SKIPS_NEXT, command_name
+from respkv.shard.machine import BY_OP
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
 from respkv.storage.errors import Damaged
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 KEY_BYTES_MAX = 65_536
+
+_WHILE_SUBSCRIBED: Final = frozenset(
+    ("ping", "subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ssubscribe", "sunsubscribe", "quit", "reset")
+)
 
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
@@ -67,6 +72,11 @@ class Call:
     @property
     def session(self) -> Session:
         return self.connection.session
+
+    def raw(self, data: bytes) -> Later:
+        """Answers with what is encoded already."""
+        self.burst.replies[self.token] = data
+        return LATER
 
     def later(self) -> Callable[[Reply], None]:
         """A function to call once, with the reply."""
@@ -105,8 +115,58 @@ class Spanning(Part):
         finish(self._burst)
 
 
-def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
-    """Runs one command; its reply gets the next place in the burst, now or later."""
+def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
+    """Runs one command; its reply gets the next place in the burst, now or later.
+
+    False: what follows needs a burst of its own. Where no place was taken, this command is the first of that; it is
+    run again, or if the connection is `held` then, when that is over.
+    """
+    if connection.hindrances:
+        return _dispatch_hindered(connection, burst, args)
+    _dispatch(connection, burst, args)
+    return _goes_on(connection, burst)
+
+
+def _goes_on(connection: Connection, burst: Burst) -> bool:
+    """Whether what was run leaves the connection as the burst took it for."""
+    return not connection.hindrances and burst.protocol == connection.session.protocol
+
+
+def _dispatch_hindered(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
+    session, pause = connection.session, connection.server.pause
+    muted = session.muted
+    if muted and _speaks(args):
+        session.muted = HEARD
+        return False
+    if pause.active and _must_wait(connection, args):
+        pause.hold(connection)
+        connection.held = True
+        return False
+    if muted == SKIPS_NEXT:
+        session.muted = HEARD
+    _dispatch(connection, burst, args)
+    if muted == SKIPS_NEXT:
+        connection.hinder_by_session()
+        return False
+    return muted == session.muted and burst.protocol == session.protocol
+
+
+def _speaks(args: Sequence[bytes]) -> bool:
+    """Whether this is CLIENT REPLY ON or RESET, which are answered when nothing else is."""
+    words = [word.upper() for word in args[:3]]
+    return words in ([b"CLIENT", b"REPLY", b"ON"], [b"RESET"]) and len(args) == len(words)
+
+
+def _must_wait(connection: Connection, args: list[bytes]) -> bool:
+    """Whether the command is put off by the pause. One that is wrong is not."""
+    try:
+        spec = resolve(args)
+    except RespError:
+        return False
+    return connection.session.authenticated and connection.server.pause.holds(spec)
+
+
+def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
     token = len(burst.replies)
     burst.replies.append(b"")
     try:
@@ -133,6 +193,12 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
     if not connection.session.authenticated and "no_auth" not in spec.flags:
         raise errors.no_auth()
     connection.server.stats.calls[spec] += 1
+    if connection.hindrances:
+        return _run_hindered(connection, burst, token, spec, args)
+    return _run_spec(connection, burst, token, spec, args)
+
+
+def _run_spec(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
     if spec.kind == "server":
         assert spec.fn is not None
         reply: Reply | Later = spec.fn(Call(connection, burst, token, args))
@@ -140,6 +206,28 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
+
+
+def _run_hindered(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
+    """For connections that subscribe or cache, and while somebody monitors."""
+    server, session = connection.server, connection.session
+    if session.subscriptions is not None and session.protocol == 2 and spec.name not in _WHILE_SUBSCRIBED:
+        raise errors.while_subscribed(spec.name)
+    tracker = session.tracker
+    if tracker is not None:
+        if spec.is_readonly and spec.kind == "data":
+            server.tracking.remember(tracker, spec_keys(spec, args))
+        if not spec.name.startswith("client"):
+            tracker.caching = False
+    shown = list(args) if server.monitors else args  # the name is as the client wrote it
+    ran = spec.kind == "server"
+    try:
+        reply = _run_spec(connection, burst, token, spec, args)
+        ran = True
+    finally:
+        if ran and server.monitors:
+            server.monitors.show(connection, spec, shown)
+    return reply
 
 
 def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
@@ -186,7 +274,7 @@ def _run_on(
     if spec.is_write:
         if proposer.refusal is not None:
             raise proposer.refusal
-        proposer.write(burst, token, args)
+        proposer.write(burst, token, marked(connection, args))
         return LATER
     if has_open_writes(connection, burst, proposer):
         proposer.write(burst, token, args)
@@ -200,6 +288,12 @@ def _run_on(
             return LATER
     proposer.read(burst, token, args)
     return LATER
+
+
+def marked(connection: Connection, args: list[bytes]) -> list[bytes]:
+    """A write as it goes into the log: with its client's mark if that does not want to hear of its own writes."""
+    tracker = connection.session.tracker
+    return args if tracker is None or not tracker.noloop else [BY_OP, tracker.mark, *args]
 
 
 def has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
@@ -232,7 +326,7 @@ def _span(
     spanning.pending = 1
     for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
         if spec.is_write or has_open_writes(connection, burst, proposer):
-            proposer.write(spanning, position, part_args)
+            proposer.write(spanning, position, marked(connection, part_args) if spec.is_write else part_args)
             burst.joined.append(proposer)
         else:
             proposer.read(spanning, position, part_args)

@@ -6,7 +6,8 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -18,8 +19,17 @@ from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
 from respkv.resp.limits import Limits
+from respkv.server.channels import Channels
+from respkv.server.feed import Feed
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
+from respkv.server.messaging import Messaging
+from respkv.server.monitor import Monitors
+from respkv.server.news import News
+from respkv.server.notify import Notifier
+from respkv.server.outbox import Outbox
+from respkv.server.pause import Pause
+from respkv.server.tracking import Tracking
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
@@ -28,6 +38,11 @@ if TYPE_CHECKING:
     from respkv.server.connection import Connection
 
 log = structlog.get_logger()
+
+# Reasons that concern every client for which a connection may not take the fast way (`Connection.hinder`).
+MONITORED: Final = 1 << 0
+PAUSED: Final = 1 << 1
+MISSES_WATCHED: Final = 1 << 2
 
 RATE_S = 0.9  # shortest time over which a rate is taken
 
@@ -96,6 +111,18 @@ class Server:
         self.clients: dict[int, Connection] = {}
         self.limits = Limits()
         self.run_id = secrets.token_hex(20)
+        self.hindrances = 0
+        self.outbox = Outbox(wake)
+        self.channels = Channels(self.outbox.push)
+        self.news = News(peers)
+        self.messaging = Messaging(self.channels, self.news)
+        self.tracking = Tracking(self.clients, self.outbox, topology.slots, len(topology.shards), self.run_id[:16])
+        self.feed = Feed(node, self.proposers, self.news, self.tracking)
+        self.notifier = Notifier(
+            self.proposers, self.channels, self.news, self.feed, partial(self._hinder_all, MISSES_WATCHED)
+        )
+        self.monitors = Monitors(self.outbox, partial(self._hinder_all, MONITORED))
+        self.pause = Pause(self.news, partial(self._hinder_all, PAUSED))
         self.started_at = time.time()
         self._wake = wake
         self._finished: list[Connection] = []
@@ -106,7 +133,11 @@ class Server:
     def _configure(self, config: Config) -> None:
         self.limits.max_bulk_bytes = config.proto_max_bulk_bytes
         self.limits.query_buffer_bytes = config.client_query_buffer_bytes
-        self.output_bytes_max = config.client_output_buffer_bytes
+        self.output_bytes_max = config.client_output_buffer.normal.hard_bytes
+        self.outbox.limit = config.client_output_buffer.pubsub
+        self.notifier.configure(config.notify_keyspace_events)
+        self.tracking.keys_max = config.tracking_table_max_keys
+        self.tracking.evict()
         self._pending_bytes_max = config.pending_bytes_max
         for replica in self.replicas:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
@@ -130,6 +161,43 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         self.clients.pop(connection.session.id, None)
+        self.detach(connection)
+        self.outbox.forget(connection)
+        self.pause.forget(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """The client is gone, or begins anew: it listens to nothing any more."""
+        session = connection.session
+        if session.subscriptions is not None:
+            self.channels.leave(connection)
+        if session.tracker is not None:
+            self.tracking.turn_off(connection)
+        if session.monitors:
+            self.monitors.remove(connection)
+
+    def _hinder_all(self, reason: int, on: bool) -> None:
+        """For a reason that concerns every client, those to come included."""
+        hindrances = self.hindrances | reason if on else self.hindrances & ~reason
+        if hindrances != self.hindrances:
+            self.hindrances = hindrances
+            for connection in self.clients.values():
+                connection.hinder(reason, on)
+
+    # -- other nodes
+
+    def link_up(self, peer: str) -> None:
+        self.notifier.link_up(peer)
+
+    def link_down(self, peer: str) -> None:
+        self.news.link_down(peer)
+        self.feed.link_down(peer)
+        self.notifier.link_down(peer)
+
+    def tick(self) -> None:
+        """To be called about ten times per second."""
+        self.news.tick()
+        self.feed.tick()
+        self.tracking.evict()
 
     def finished(self, connection: Connection) -> None:
         """A burst of `connection` has all its replies: it is flushed at the end of this turn."""
@@ -142,6 +210,8 @@ class Server:
         finished, self._finished = self._finished, []
         for connection in finished:
             connection.flush()
+        self.tracking.end_turn()
+        self.outbox.end_turn()
 
     def owner(self, shard: Shard) -> str:
         """The node to which a client of the cluster view should go for this shard.
@@ -176,8 +246,14 @@ class Server:
         if limit:
             oldest = Clock.now() - limit
             for connection in list(self.clients.values()):
-                if connection.session.last_at < oldest and not connection.waiting:
+                if connection.session.last_at < oldest and not (connection.waiting or _listens(connection)):
                     connection.abort()
 
     def log_output_limit(self, connection: Connection) -> None:
         log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
+
+
+def _listens(connection: Connection) -> bool:
+    """Whether a client has reason to be silent: it listens, or was put off."""
+    session = connection.session
+    return session.subscriptions is not None or session.monitors or connection.held

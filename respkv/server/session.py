@@ -6,10 +6,20 @@ Times are those of `respkv.raft.group.Clock`, in seconds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
+
+if TYPE_CHECKING:
+    from respkv.server.channels import Subscriptions
+    from respkv.server.tracking import Tracker
+
+# Whether replies are sent (CLIENT REPLY): all; all but that to the next command; none.
+HEARD: Final = 0
+SKIPS_NEXT: Final = 1
+SILENT: Final = 2
 
 _ids = itertools.count(1)
 
@@ -28,10 +38,16 @@ class Session:
         "lib_name",
         "lib_version",
         "local_address",
+        "monitors",
+        "muted",
         "name",
         "no_evict",
+        "no_touch",
         "protocol",
         "readonly",
+        "subscriptions",
+        "tracker",
+        "unblock",
     )
 
     def __init__(self, *, cluster_view: bool, authenticated: bool) -> None:
@@ -43,6 +59,10 @@ class Session:
         self.last_words: Sequence[bytes] = ()
         self.lib_name = b""
         self.lib_version = b""
+        self.subscriptions: Subscriptions | None = None
+        self.tracker: Tracker | None = None
+        self.monitors = False
+        self.unblock: Callable[[bool], None] | None = None  # while it waits for something; with whether as an error
         self.reset(authenticated=authenticated)
 
     @property
@@ -55,8 +75,9 @@ class Session:
         self.authenticated = authenticated
         self.protocol = 2
         self.name = b""
-        self.no_evict = False
+        self.no_evict = self.no_touch = False
         self.readonly = False
+        self.muted = HEARD
 
 
 def command_name(args: Sequence[bytes]) -> str:

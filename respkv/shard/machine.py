@@ -8,21 +8,28 @@ frames hold the index); it may not fail: a refusal is a `RespError` reply, any o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from respkv.commands.context import Context
 from respkv.commands.keys import expire_keys
-from respkv.commands.table import COMMANDS, resolve
+from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
 from respkv.keyspace.values import STRING
+from respkv.keyspace.watch import MISS, Watch
 from respkv.reply import Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
 from respkv.storage import Bitcask
+from respkv.storage.batch import Batch
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
+BY_OP = b"\0by"  # BY_OP, mark, command...: who writes it wants to tell its own changes from those of others
+
+# Of the commands that only read, those that tell of a key without taking its value; and those that take it, then write.
+_LOOKS_ONLY = frozenset(("object", "memory"))
+_READS_FIRST = frozenset(("getset", "getdel", "getex"))
 
 
 def wall_ms() -> int:
@@ -30,19 +37,47 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Watcher(Watch):
+    """A `Watch` that is told when what it has gathered came true."""
+
+    def committed(self, term: int) -> None:
+        """An entry of `term` was applied: takes what was gathered, and clears."""
+        raise NotImplementedError
+
+    def missed(self, keys: Sequence[bytes]) -> None:
+        """A read outside of any entry has found none of `keys`."""
+        raise NotImplementedError
+
+
 class Machine:
-    """Applies entries to a shard's keyspace and reads from it."""
+    """Applies entries to a shard's keyspace and reads from it.
+
+    `watcher` gathers what entries do, as long as somebody wants to know.
+    """
 
     def __init__(self, cask: Bitcask, clock_ms: Callable[[], int] = wall_ms) -> None:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self._watcher: Watcher | None = None
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
+
+    @property
+    def watcher(self) -> Watcher | None:
+        return self._watcher
+
+    @watcher.setter
+    def watcher(self, watcher: Watcher | None) -> None:
+        self._watcher = self.db.watch = watcher
 
     @staticmethod
     def can_apply(args: list[bytes]) -> bool:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
+        if args[0] == BY_OP:
+            args = args[2:]
+            if not args:
+                return False
         spec = COMMANDS.get(args[0])
         if spec is None:
             return args[0] == EXPIRE_OP
@@ -74,10 +109,12 @@ class Machine:
         replies: list[Any] = []
         for run in runs:
             if isinstance(run, Puts):
-                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+                self._put(batch, run)
             else:
                 replies += [self._run(args, context) for args in run.commands]
         db.commit(index, term)
+        if self._watcher is not None:
+            self._watcher.committed(term)
         return replies
 
     def apply_in_slices(
@@ -85,19 +122,25 @@ class Machine:
     ) -> Slices:
         """`apply` for an entry with long values: yields what is to be run, in any thread, before it is resumed, and
         returns the replies."""
-        db, values = self.db, values_of(entry.runs, body)
+        db, values, watched_by = self.db, values_of(entry.runs, body), self._watcher
         db.now_ms = max(self.cask.clock_ms, entry.now_ms)
         batch = db.begin()
         context = Context(seed=entry.seed)
         replies: list[Any] = []
         for run in entry.runs:
             if isinstance(run, LongPut):
+                if self._watcher is not None:
+                    self._watcher.putting(db, [run.key])
                 batch.put_long(run.slot, run.key, next(values))
             elif isinstance(run, Puts):
-                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+                self._put(batch, run)
             else:
                 replies += [self._run(args, context) for args in run.commands]
         yield from db.commit_in_slices(index, term)
+        if self._watcher is not None:
+            if self._watcher is not watched_by:  # it came too late to see what was written
+                self._watcher.flushing()
+            self._watcher.committed(term)
         return replies
 
     def apply_nothing(self, index: int, term: int) -> None:
@@ -106,12 +149,28 @@ class Machine:
 
     def _apply_puts(self, index: int, term: int, now_ms: int, runs: list[Run]) -> None:
         puts = joined(runs)  # type: ignore[arg-type]  # checked by the caller, without a copy
+        watcher = self._watcher
+        if watcher is not None:
+            self.db.now_ms = now_ms
+            watcher.putting(self.db, puts.keys)
         self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
+        if watcher is not None:
+            watcher.committed(term)
+
+    def _put(self, batch: Batch, puts: Puts) -> None:
+        if self._watcher is not None:
+            self._watcher.putting(self.db, puts.keys)
+        batch.put_encoded(puts.slots, puts.keys, puts.sizes, puts.records)
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
         if args[0] == EXPIRE_OP:
             return expire_keys(self.db, args[1:])
+        if args[0] == BY_OP:
+            return self._run_by(args[1], args[2:], context)
         spec = COMMANDS[args[0]]
+        if self._watcher is not None and self._watcher.wanted & MISS:
+            for key in self._misses(spec, args):
+                self._watcher.event(MISS, b"keymiss", key)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
@@ -119,11 +178,29 @@ class Machine:
             return refusal.with_traceback(None)
         return reply
 
+    def _run_by(self, mark: bytes, args: list[bytes], context: Context) -> Reply:
+        watcher = self._watcher
+        if watcher is None:
+            return self._run(args, context)
+        watcher.writer = mark
+        reply = self._run(args, context)
+        watcher.writer = b""
+        return reply
+
+    def _misses(self, spec: Spec, args: list[bytes]) -> list[bytes]:
+        """The keys that a command looks for in order to read them, and that are not there."""
+        reads = spec.name not in _LOOKS_ONLY if spec.is_readonly else spec.name in _READS_FIRST
+        if not reads and not (spec.name == "set" and b"GET" in map(bytes.upper, args[3:])):
+            return []
+        return [key for key in spec_keys(spec, args) if not self.db.exists(key)]
+
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
         spec = COMMANDS[args[0]]
+        if self._watcher is not None and self._watcher.wanted & MISS and (misses := self._misses(spec, args)):
+            self._watcher.missed(misses)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(db, args, self._read_context)

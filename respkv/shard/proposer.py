@@ -64,7 +64,7 @@ from respkv.shard.long import (
     run_here,
     split_columns,
 )
-from respkv.shard.machine import Machine, wall_ms
+from respkv.shard.machine import Machine, Watcher, wall_ms
 from respkv.shard.waiting import Batch, Part, Read, Sink, finish
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
@@ -155,6 +155,7 @@ class Proposer:
         self.shard = shard.id
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
+        self._watcher: Watcher | None = None
         self.use(machine)
         self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
         self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
@@ -195,7 +196,15 @@ class Proposer:
     def use(self, machine: Machine | None) -> None:
         """The state to read from and to apply to (None: this node holds no replica)."""
         self.machine = machine
+        if machine is not None:
+            machine.watcher = self._watcher
         self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """`watcher` is told what is applied here from now on."""
+        self._watcher = watcher
+        if self.machine is not None:
+            self.machine.watcher = watcher
 
     def avoid_plain_reads(self) -> None:
         """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""

@@ -11,7 +11,9 @@ from respkv import errors
 from respkv.commands.args import database, integer
 from respkv.commands.table import command
 from respkv.reply import OK, PONG, Reply, RespError, Simple
-from respkv.server.dispatch import Call
+from respkv.resp.encoder import encode
+from respkv.server.dispatch import Call, Later
+from respkv.server.session import Session
 
 REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
 DEFAULT_USER = b"default"
@@ -23,6 +25,8 @@ def ping(call: Call) -> Reply:
     args = call.args
     if len(args) > 2:
         raise errors.arity("ping")
+    if call.session.subscriptions is not None and call.session.protocol == 2:
+        return [b"pong", args[1] if len(args) == 2 else b""]
     return args[1] if len(args) == 2 else PONG
 
 
@@ -34,7 +38,7 @@ def echo(call: Call) -> Reply:
 
 @command("HELLO", kind="server", arity=-1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="6.0.0", summary="Handshake with Redis")
-def hello(call: Call) -> Reply:
+def hello(call: Call) -> Later:
     args, session = call.args, call.session
     protocol = _protocol(args[1]) if len(args) > 1 else session.protocol
     at = 2
@@ -50,11 +54,17 @@ def hello(call: Call) -> Reply:
             raise errors.hello_syntax(args[at])
     if not session.authenticated:
         raise errors.hello_no_auth()
+    messages = call.server.outbox.take(call.connection)  # they were written for the protocol that was
     session.protocol = protocol
+    call.connection.hinder_by_session()
+    return call.raw(messages + encode(_greeting(session), protocol))
+
+
+def _greeting(session: Session) -> Reply:
     return {
         b"server": b"redis",  # clients look for this word
         b"version": REDIS_VERSION.encode(),
-        b"proto": protocol,
+        b"proto": session.protocol,
         b"id": session.id,
         b"mode": b"cluster" if session.cluster_view else b"standalone",
         b"role": b"master",
@@ -126,9 +136,10 @@ def quit_(call: Call) -> Reply:
 
 @command("RESET", kind="server", arity=1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="6.2.0", summary="Reset the connection")
-def reset(call: Call) -> Reply:
+def reset(call: Call) -> Later:
+    messages = call.server.outbox.take(call.connection)
     call.connection.deauthenticated()
-    return Simple(b"RESET")
+    return call.raw(messages + encode(Simple(b"RESET"), 2))
 
 
 # --- what clients of a Redis Cluster say first ---
