@@ -16,6 +16,10 @@ from respkv.server.dispatch import Call, Later
 from respkv.server.session import Session
 
 REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
+
+# What HELLO says: client libraries cache only with a server that calls itself 7.4 or later in its greeting (redis-py,
+# Jedis), though nothing that they then use is newer than 7.0. INFO tells the version above.
+GREETING_VERSION = "7.4.0"
 DEFAULT_USER = b"default"
 
 
@@ -63,7 +67,7 @@ def hello(call: Call) -> Later:
 def _greeting(session: Session) -> Reply:
     return {
         b"server": b"redis",  # clients look for this word
-        b"version": REDIS_VERSION.encode(),
+        b"version": GREETING_VERSION.encode(),
         b"proto": session.protocol,
         b"id": session.id,
         b"mode": b"cluster" if session.cluster_view else b"standalone",
