@@ -157,8 +157,8 @@ def bitfield(db: Db, args: list[bytes], ctx: Context) -> Reply:
     new = bytes(data)
     if new != old:  # as in Redis the string also grows when no operation did anything
         db.set_string(args[1], new, keep_ttl=True)
-    if any(reply is not None and each.name != b"GET" for each, reply in zip(operations, replies, strict=True)):
-        db.notify(STRING, b"setbit", args[1])
+        if any(reply is not None and each.name != b"GET" for each, reply in zip(operations, replies, strict=True)):
+            db.notify(STRING, b"setbit", args[1])
     return replies
 
 

@@ -189,10 +189,18 @@ class Machine:
 
     def _misses(self, spec: Spec, args: list[bytes]) -> list[bytes]:
         """The keys that a command looks for in order to read them, and that are not there."""
-        reads = spec.name not in _LOOKS_ONLY if spec.is_readonly else spec.name in _READS_FIRST
-        if not reads and not (spec.name == "set" and b"GET" in map(bytes.upper, args[3:])):
-            return []
-        return [key for key in spec_keys(spec, args) if not self.db.exists(key)]
+        if spec.is_readonly:
+            keys = () if spec.name in _LOOKS_ONLY else spec_keys(spec, args)
+        elif spec.name in _READS_FIRST or (spec.name == "set" and b"GET" in map(bytes.upper, args[3:])):
+            keys = args[1:2]
+        else:  # sources, if it has any beside what it writes
+            keys = [
+                key
+                for each in spec.key_specs
+                if each.access[0] == "RO"
+                for key in args[each.first : len(args) + each.last + 1 if each.last < 0 else each.first + each.last + 1]
+            ]
+        return [key for key in keys if not self.db.exists(key)]
 
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
