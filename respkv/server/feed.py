@@ -98,17 +98,18 @@ class Feed:
 
     # -- as a node with clients that cache
 
-    def when_ready(self, call: Callable[[], None]) -> bool:
-        """Calls `call` when all shards' changes are heard of, or that takes too long. False: they are already."""
+    def begin(self) -> bool:
+        """From now on this node wants to hear of changes. Whether it hears of all shards' by now."""
         self._needed_at = Clock.now()
         if not self.caches:
             self.caches = True
             self.wants_changed()
             self._hear_own()
-        if all(self._sources):
-            return False
+        return all(self._sources)
+
+    def when_ready(self, call: Callable[[], None]) -> None:
+        """Calls `call` when all shards' changes are heard of, or that takes too long."""
         self._ready.append((Clock.now() + READY_S, call))
-        return True
 
     def _hear_own(self) -> None:
         for shard, term in self._led():

@@ -10,7 +10,6 @@ cluster view for its node alone, as with Redis Cluster.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +36,6 @@ class Pause:
         self._changed = changed
         self._news = news
         self._ends_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
         self._held: dict[Connection, None] = {}
         news.handlers[PAUSE] = self._on_pause
 
@@ -53,26 +51,14 @@ class Pause:
         self.everything = everything or (self.active and self.everything)
         self.active = True
         self._changed(True)
-        self._arm()
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        # In steps, as the loop's timers do not reach as far as a client may ask for.
-        left_s = min(self._ends_at - Clock.now(), 3600.0)
-        self._timer = asyncio.get_running_loop().call_later(max(left_s, 0.0), self._due)
-
-    def _due(self) -> None:
-        if self._ends_at <= Clock.now():
+    def tick(self) -> None:
+        """To be called about ten times per second."""
+        if self.active and self._ends_at <= Clock.now():
             self.end()
-        else:
-            self._arm()
 
     def end(self) -> None:
         """The pause is over: who has waited goes on."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if not self.active:
             return
         self.active = self.everything = False

@@ -197,6 +197,7 @@ class Server:
         """To be called about ten times per second."""
         self.news.tick()
         self.feed.tick()
+        self.pause.tick()
         self.tracking.evict()
 
     def finished(self, connection: Connection) -> None:

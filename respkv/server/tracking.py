@@ -81,6 +81,7 @@ class Tracking:
         self._life = life.encode()
         self._prefixes: dict[bytes, dict[int, None]] = {}
         self._lengths: list[int] = []
+        self._emptied: set[int] = set()  # clients that were told in this turn to forget all
         self._broadcasts: dict[bytes, dict[bytes, bytes]] = {}  # prefix to changed keys and the marks of who did it
 
     # -- clients
@@ -201,7 +202,9 @@ class Tracking:
         for client, tracker in list(self.trackers.items()):
             if not (tracker.bcast or shard in tracker.holds or (everybody and tracker.fresh)):
                 continue
-            self._invalidate(client, None)
+            if client not in self._emptied:
+                self._emptied.add(client)
+                self._invalidate(client, None)
             tracker.fresh = False
             if tracker.redirect:  # a value may still be on its way beside this
                 tracker.holds.discard(shard)
@@ -212,6 +215,7 @@ class Tracking:
 
     def end_turn(self) -> None:
         """Sends what was gathered for clients in broadcasting mode."""
+        self._emptied.clear()
         if not self._broadcasts:
             return
         broadcasts, self._broadcasts = self._broadcasts, {}

@@ -212,7 +212,7 @@ def test_config_set_changes_what_may_change_and_tells_who_watches() -> None:
 SETTABLE = {
     "requirepass", "maxclients", "timeout", "tcp-keepalive", "proto-max-bulk-len", "client-query-buffer-limit",
     "client-output-buffer-limit", "cluster-timeout-ms", "log-level", "merge-dead-ratio", "pending-bytes-max",
-    "disk-headroom-bytes",
+    "disk-headroom-bytes", "notify-keyspace-events", "tracking-table-max-keys",
 }  # fmt: skip
 
 

@@ -65,7 +65,8 @@ class Node:
         slots = [slot % SHARDS for slot in range(16384)]
         self.tracking = Tracking(self.clients, outbox, slots, SHARDS, "life")  # type: ignore[arg-type]
         self.feed = Feed("me", proposers, self.news, self.tracking)  # type: ignore[arg-type]
-        self.key = [next(b"%d" % i for i in range(100) if slot_of(b"%d" % i) % SHARDS == shard) for shard in range(SHARDS)]
+        keys = [b"%d" % number for number in range(100)]
+        self.key = [next(key for key in keys if slot_of(key) % SHARDS == shard) for shard in range(SHARDS)]
 
     def client(self, protocol: int = 3, **options: Any) -> Tracker:
         prefixes = options.pop("prefixes", [])
@@ -90,7 +91,7 @@ class Node:
 
     def is_fed(self, *leaders: str) -> None:
         """It hears of both shards from `leaders`, in term 1."""
-        self.feed.when_ready(lambda: None)
+        self.feed.begin()
         for shard, leader in enumerate(leaders):
             self.says(leader, shard, 1)
 
@@ -174,7 +175,7 @@ def test_a_deposed_leader_that_does_not_know_it_is_not_listened_to(now: Now) -> 
 
 def test_what_this_node_leads_is_told_without_a_message(now: Now) -> None:
     node = Node(now, led=(0, 1))
-    assert not node.feed.when_ready(lambda: None)
+    assert node.feed.begin()
     client = node.client()
     node.tracking.remember(client, [node.key[0]])
     node.feed.changed(0, 3, [(node.key[0], b"")], whole=False)
@@ -220,17 +221,19 @@ def test_what_was_dropped_for_a_node_that_does_not_read_moves_its_generation(now
 
 def test_being_ready_means_to_hear_of_every_shard(now: Now) -> None:
     node, ready = Node(now), []
-    assert node.feed.when_ready(lambda: ready.append(1))
+    assert not node.feed.begin()
+    node.feed.when_ready(lambda: ready.append(1))
     node.says("a", 0, 1)
     assert not ready
     node.says("a", 1, 1)
     assert ready == [1]
-    assert not node.feed.when_ready(lambda: ready.append(2))
+    assert node.feed.begin()
 
 
 def test_without_a_leader_being_ready_takes_no_longer_than_it_may(now: Now) -> None:
     node, ready = Node(now), []
-    assert node.feed.when_ready(lambda: ready.append(1))
+    assert not node.feed.begin()
+    node.feed.when_ready(lambda: ready.append(1))
     node.feed.tick()
     assert not ready
     now.at += READY_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from respkv import errors
 from respkv.commands.args import integer
@@ -34,12 +34,13 @@ def client_tracking(call: Call) -> Reply | Later:
     if known is not None:
         prefixes = [*known.prefixes, *prefixes]
         tracker.holds, tracker.caching = known.holds, known.caching
-    call.server.tracking.turn_on(tracker, prefixes)
+    ready = call.server.feed.begin()
+    call.server.tracking.turn_on(tracker, prefixes)  # at once: more commands may be under way
     call.connection.hinder_by_session()
-    answers: list[Callable[[Reply], None]] = []
-    if not call.server.feed.when_ready(lambda: answers[0](OK)):
+    if ready:
         return OK
-    answers.append(call.later())
+    answer = call.later()
+    call.server.feed.when_ready(lambda: answer(OK))
     return LATER
 
 
