@@ -67,6 +67,15 @@ class Push:
         self.items = items
 
 
+class Encoded:
+    """What is on the wire already, in the protocol of the client that gets it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class Verbatim:
     """A verbatim string of RESP3 with its three-letter format; a bulk string in RESP2."""
 
@@ -84,8 +93,9 @@ class NullArray:
 
 OK: Final = Simple(b"OK")
 PONG: Final = Simple(b"PONG")
+QUEUED: Final = Simple(b"QUEUED")
 NULL_ARRAY: Final = NullArray()
 
 Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | KeysView[Any] | (
-    Simple | RespError | Push | Verbatim | NullArray | LongBulk
+    Simple | RespError | Push | Verbatim | Encoded | NullArray | LongBulk
 )

@@ -13,6 +13,7 @@
 | dict | array of keys and values in turn | `%pairs`, keys and values in turn |
 | set, frozenset, `dict.keys()` (in its order) | array | `~length`, items |
 | Push | array | `>length`, items |
+| Encoded | as it is | as it is |
 | Verbatim | bulk string | `=length`, `txt:` and the text |
 
 Every element of every reply ends with CR LF. Floats are written as Redis 7.0 does: whole ones without a point, `inf`,
@@ -26,11 +27,10 @@ from collections.abc import Set as AbstractSet
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import Encoded, LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
-QUEUED: Final = b"+QUEUED\r\n"
 NIL2: Final = b"$-1\r\n"
 NIL3: Final = b"_\r\n"
 NULL_ARRAY2: Final = b"*-1\r\n"
@@ -178,6 +178,10 @@ def _write_push(parts: list[bytes], value: Push, protocol: int) -> None:
     _write_items(parts, value.items, protocol)
 
 
+def _write_encoded(parts: list[bytes], value: Encoded, protocol: int) -> None:
+    parts.append(value.data)
+
+
 def _write_dict(parts: list[bytes], value: dict[Any, Any], protocol: int) -> None:
     parts.append(b"*%d\r\n" % (2 * len(value)) if protocol == 2 else b"%%%d\r\n" % len(value))
     for pair in value.items():
@@ -200,5 +204,6 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     RespError: _write_error,
     Push: _write_push,
     Verbatim: _write_verbatim,
+    Encoded: _write_encoded,
     LongBulk: _write_long_bulk,
 }

@@ -41,7 +41,8 @@ _ALIKE = _GET | _SET
 _NILS = {2: NIL2, 3: NIL3}
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
-UNAUTHENTICATED, SUBSCRIBED, TRACKED, MUTED = (1 << bit for bit in range(8, 12))
+UNAUTHENTICATED, SUBSCRIBED, TRACKED, MUTED, IN_TRANSACTION = (1 << bit for bit in range(8, 13))
+_OF_THE_SESSION = SUBSCRIBED | TRACKED | MUTED | IN_TRANSACTION
 
 
 class Connection(asyncio.Protocol):
@@ -71,9 +72,8 @@ class Connection(asyncio.Protocol):
         self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
         self.hindrances = server.hindrances | (0 if self.session.authenticated else UNAUTHENTICATED)
         self.fast = not self.hindrances
-        self.held = False
         self.waiting: deque[Burst | PutBurst | Pushed] = deque()
-        self.closing = False
+        self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
@@ -115,7 +115,11 @@ class Connection(asyncio.Protocol):
             self._backlog += commands
         elif commands:
             self.server.stats.commands += len(commands)
-            if self.fast and commands[0][0] in _ALIKE and self._run_alike(commands, len(data)):
+            if self.fast and commands[0][0] in _ALIKE and (
+                self._run_lone(commands[0], len(data))
+                if len(commands) == 1
+                else self._run_alike(commands, len(data))
+            ):
                 pass
             elif len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
@@ -141,6 +145,35 @@ class Connection(asyncio.Protocol):
         self._continue()
 
     # -- running commands
+
+    def _run_lone(self, args: list[bytes], size: int) -> bool:
+        """`_run_alike` for one command, which needs no columns."""
+        session = self.session
+        if len(args) == 2:
+            if args[0] not in _GET or self.waiting:
+                return False
+            now = Clock.now()
+            reply = self._get(args[1], now)
+            if reply is None:
+                return False
+            session.last_at, session.last_words = now, args
+            self.server.post(self, reply)
+            return True
+        if len(args) != 3 or args[0] not in _SET:
+            return False
+        key = args[1]
+        slot = slot_of(key)
+        server = self.server
+        proposer = server.proposer_of_slot[slot]
+        if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
+            return False
+        burst = PutBurst(self, size, (slot,))
+        proposer.join(burst)
+        proposer.puts.append((slot, key, args[2]))
+        server.stats.plain_sets += 1
+        session.last_at, session.last_words = Clock.now(), (b"SET", key)
+        self._line_up(burst)
+        return True
 
     def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
         """Runs commands that are nothing but plain GETs, or nothing but plain SETs, column by column: without what
@@ -216,6 +249,7 @@ class Connection(asyncio.Protocol):
         """Runs commands in pieces, as long as the client takes what is written in between."""
         while commands and not (self._write_blocked or self.closing or self.held):
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
+            self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
             if rest and self.waiting:
                 break
@@ -298,7 +332,7 @@ class Connection(asyncio.Protocol):
     # -- replies
 
     def settled(self, burst: Burst | PutBurst) -> None:
-        """A burst has all its replies. They are written at once where nothing else hangs on that; else this turn."""
+        """A burst has all its replies."""
         waiting = self.waiting
         if len(waiting) == 1 and waiting[0] is burst and self._reading and not (self.closing or self._ended):
             waiting.clear()
@@ -331,14 +365,20 @@ class Connection(asyncio.Protocol):
             self._continue()
 
     def _write(self, data: bytes | list[bytes]) -> None:
+        """Short replies leave at the end of the turn, together with those of other clients; long ones at once."""
+        if isinstance(data, bytes):
+            self.server.post(self, data)
+        else:
+            self.server.send_posted()
+            for part in data:
+                self.send(part)
+
+    def send(self, data: bytes) -> None:
+        """Hands `data` to the socket."""
         transport = self._transport
         if transport is None:
             return
-        if isinstance(data, bytes):
-            transport.write(data)
-        else:
-            for part in data:
-                transport.write(part)
+        transport.write(data)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
             self.server.log_output_limit(self)
@@ -362,9 +402,20 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
+    def hold(self) -> None:
+        """No further command is run before `release`: one that is under way must have ended."""
+        self.held = True
+        self._pause()
+
+    def release(self) -> None:
+        """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
+        self.held = False
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
-        if self._backlog and not (self._write_blocked or self.held):
+        if self.held:
+            return
+        if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []
             self._execute(backlog, 0)
         if self._backlog or self._write_blocked or len(self.waiting) >= OPEN_BURSTS_MAX // 2:
@@ -376,8 +427,8 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def resume(self) -> None:
-        """What was put off (`dispatch.HELD`) may run."""
-        self.held = False
+        """The same, where nothing of that command is under way."""
+        self.release()
         self._continue()
 
     def hinder(self, reason: int, on: bool) -> None:
@@ -389,9 +440,15 @@ class Connection(asyncio.Protocol):
         """Brings the reasons up to date that lie in what the client has asked for."""
         session = self.session
         tracker = session.tracker
-        self.hinder(SUBSCRIBED, session.subscriptions is not None and session.protocol == 2)
-        self.hinder(TRACKED, tracker is not None and (tracker.noloop or not tracker.bcast))
-        self.hinder(MUTED, session.muted != HEARD)
+        reasons = IN_TRANSACTION if session.transaction is not None else 0
+        if session.subscriptions is not None and session.protocol == 2:
+            reasons |= SUBSCRIBED
+        if tracker is not None and (tracker.noloop or not tracker.bcast):
+            reasons |= TRACKED
+        if session.muted != HEARD:
+            reasons |= MUTED
+        self.hindrances = self.hindrances & ~_OF_THE_SESSION | reasons
+        self.fast = not self.hindrances and not self.closing
 
     # -- the end
 
@@ -420,6 +477,7 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def _close(self) -> None:
+        self.server.send_posted()
         if self._transport is not None:
             self._transport.close()
 

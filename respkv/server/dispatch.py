@@ -20,8 +20,9 @@ from respkv.commands.spread import Spread
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server import attention
+from respkv.server.burst import MutedBurst
 from respkv.server.session import HEARD, SKIPS_NEXT, command_name
-from respkv.shard.machine import BY_OP
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
 from respkv.storage.errors import Damaged
@@ -36,12 +37,11 @@ log = structlog.get_logger()
 
 KEY_BYTES_MAX = 65_536
 
-_WHILE_SUBSCRIBED: Final = frozenset(
-    ("ping", "subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ssubscribe", "sunsubscribe", "quit", "reset")
-)
-
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
+
+# All others are queued.
+RUN_INSIDE_MULTI: Final = frozenset(("multi", "exec", "discard", "watch", "quit", "reset"))
 
 
 class Later:
@@ -57,13 +57,16 @@ class Call:
     Its function returns the reply, or takes `later()` and returns `LATER`.
     """
 
-    __slots__ = ("args", "burst", "connection", "token")
+    __slots__ = ("args", "burst", "connection", "in_transaction", "token")
 
-    def __init__(self, connection: Connection, burst: Burst, token: int, args: list[bytes]) -> None:
+    def __init__(
+        self, connection: Connection, burst: Part, token: int, args: list[bytes], *, in_transaction: bool = False
+    ) -> None:
         self.connection = connection
         self.burst = burst
         self.token = token
         self.args = args
+        self.in_transaction = in_transaction  # run by EXEC: it must not wait for anything
 
     @property
     def server(self) -> Server:
@@ -73,10 +76,10 @@ class Call:
     def session(self) -> Session:
         return self.connection.session
 
-    def raw(self, data: bytes) -> Later:
-        """Answers with what is encoded already."""
-        self.burst.replies[self.token] = data
-        return LATER
+    @property
+    def is_muted(self) -> bool:
+        """Whether the reply will not be sent."""
+        return type(self.burst) is MutedBurst
 
     def later(self) -> Callable[[Reply], None]:
         """A function to call once, with the reply."""
@@ -118,52 +121,27 @@ class Spanning(Part):
 def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
     """Runs one command; its reply gets the next place in the burst, now or later.
 
-    False: what follows needs a burst of its own. Where no place was taken, this command is the first of that; it is
-    run again, or if the connection is `held` then, when that is over.
+    False: what follows needs a burst of its own, at once or when the connection is not `held` any more. Where no place
+    was taken, this command is the first of that.
     """
+    session = connection.session
     if connection.hindrances:
-        return _dispatch_hindered(connection, burst, args)
+        muted = session.muted
+        if muted and attention.speaks(args):
+            session.muted = HEARD
+            return False
+        if connection.server.pause.active and attention.must_wait(connection, args):
+            connection.server.pause.hold(connection)
+            return False
+        if muted == SKIPS_NEXT:
+            session.muted = HEARD
+            _dispatch(connection, burst, args)
+            connection.hinder_by_session()
+            return False
     _dispatch(connection, burst, args)
-    return _goes_on(connection, burst)
-
-
-def _goes_on(connection: Connection, burst: Burst) -> bool:
-    """Whether what was run leaves the connection as the burst took it for."""
-    return not connection.hindrances and burst.protocol == connection.session.protocol
-
-
-def _dispatch_hindered(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
-    session, pause = connection.session, connection.server.pause
-    muted = session.muted
-    if muted and _speaks(args):
-        session.muted = HEARD
+    if connection.held or burst.protocol != session.protocol:
         return False
-    if pause.active and _must_wait(connection, args):
-        pause.hold(connection)
-        connection.held = True
-        return False
-    if muted == SKIPS_NEXT:
-        session.muted = HEARD
-    _dispatch(connection, burst, args)
-    if muted == SKIPS_NEXT:
-        connection.hinder_by_session()
-        return False
-    return muted == session.muted and burst.protocol == session.protocol
-
-
-def _speaks(args: Sequence[bytes]) -> bool:
-    """Whether this is CLIENT REPLY ON or RESET, which are answered when nothing else is."""
-    words = [word.upper() for word in args[:3]]
-    return words in ([b"CLIENT", b"REPLY", b"ON"], [b"RESET"]) and len(args) == len(words)
-
-
-def _must_wait(connection: Connection, args: list[bytes]) -> bool:
-    """Whether the command is put off by the pause. One that is wrong is not."""
-    try:
-        spec = resolve(args)
-    except RespError:
-        return False
-    return connection.session.authenticated and connection.server.pause.holds(spec)
+    return not session.muted or type(burst) is MutedBurst
 
 
 def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
@@ -176,23 +154,50 @@ def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
             log.warning("cross_protocol_scripting", address=connection.session.address)
             connection.abort()
             return
-        reply = error.with_traceback(None)
-        stats = connection.server.stats
-        stats.errors += 1
-        stats.error_codes[error.text.partition(" ")[0]] += 1
-    except Exception:
-        # One command's fault must not cost other clients their connections.
-        log.exception("command_failed", command=command_name(args), client=connection.session.id)
-        reply = errors.generic("internal error")
+        reply = told(connection, error)
+    except Exception as fault:  # noqa: BLE001 - told in `failed`
+        reply = failed(connection, args, fault)
     if not isinstance(reply, Later):
         burst.replies[token] = encode(reply, connection.session.protocol)
 
 
-def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
-    spec = resolve(args)
+def told(connection: Connection, error: RespError) -> RespError:
+    """Counts an error that a client is about to be told."""
+    stats = connection.server.stats
+    stats.errors += 1
+    stats.error_codes[error.text.partition(" ")[0]] += 1
+    return error.with_traceback(None)
+
+
+def failed(connection: Connection, args: Sequence[bytes], fault: Exception) -> RespError:
+    """One command's fault must not cost other clients their connections."""
+    log.error("command_failed", command=command_name(args), client=connection.session.id, exc_info=fault)
+    return errors.generic("internal error")
+
+
+def permit(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """Raises what forbids this client the command. Asked when it comes, inside MULTI too, and again by EXEC."""
     if not connection.session.authenticated and "no_auth" not in spec.flags:
         raise errors.no_auth()
-    connection.server.stats.calls[spec] += 1
+
+
+def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
+    queue = connection.session.transaction
+    try:
+        spec = resolve(args)
+        permit(connection, spec, args)
+        if connection.hindrances:
+            attention.check(connection, spec)
+        if queue is not None and spec.name not in RUN_INSIDE_MULTI:
+            return queue.add(connection, spec, args)
+    except RespError as error:
+        if queue is not None:
+            queue.spoil()
+        if args[0].upper() == b"EXEC":
+            connection.session.end_transaction()
+            connection.hinder_by_session()
+            raise errors.exec_abort_because(error) from None
+        raise
     if connection.hindrances:
         return _run_hindered(connection, burst, token, spec, args)
     return _run_spec(connection, burst, token, spec, args)
@@ -200,34 +205,61 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
 
 def _run_spec(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
     if spec.kind == "server":
-        assert spec.fn is not None
-        reply: Reply | Later = spec.fn(Call(connection, burst, token, args))
-        return reply
+        return run_here(Call(connection, burst, token, args), spec)
+    connection.server.stats.calls[spec] += 1
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
 
 
 def _run_hindered(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
-    """For connections that subscribe or cache, and while somebody monitors."""
-    server, session = connection.server, connection.session
-    if session.subscriptions is not None and session.protocol == 2 and spec.name not in _WHILE_SUBSCRIBED:
-        raise errors.while_subscribed(spec.name)
-    tracker = session.tracker
-    if tracker is not None:
-        if spec.is_readonly and spec.kind == "data":
-            server.tracking.remember(tracker, spec_keys(spec, args))
-        if not spec.name.startswith("client"):
-            tracker.caching = False
-    shown = list(args) if server.monitors else args  # the name is as the client wrote it
-    ran = spec.kind == "server"
+    shown = list(args)  # as the client wrote it
+    attention.remember(connection, spec, args)
+    ran = spec.kind == "server"  # of a refusal too: it was this command's own
     try:
         reply = _run_spec(connection, burst, token, spec, args)
         ran = True
     finally:
-        if ran and server.monitors:
-            server.monitors.show(connection, spec, shown)
+        if ran:
+            attention.was_run(connection, spec, shown)
     return reply
+
+
+def run_here(call: Call, spec: Spec) -> Reply | Later:
+    """Runs a command about the server itself. Raises RespError."""
+    call.server.stats.calls[spec] += 1
+    assert spec.fn is not None
+    reply: Reply | Later = spec.fn(call)
+    return reply
+
+
+def attempt(call: Call, spec: Spec) -> Reply | Later:
+    """The same; an error is the reply."""
+    try:
+        return run_here(call, spec)
+    except RespError as error:
+        return told(call.connection, error)
+    except Exception as fault:  # noqa: BLE001 - told in `failed`
+        return failed(call.connection, call.args, fault)
+
+
+def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
+    """The one shard of all of `keys`. Raises CROSSSLOT and MOVED.
+
+    Without `any_slot` they must be in one slot, as the cluster view always wants it.
+    """
+    for key in keys:
+        if len(key) > KEY_BYTES_MAX:
+            raise errors.key_too_long(KEY_BYTES_MAX)
+    server, session = connection.server, connection.session
+    slots = {slot_of(key) for key in keys}
+    proposers = {server.proposer_of_slot[slot] for slot in slots}
+    if len(proposers) > 1 or (len(slots) > 1 and (session.cluster_view or not any_slot)):
+        raise errors.cross_slot()
+    proposer = proposers.pop()
+    if session.cluster_view:
+        _check_leader(server, proposer, slots.pop())
+    return proposer
 
 
 def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
@@ -272,9 +304,8 @@ def _run_on(
     connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
 ) -> Reply | Later:
     if spec.is_write:
-        if proposer.refusal is not None:
-            raise proposer.refusal
-        proposer.write(burst, token, marked(connection, args))
+        check_refusal(proposer, spec)
+        proposer.write(burst, token, attention.marked(connection, args))
         return LATER
     if has_open_writes(connection, burst, proposer):
         proposer.write(burst, token, args)
@@ -290,13 +321,13 @@ def _run_on(
     return LATER
 
 
-def marked(connection: Connection, args: list[bytes]) -> list[bytes]:
-    """A write as it goes into the log: with its client's mark if that does not want to hear of its own writes."""
-    tracker = connection.session.tracker
-    return args if tracker is None or not tracker.noloop else [BY_OP, tracker.mark, *args]
+def check_refusal(proposer: Proposer, spec: Spec) -> None:
+    """Raises the reason for which the shard takes no such write now."""
+    if proposer.refusal is not None and spec.is_write:
+        raise proposer.refusal
 
 
-def has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
+def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
     """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
     turn."""
     return any(proposer is p for p in burst.joined) or any(
@@ -319,14 +350,13 @@ def _span(
     targets = [server.proposers[shard] for shard, _ in parts]
     if spec.is_write:
         for proposer in targets:
-            if proposer.refusal is not None:
-                raise proposer.refusal
+            check_refusal(proposer, spec)
     spanning = Spanning(burst, token, args, spread, parts)
     burst.pending += 1
     spanning.pending = 1
     for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
         if spec.is_write or has_open_writes(connection, burst, proposer):
-            proposer.write(spanning, position, marked(connection, part_args) if spec.is_write else part_args)
+            proposer.write(spanning, position, attention.marked(connection, part_args) if spec.is_write else part_args)
             burst.joined.append(proposer)
         else:
             proposer.read(spanning, position, part_args)

@@ -47,8 +47,8 @@ class ShardWatcher(Watcher):
         if (writers or flushed) and self._feed.active:
             self._feed.changed(shard, group.term, list(writers.items()), whole=flushed)
 
-    def missed(self, keys: Sequence[bytes]) -> None:
-        self._notifier.emit(self._proposer.shard, [(MISS, b"keymiss", key) for key in keys])
+    def missed(self, events: list[Event]) -> None:
+        self._notifier.emit(self._proposer.shard, events)
 
 
 class Notifier:

@@ -73,6 +73,7 @@ class Pause:
 
     def hold(self, connection: Connection) -> None:
         self._held[connection] = None
+        connection.hold()
 
     def forget(self, connection: Connection) -> None:
         self._held.pop(connection, None)

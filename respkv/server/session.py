@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
+from respkv.shard.transaction import Watched
+
+if TYPE_CHECKING:
+    from respkv.server.queue import Queue
 
 if TYPE_CHECKING:
     from respkv.server.channels import Subscriptions
@@ -47,7 +51,9 @@ class Session:
         "readonly",
         "subscriptions",
         "tracker",
+        "transaction",
         "unblock",
+        "watched",
     )
 
     def __init__(self, *, cluster_view: bool, authenticated: bool) -> None:
@@ -78,6 +84,12 @@ class Session:
         self.no_evict = self.no_touch = False
         self.readonly = False
         self.muted = HEARD
+        self.end_transaction()
+
+    def end_transaction(self) -> None:
+        """Neither in MULTI nor watching anything."""
+        self.transaction: Queue | None = None
+        self.watched: dict[bytes, Watched] = {}
 
 
 def command_name(args: Sequence[bytes]) -> str:

@@ -8,7 +8,7 @@ frames hold the index); it may not fail: a refusal is a `RespError` reply, any o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from respkv.commands.context import Context
@@ -16,16 +16,17 @@ from respkv.commands.keys import expire_keys
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
 from respkv.keyspace.values import STRING
-from respkv.keyspace.watch import MISS, Watch
-from respkv.reply import Reply, RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, joined
+from respkv.keyspace.watch import MISS, Event, Watch
+from respkv.reply import NULL_ARRAY, Reply, RespError
+from respkv.shard.batch import BY_OP, Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
+from respkv.shard.transaction import EXEC_OP, WATCH_OP, Watched, is_possible, is_read, transaction_of
+from respkv.shard.watches import Watches
 from respkv.storage import Bitcask
 from respkv.storage.batch import Batch
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
-BY_OP = b"\0by"  # BY_OP, mark, command...: who writes it wants to tell its own changes from those of others
 
 # Of the commands that only read, those that tell of a key without taking its value; and those that take it, then write.
 _LOOKS_ONLY = frozenset(("object", "memory"))
@@ -44,8 +45,8 @@ class Watcher(Watch):
         """An entry of `term` was applied: takes what was gathered, and clears."""
         raise NotImplementedError
 
-    def missed(self, keys: Sequence[bytes]) -> None:
-        """A read outside of any entry has found none of `keys`."""
+    def missed(self, events: list[Event]) -> None:
+        """A read outside of any entry has not found keys."""
         raise NotImplementedError
 
 
@@ -60,6 +61,7 @@ class Machine:
         self.db = Db(cask)
         self.get_plain = cask.get_plain
         self._watcher: Watcher | None = None
+        self.watches = Watches()
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
@@ -80,11 +82,17 @@ class Machine:
                 return False
         spec = COMMANDS.get(args[0])
         if spec is None:
-            return args[0] == EXPIRE_OP
+            if args[0] == EXEC_OP:
+                return is_possible(args, Machine.can_apply)
+            return args[0] in (EXPIRE_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
     def can_read(args: list[bytes]) -> bool:
+        if args[0] == EXEC_OP:
+            return is_read(args, Machine.can_read)
+        if args[0] == WATCH_OP:
+            return True
         try:
             spec = resolve(args)
         except RespError:
@@ -115,6 +123,8 @@ class Machine:
         db.commit(index, term)
         if self._watcher is not None:
             self._watcher.committed(term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def apply_in_slices(
@@ -141,6 +151,8 @@ class Machine:
             if self._watcher is not watched_by:  # it came too late to see what was written
                 self._watcher.flushing()
             self._watcher.committed(term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def apply_nothing(self, index: int, term: int) -> None:
@@ -154,6 +166,8 @@ class Machine:
             self.db.now_ms = now_ms
             watcher.putting(self.db, puts.keys)
         self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
+        if self.watches.stamps:
+            self.watches.wrote(puts.keys)
         if watcher is not None:
             watcher.committed(term)
 
@@ -163,11 +177,9 @@ class Machine:
         batch.put_encoded(puts.slots, puts.keys, puts.sizes, puts.records)
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
-        if args[0] == EXPIRE_OP:
-            return expire_keys(self.db, args[1:])
-        if args[0] == BY_OP:
-            return self._run_by(args[1], args[2:], context)
-        spec = COMMANDS[args[0]]
+        spec = COMMANDS.get(args[0])
+        if spec is None:
+            return self._run_own(args, context)
         if self._watcher is not None and self._watcher.wanted & MISS:
             for key in self._misses(spec, args):
                 self._watcher.event(MISS, b"keymiss", key)
@@ -202,19 +214,45 @@ class Machine:
             ]
         return [key for key in keys if not self.db.exists(key)]
 
+    def _run_own(self, args: list[bytes], context: Context) -> Reply:
+        """An operation that no client can name."""
+        if args[0] == EXEC_OP:
+            return self._exec(args, context)
+        if args[0] == BY_OP:
+            return self._run_by(args[1], args[2:], context)
+        if args[0] == WATCH_OP:
+            return self.watches.issue(self.db, args[1:])
+        return expire_keys(self.db, args[1:])
+
+    def _exec(self, args: list[bytes], context: Context) -> Reply:
+        transaction, db = transaction_of(args), self.db
+        if transaction is None:
+            return NULL_ARRAY
+        for watched in transaction.watched:
+            if db.has_written(watched.key) or db.fingerprint(watched.key) != watched.fingerprint:
+                return NULL_ARRAY
+        return [self._run(command, context) for command in transaction.commands]
+
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
-        spec = COMMANDS[args[0]]
-        if self._watcher is not None and self._watcher.wanted & MISS and (misses := self._misses(spec, args)):
-            self._watcher.missed(misses)
-        assert spec.fn is not None
-        try:
-            reply: Reply = spec.fn(db, args, self._read_context)
-        except RespError as refusal:
-            return refusal.with_traceback(None)
+        watcher = self._watcher
+        if watcher is None:
+            return self._run(args, self._read_context)
+        known = len(watcher.events)  # of an entry that is being applied, perhaps
+        reply = self._run(args, self._read_context)
+        if misses := watcher.events[known:]:
+            del watcher.events[known:]
+            watcher.missed(misses)
         return reply
+
+    def is_as_watched(self, watched: Watched, *, vouch: bool) -> bool:
+        """Whether a key is what it was, as far as is known here. `vouch`: and was not written in between."""
+        self.db.now_ms = max(self.cask.clock_ms, self._wall_ms())
+        if vouch and not self.watches.vouches([watched]):
+            return False
+        return self.db.fingerprint(watched.key) == watched.fingerprint
 
     def long_value(self, args: list[bytes]) -> LongRead | None:
         """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""

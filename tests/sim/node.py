@@ -204,9 +204,9 @@ class SimNode:
             self.journal._failed = True
             self.journal.close()
         for replica in self.replicas.values():
-            if replica._upkeep is not None:
-                replica._upkeep.close()  # type: ignore[attr-defined]
-            for sender in replica._senders.values():
+            if replica.upkeep.round is not None:
+                replica.upkeep.round.close()  # type: ignore[attr-defined]
+            for sender in replica.snapshots.senders.values():
                 sender.source.close()
         for cask in self.casks:
             cask.failed = True
@@ -272,7 +272,7 @@ class SimNode:
         self.peers.flush()
         assert self.journal is not None
         self.journal.flush()
-        self.server.flush_finished()
+        self.server.end_turn()
 
     def deliver(self, peer: str, message: Any) -> None:
         kind, shard = message[0], message[1]
@@ -355,8 +355,10 @@ class SimNode:
         """What should be gone once nothing is under way."""
         found = []
         for proposer in self.proposers:
-            tables = ("_queue", "_parts", "_forwards", "_proposals", "_reads", "_read_forwards", "_entries_by_index")
+            tables = ("_queue", "_parts", "_forwards", "_proposals", "_reads", "_entries_by_index")
             found += [f"shard {proposer.shard}: {name}" for name in tables if getattr(proposer, name)]
+            if proposer._reads.forwarded:
+                found.append(f"shard {proposer.shard}: forwarded reads")
             if proposer.pending_bytes:
                 found.append(f"shard {proposer.shard}: pending_bytes {proposer.pending_bytes}")
         for replica in self.replicas.values():
@@ -366,7 +368,7 @@ class SimNode:
                 found.append(f"{where}: held acknowledgements or votes")
             if group.leader and any(window.bytes or window.sent for window in group.sending._windows.values()):
                 found.append(f"{where}: a window that is not empty")
-            if replica._senders or replica.receiver.busy or replica._incoming_path.exists():
+            if replica.snapshots.senders or replica.receiver.busy or replica._incoming_path.exists():
                 found.append(f"{where}: a snapshot under way")
         found += [f"client {number}" for number, connection in self.server.clients.items() if connection.waiting]
         return found

@@ -19,8 +19,9 @@ from respkv.server.commands import (
     memory,
     pubsub,
     tracking,
+    transactions,
     wait,
 )
 
 __all__ = ["admin", "client", "clients", "cluster", "config", "connection", "debug", "describe", "info", "keys",
-           "memory", "pubsub", "tracking", "wait"]  # fmt: skip
+           "memory", "pubsub", "tracking", "transactions", "wait"]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from respkv import errors
+from respkv.cluster.slots import slot_of
 from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.raft.group import Clock
@@ -126,6 +127,7 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
     session = connection.session
     names = session.subscriptions.names if session.subscriptions is not None else ((), (), ())
     tracker = session.tracker
+    queue = session.transaction
     fields = {
         "id": session.id,
         "addr": session.address,
@@ -139,11 +141,11 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "sub": len(names[CHANNEL]),
         "psub": len(names[PATTERN]),
         "ssub": len(names[SHARD_CHANNEL]),
-        "multi": -1,
+        "multi": -1 if queue is None else queue.count,
         "qbuf": connection.input_bytes,
         "qbuf-free": 0,
         "argv-mem": 0,
-        "multi-mem": 0,
+        "multi-mem": 0 if queue is None else queue.bytes,
         "rbs": 0,
         "rbp": 0,
         "obl": 0,
@@ -157,6 +159,7 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "resp": session.protocol,
         "lib-name": session.lib_name.decode(),
         "lib-ver": session.lib_version.decode(),
+        "watch": len(session.watched),
     }
     return " ".join(f"{name}={value}" for name, value in fields.items()).encode() + b"\n"
 
@@ -167,16 +170,28 @@ def _flags(connection: Connection) -> str:
     holds = {
         "O": session.monitors,
         "P": session.subscriptions is not None,
+        "x": session.transaction is not None,
         "b": connection.held or session.unblock is not None,
         "t": tracker is not None,
         "R": tracker is not None and tracker.broken,
         "B": tracker is not None and tracker.bcast,
+        "d": _is_dirty(connection),
         "c": connection.closing,
         "r": session.readonly,
         "e": session.no_evict,
         "T": session.no_touch,
     }
     return "".join(letter for letter, on in holds.items() if on)
+
+
+def _is_dirty(connection: Connection) -> bool:
+    """Whether a watched key is known here to have changed: where this node holds no replica, that is never."""
+    for key, watched in connection.session.watched.items():
+        proposer = connection.server.proposer_of_slot[slot_of(key)]
+        machine = proposer.machine
+        if machine is not None and not machine.is_as_watched(watched, vouch=proposer.leads):
+            return True
+    return False
 
 
 @command("CLIENT|KILL", kind="server", arity=-3, flags="admin loading stale noscript", group="connection",

@@ -10,9 +10,9 @@ import hmac
 from respkv import errors
 from respkv.commands.args import database, integer
 from respkv.commands.table import command
-from respkv.reply import OK, PONG, Reply, RespError, Simple
+from respkv.reply import OK, PONG, Encoded, Reply, RespError, Simple
 from respkv.resp.encoder import encode
-from respkv.server.dispatch import Call, Later
+from respkv.server.dispatch import Call
 from respkv.server.session import Session
 
 REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
@@ -42,7 +42,7 @@ def echo(call: Call) -> Reply:
 
 @command("HELLO", kind="server", arity=-1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="6.0.0", summary="Handshake with Redis")
-def hello(call: Call) -> Later:
+def hello(call: Call) -> Reply:
     args, session = call.args, call.session
     protocol = _protocol(args[1]) if len(args) > 1 else session.protocol
     at = 2
@@ -58,10 +58,10 @@ def hello(call: Call) -> Later:
             raise errors.hello_syntax(args[at])
     if not session.authenticated:
         raise errors.hello_no_auth()
-    messages = call.server.outbox.take(call.connection)  # they were written for the protocol that was
+    messages = b"" if call.in_transaction else call.server.outbox.take(call.connection)  # in the protocol that was
     session.protocol = protocol
     call.connection.hinder_by_session()
-    return call.raw(messages + encode(_greeting(session), protocol))
+    return Encoded(messages + encode(_greeting(session), protocol))
 
 
 def _greeting(session: Session) -> Reply:
@@ -140,10 +140,10 @@ def quit_(call: Call) -> Reply:
 
 @command("RESET", kind="server", arity=1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="6.2.0", summary="Reset the connection")
-def reset(call: Call) -> Later:
+def reset(call: Call) -> Reply:
     messages = call.server.outbox.take(call.connection)
     call.connection.deauthenticated()
-    return call.raw(messages + encode(Simple(b"RESET"), 2))
+    return Encoded(messages + encode(Simple(b"RESET"), 2))
 
 
 # --- what clients of a Redis Cluster say first ---

@@ -12,9 +12,8 @@ from typing import Final
 from respkv import errors
 from respkv.cluster.slots import slot_of
 from respkv.commands.table import KeySpec, command
-from respkv.reply import Push, Reply
+from respkv.reply import Encoded, Push, Reply
 from respkv.resp.encoder import encode
-from respkv.server.burst import MutedBurst
 from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL, Subscriptions
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import LATER, Call, Later
@@ -25,58 +24,61 @@ _ASKING: Final = "pubsub loading stale"
 _SHARD_CHANNELS: Final = (KeySpec(1, -1, 1, ("not_key",)),)
 
 
-def _subscribe(call: Call, kind: int) -> Later:
-    names = call.args[1:]
-    for name in names:
+def _subscribe(call: Call, kind: int) -> Reply | Later:
+    confirmations = []
+    for name in call.args[1:]:
         call.server.channels.subscribe(call.connection, kind, name)
-        _confirm(call, kind, b"subscribe", name)
-    return _confirmed(call)
+        confirmations.append(_confirmation(call, kind, b"subscribe", name))
+    return _confirmed(call, confirmations)
 
 
-def _unsubscribe(call: Call, kind: int) -> Later:
+def _unsubscribe(call: Call, kind: int) -> Reply | Later:
     subscriptions = call.session.subscriptions
     names: Iterable[bytes | None] = call.args[1:]
     if len(call.args) == 1:
         names = (list(subscriptions.names[kind]) if subscriptions is not None else []) or [None]
+    confirmations = []
     for name in names:
         if name is not None:
             call.server.channels.unsubscribe(call.connection, kind, name)
-        _confirm(call, kind, b"unsubscribe", name)
-    return _confirmed(call)
+        confirmations.append(_confirmation(call, kind, b"unsubscribe", name))
+    return _confirmed(call, confirmations)
 
 
-def _confirm(call: Call, kind: int, verb: bytes, name: bytes | None) -> None:
+def _confirmation(call: Call, kind: int, verb: bytes, name: bytes | None) -> bytes:
     subscriptions = call.session.subscriptions or Subscriptions()
-    message = Push([_PREFIX[kind] + verb, name, subscriptions.count(kind)])
-    call.server.outbox.push(call.connection, encode(message, call.session.protocol))
+    return encode(Push([_PREFIX[kind] + verb, name, subscriptions.count(kind)]), call.session.protocol)
 
 
-def _confirmed(call: Call) -> Later:
-    """Puts the confirmations, and what waits before them, in the place of the reply."""
+def _confirmed(call: Call, confirmations: list[bytes]) -> Reply | Later:
+    """The reply: behind the messages that wait. With replies off, they come as any other message."""
     call.connection.hinder_by_session()
-    if type(call.burst) is MutedBurst:
-        return LATER  # they come as any other message
-    return call.raw(call.server.outbox.take(call.connection))
+    outbox = call.server.outbox
+    if call.is_muted:
+        outbox.push(call.connection, b"".join(confirmations))
+        return LATER
+    messages = b"" if call.in_transaction else outbox.take(call.connection)
+    return Encoded(messages + b"".join(confirmations))
 
 
 @command("SUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Listen for messages published to the given channels",
          complexity="O(N) where N is the number of channels to subscribe to.")
-def subscribe(call: Call) -> Later:
+def subscribe(call: Call) -> Reply | Later:
     return _subscribe(call, CHANNEL)
 
 
 @command("PSUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Listen for messages published to channels matching the given patterns",
          complexity="O(N) where N is the number of patterns the client is already subscribed to.")
-def psubscribe(call: Call) -> Later:
+def psubscribe(call: Call) -> Reply | Later:
     return _subscribe(call, PATTERN)
 
 
 @command("SSUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, keys=(1, -1, 1), key_specs=_SHARD_CHANNELS,
          group="pubsub", since="7.0.0", summary="Listen for messages published to the given shard channels",
          complexity="O(N) where N is the number of shard channels to subscribe to.")
-def ssubscribe(call: Call) -> Later:
+def ssubscribe(call: Call) -> Reply | Later:
     _check_slot(call, call.args[1:])
     return _subscribe(call, SHARD_CHANNEL)
 
@@ -84,7 +86,7 @@ def ssubscribe(call: Call) -> Later:
 @command("UNSUBSCRIBE", kind="server", arity=-1, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Stop listening for messages posted to the given channels",
          complexity="O(N) where N is the number of clients already subscribed to a channel.")
-def unsubscribe(call: Call) -> Later:
+def unsubscribe(call: Call) -> Reply | Later:
     return _unsubscribe(call, CHANNEL)
 
 
@@ -92,14 +94,14 @@ def unsubscribe(call: Call) -> Later:
          summary="Stop listening for messages posted to channels matching the given patterns",
          complexity="O(N+M) where N is the number of patterns the client is already subscribed and M is the number of "
                     "total patterns subscribed in the system (by any client).")
-def punsubscribe(call: Call) -> Later:
+def punsubscribe(call: Call) -> Reply | Later:
     return _unsubscribe(call, PATTERN)
 
 
 @command("SUNSUBSCRIBE", kind="server", arity=-1, flags=_FLAGS, keys=(1, -1, 1), key_specs=_SHARD_CHANNELS,
          group="pubsub", since="7.0.0", summary="Stop listening for messages posted to the given shard channels",
          complexity="O(N) where N is the number of clients already subscribed to a shard channel.")
-def sunsubscribe(call: Call) -> Later:
+def sunsubscribe(call: Call) -> Reply | Later:
     return _unsubscribe(call, SHARD_CHANNEL)
 
 
