@@ -283,8 +283,7 @@ class Node:
                 self.server.tick()
                 for proposer in self.proposers:
                     proposer.tick()
-                    if not self.server.pause.active:
-                        proposer.remove_expired()
+                self.server.remove_expired()
 
     async def _keep_up(self) -> None:
         trimmed, commands = 0, 0

@@ -122,7 +122,7 @@ class Server:
             self.proposers, self.channels, self.news, self.feed, partial(self._hinder_all, MISSES_WATCHED)
         )
         self.monitors = Monitors(self.outbox, partial(self._hinder_all, MONITORED))
-        self.pause = Pause(self.news, partial(self._hinder_all, PAUSED))
+        self.pause = Pause(self.news, self._paused)
         self.started_at = time.time()
         self._wake = wake
         self._finished: list[Connection] = []
@@ -183,6 +183,17 @@ class Server:
             self.hindrances = hindrances
             for connection in self.clients.values():
                 connection.hinder(reason, on)
+
+    def _paused(self, active: bool) -> None:
+        self._hinder_all(PAUSED, active)
+        if not active:
+            self.remove_expired()
+
+    def remove_expired(self) -> None:
+        """Asks for the removal of what has expired, where this node leads; not during a pause."""
+        if not self.pause.active:
+            for proposer in self.proposers:
+                proposer.remove_expired()
 
     # -- other nodes
 
