@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from respkv import errors
 from respkv.commands.table import Spec, resolve, spec_keys
 from respkv.reply import RespError
+from respkv.server.renaming import original
 from respkv.shard.batch import BY_OP
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def speaks(args: Sequence[bytes]) -> bool:
 
 def must_wait(connection: Connection, args: list[bytes]) -> bool:
     """Whether the command is put off by the pause. One that is wrong is not."""
-    pause, session = connection.server.pause, connection.session
+    pause, session, renamed = connection.server.pause, connection.session, connection.server.renamed
     try:
-        spec = resolve(args)
+        spec = resolve(original(renamed, args) if renamed else args)
     except RespError:
         return False
     if not session.authenticated:

@@ -6,7 +6,7 @@ protocol. Which node a message comes from is none of this module's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from respkv.commands.glob import Matcher, matcher
@@ -85,6 +85,14 @@ class Channels:
             for kind in KINDS:
                 for name in list(subscriptions.names[kind]):
                     self.unsubscribe(connection, kind, name)
+
+    def subscriptions_of(self, connection: Connection) -> Iterator[tuple[bytes, bool]]:
+        """All that the client listens to, and whether it is a pattern."""
+        subscriptions = connection.session.subscriptions
+        if subscriptions is not None:
+            for kind in KINDS:
+                for name in subscriptions.names[kind]:
+                    yield name, kind == PATTERN
 
     # -- questions
 

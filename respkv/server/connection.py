@@ -11,19 +11,22 @@ Back-pressure: reading stops while the client does not take its replies, and whi
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
+from respkv.acl.user import User
 from respkv.cluster.slots import slot_of
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.burst import Burst, MutedBurst, Pushed, PutBurst
-from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
+from respkv.server.dispatch import dispatch
 from respkv.server.session import HEARD, Session
 from respkv.storage.errors import Damaged
 
@@ -41,8 +44,8 @@ _ALIKE = _GET | _SET
 _NILS = {2: NIL2, 3: NIL3}
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
-UNAUTHENTICATED, SUBSCRIBED, TRACKED, MUTED, IN_TRANSACTION = (1 << bit for bit in range(8, 13))
-_OF_THE_SESSION = SUBSCRIBED | TRACKED | MUTED | IN_TRANSACTION
+RESTRICTED, SUBSCRIBED, TRACKED, MUTED, IN_TRANSACTION = (1 << bit for bit in range(8, 13))
+_OF_THE_SESSION = RESTRICTED | SUBSCRIBED | TRACKED | MUTED | IN_TRANSACTION
 
 
 class Connection(asyncio.Protocol):
@@ -67,11 +70,12 @@ class Connection(asyncio.Protocol):
         "waiting",
     )
 
-    def __init__(self, server: Server, cluster_view: bool) -> None:
+    def __init__(self, server: Server, cluster_view: bool, port_shift: int = 0) -> None:
         self.server = server
-        self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.hindrances = server.hindrances | (0 if self.session.authenticated else UNAUTHENTICATED)
-        self.fast = not self.hindrances
+        access = server.access
+        self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
+        self.session.port_shift = port_shift
+        self.hindrances = server.hindrances
         self.waiting: deque[Burst | PutBurst | Pushed] = deque()
         self.closing = self.held = False
         self.flush_scheduled = False
@@ -83,18 +87,25 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
+        self.hinder_by_session()
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         session = self.session
-        session.address = _address(transport.get_extra_info("peername"))
-        session.local_address = _address(transport.get_extra_info("sockname"))
+        here = transport.get_extra_info("sockname")
+        session.is_unix = not isinstance(here, tuple)
+        there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
+        session.address, session.local_address = _address(there), _address(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
-        if not self.server.admit(self):
-            transport.write(encode(errors.max_clients(), 2))
+        access = self.server.access
+        session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
+        self.permissions_changed()
+        refusal = self.server.admit(self)
+        if refusal is not None:
+            transport.write(encode(refusal, 2))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -441,6 +452,8 @@ class Connection(asyncio.Protocol):
         session = self.session
         tracker = session.tracker
         reasons = IN_TRANSACTION if session.transaction is not None else 0
+        if not (session.authenticated and session.user.everything):
+            reasons |= RESTRICTED
         if session.subscriptions is not None and session.protocol == 2:
             reasons |= SUBSCRIBED
         if tracker is not None and (tracker.noloop or not tracker.bcast):
@@ -481,20 +494,29 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def authenticated(self) -> None:
-        """The client has given the password."""
-        self.session.authenticated = True
-        self.hinder(UNAUTHENTICATED, on=False)
-        self._parser.authenticated = True
+    def authenticated(self, user: User) -> None:
+        """The client has shown that it is `user`."""
+        self.session.user, self.session.logged_in = user, True
+        self.permissions_changed()
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
-        allowed = not self.server.config.config.requirepass
+        access = self.server.access
         self.server.detach(self)
-        self.session.reset(authenticated=allowed)
-        self.hindrances = self.server.hindrances
-        self.hinder(UNAUTHENTICATED, on=not allowed)
-        self._parser.authenticated = allowed
+        self.session.reset(user=access.newcomer(), authenticated=access.open)
+        self.permissions_changed()
+
+    def permissions_changed(self) -> None:
+        """The session's user is another one, or may do other things."""
+        session = self.session
+        session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
+        self.hinder_by_session()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, by an address that others cannot have."""
+        host = self.session.address.rpartition(":")[0].strip("[]")
+        return self.session.is_unix or host == "::1" or host.startswith(("127.", "::ffff:127."))
 
     @property
     def fd(self) -> int:
@@ -517,7 +539,7 @@ def _address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or "?:0")
+    return f"{os.fsdecode(name or '?')}:0"
 
 
 def _keep_alive(sock: Any, seconds: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Shard, Topology
 from respkv.commands.table import COMMANDS, Spec
@@ -18,7 +19,9 @@ from respkv.config import Config
 from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
+from respkv.reply import RespError
 from respkv.resp.limits import Limits
+from respkv.server.access import Access
 from respkv.server.channels import Channels
 from respkv.server.feed import Feed
 from respkv.server.holders import Holders
@@ -29,6 +32,7 @@ from respkv.server.news import News
 from respkv.server.notify import Notifier
 from respkv.server.outbox import Outbox
 from respkv.server.pause import Pause
+from respkv.server.renaming import PLAIN, renamed
 from respkv.server.tracking import Tracking
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
@@ -36,6 +40,7 @@ from respkv.shard.replica import Replica
 if TYPE_CHECKING:
     from respkv.server.burst import Burst, PutBurst
     from respkv.server.connection import Connection
+    from respkv.server.roll import Roll
 
 log = structlog.get_logger()
 
@@ -43,6 +48,7 @@ log = structlog.get_logger()
 MONITORED: Final = 1 << 0
 PAUSED: Final = 1 << 1
 MISSES_WATCHED: Final = 1 << 2
+RENAMED: Final = 1 << 3
 
 RATE_S = 0.9  # shortest time over which a rate is taken
 
@@ -80,7 +86,12 @@ class Stats:
 
 
 class Server:
-    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns."""
+    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns.
+
+    Raises UsersError, RenamingError.
+    """
+
+    roll: Roll
 
     def __init__(
         self,
@@ -109,11 +120,14 @@ class Server:
         self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
         self.clients: dict[int, Connection] = {}
+        self.access = Access(config, self.clients)
+        self.renamed = renamed(config.config.rename_command)
         self.limits = Limits()
         self.run_id = secrets.token_hex(20)
-        self.hindrances = 0
+        self.hindrances = 0 if self.renamed.keys().isdisjoint(PLAIN) else RENAMED
         self.outbox = Outbox(wake)
         self.channels = Channels(self.outbox.push)
+        self.access.subscriptions_of = self.channels.subscriptions_of
         self.news = News(peers)
         self.messaging = Messaging(self.channels, self.news)
         self.tracking = Tracking(self.clients, self.outbox, topology.slots, len(topology.shards), self.run_id[:16])
@@ -144,21 +158,24 @@ class Server:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
-        if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
-            for connection in self.clients.values():
-                if not connection.session.authenticated:
-                    connection.authenticated()
 
     # -- connections
 
-    def admit(self, connection: Connection) -> bool:
-        """Registers a new client; False if there are too many."""
-        if len(self.clients) >= self.config.config.maxclients:
+    def admit(self, connection: Connection) -> RespError | None:
+        """Registers a new client; returns why not, if not: there are too many, or it is a stranger to a node that
+        anybody might use (`protected-mode`)."""
+        config = self.config.config
+        refusal = None
+        if len(self.clients) >= config.maxclients:
+            refusal = errors.max_clients()
+        elif config.protected_mode == "yes" and self.access.without_password and not connection.is_local:
+            refusal = errors.protected_mode()
+        if refusal is not None:
             self.stats.rejected += 1
-            return False
+            return refusal
         self.stats.connections += 1
         self.clients[connection.session.id] = connection
-        return True
+        return None
 
     def forget(self, connection: Connection) -> None:
         self.clients.pop(connection.session.id, None)

@@ -10,6 +10,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Self
 
+from respkv.acl.user import User
 from respkv.border import BadMessage
 from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
@@ -39,9 +40,10 @@ from respkv.server.pause import Pause
 from respkv.server.session import Session
 from respkv.server.tracking import Tracker, Tracking
 from respkv.shard import border
-from respkv.shard.batch import Entry, Ops, Puts, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
 from respkv.shard.long import LongEntry, LongPut, encode_head
 from respkv.shard.replica import Replica
+from respkv.shard.transaction import WATCH_OP, Watched, exec_args
 from respkv.shard.waiting import Part
 from respkv.storage.record import encode_puts
 from tests.fuzz.source import anything, bend, cut, mutate, some_bytes
@@ -181,11 +183,18 @@ def frames_after_the_handshake(rng: Random) -> None:
 
 # --- messages
 
+_READS = [[b"GET", b"k"], [b"DBSIZE"], [b"SCAN", b"0"]]
+
 
 def runs(rng: Random) -> list[Any]:
     keys, values = [b"a", b"b"], [some_bytes(rng), b"v"]
     sizes, records = encode_puts(keys, values)
-    return [Puts([1, 2], keys, sizes, records), Ops([[b"INCR", b"n"], [b"SET", b"k", b"v", b"EX", b"9"]])]
+    transaction = exec_args([Watched(b"k", b"", 1)], [[b"INCR", b"n"], [b"GET", b"k"]])
+    return [
+        Puts([1, 2], keys, sizes, records),
+        Ops([[b"INCR", b"n"], [b"SET", b"k", b"v", b"EX", b"9"], [WATCH_OP, b"k"], transaction]),
+        Guarded([transaction]),
+    ]
 
 
 def entries(rng: Random, index: int, term: int) -> list[Any]:
@@ -258,7 +267,7 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
         (
             [border.FORWARD, 0, 1, term, encode_runs(runs(rng))],
             [border.FORWARDED, 0, request, *outcome],
-            [border.READ, 0, 3, term, [[b"GET", b"k"], [b"DBSIZE"], [b"SCAN", b"0"]]],
+            [border.READ, 0, 3, term, [*_READS, exec_args([], _READS), [WATCH_OP, b"k"]]],
             [border.READ_DONE, 0, request, *outcome],
             [border.READ_DONE, 0, request, 0, [LongBulk(4, [])], [b"ab", b"cd"]],
             [border.FORWARD_LONG, 0, 1, term, long_runs, [b"lo", b"ng"]],
@@ -314,7 +323,7 @@ class Talk:
 
     def __init__(self, replica: Replica, send: Any) -> None:
         peers: Any = SimpleNamespace(links=dict.fromkeys(PEERS), send=send, waiting_bytes=lambda _: 0)
-        session = Session(cluster_view=False, authenticated=True)
+        session = Session(cluster_view=False, user=User(b"default"), authenticated=True)
         connection: Any = Listener(session)
         outbox: Any = SimpleNamespace(push=lambda client, data: None)
         self.news = news.News(peers)

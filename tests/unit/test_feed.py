@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from respkv.acl.user import User
 from respkv.border import BadMessage
 from respkv.cluster.slots import slot_of
 from respkv.raft.group import Clock
@@ -70,7 +71,7 @@ class Node:
 
     def client(self, protocol: int = 3, **options: Any) -> Tracker:
         prefixes = options.pop("prefixes", [])
-        session = Session(cluster_view=False, authenticated=True)
+        session = Session(cluster_view=False, user=User(b"default"), authenticated=True)
         session.protocol = protocol
         connection: Any = SimpleNamespace(session=session, closing=False)
         self.clients[session.id] = connection

@@ -6,6 +6,7 @@ Redis has the case, and where respkv differs the docstring says how.
 """
 
 from respkv.server.commands import (
+    acl,
     admin,
     client,
     clients,
@@ -23,5 +24,5 @@ from respkv.server.commands import (
     wait,
 )
 
-__all__ = ["admin", "client", "clients", "cluster", "config", "connection", "debug", "describe", "info", "keys",
-           "memory", "pubsub", "tracking", "transactions", "wait"]  # fmt: skip
+__all__ = ["acl", "admin", "client", "clients", "cluster", "config", "connection", "debug", "describe", "info",
+           "keys", "memory", "pubsub", "tracking", "transactions", "wait"]  # fmt: skip
