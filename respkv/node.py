@@ -50,6 +50,7 @@ from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
+from respkv.server.news import PUBLISH
 from respkv.server.renaming import RenamingError
 from respkv.server.roll import SHARD, USERS_HAVE, USERS_TELL, Roll
 from respkv.server.server import Server
@@ -300,6 +301,8 @@ class Node:
                 self.server.endpoints.receive(peer, message)
             elif kind == SHARD_FULL:
                 self.server.evictor.receive(peer, message)
+            elif kind >= PUBLISH:
+                self.server.news.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:
@@ -313,9 +316,11 @@ class Node:
         self.peers.send(peer, self.server.endpoints.message())
         for replica in self.replicas.values():
             replica.link_up(peer)
+        self.server.link_up(peer)
         self.server.roll.link_up(peer)
 
     def _link_down(self, peer: str) -> None:
+        self.server.link_down(peer)
         for replica in self.replicas.values():
             replica.link_down(peer)
         for proposer in self._remote:
@@ -334,10 +339,11 @@ class Node:
                 replica.tick()
             if turn % 4 == 0:
                 self.server.evictor.look()
+                self.server.tick()
                 self.server.roll.tick()
                 for proposer in self.proposers:
                     proposer.tick()
-                    proposer.remove_expired()
+                self.server.remove_expired()
 
     async def _keep_up(self) -> None:
         trimmed, commands = 0, 0
@@ -349,6 +355,7 @@ class Node:
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
             self.server.close_idle()
+            self.server.outbox.tick()
             self.server.stats.sample()
             self.server.watch_machines()
             self.server.client_limits.look()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
+from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.load import ConfigError
 from respkv.config.redis import as_text, without_effect
 from respkv.config.tree import Config, options
-from respkv.config.values import Parser, choice, lines, output_limits
+from respkv.config.values import Parser, choice, lines
 
 # Settings of Redis that clients ask for and that have one possible answer here.
 _FIXED: Final = {
@@ -52,7 +52,8 @@ def parameters(config: Config, remembered: Mapping[str, str] | None = None) -> d
             continue
         current = getattr(config, option.field)
         if option.parse is not lines:  # such lists have no place on one line, as in Redis
-            parser = partial(output_limits, base=current) if option.parse is output_limits else option.parse
+            # A text may name some of several values, for a value that is to replace them.
+            parser = output_limits(current) if isinstance(current, OutputLimits) else option.parse
             found[name] = Parameter(as_text(current), option.live, option.field, parser)
     return found
 

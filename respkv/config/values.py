@@ -162,49 +162,6 @@ def shown(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-class OutputLimit(NamedTuple):
-    """Bytes of replies that may wait for a client: never more than `hard`, and not more than `soft` for longer than
-    `soft_s` seconds. 0 is no limit."""
-
-    hard: int
-    soft: int
-    soft_s: int
-
-    def __str__(self) -> str:
-        return f"{self.hard} {self.soft} {self.soft_s}"
-
-
-class OutputLimits(NamedTuple):
-    """By class of client, as `client-output-buffer-limit` has them. There are no clients of class replica here: what is
-    set for it is kept and shown."""
-
-    normal: OutputLimit = OutputLimit(0, 0, 0)
-    replica: OutputLimit = OutputLimit(256 << 20, 64 << 20, 60)
-    pubsub: OutputLimit = OutputLimit(32 << 20, 8 << 20, 60)
-
-    def __str__(self) -> str:
-        return f"normal {self.normal} slave {self.replica} pubsub {self.pubsub}"
-
-
-def output_limits(value: object, base: OutputLimits | None = None) -> OutputLimits:
-    """`<class> <hard> <soft> <soft seconds>`, one or more times; classes that are not named stay as in `base`."""
-    words = value.split() if isinstance(value, str) else []
-    if not words or len(words) % 4:
-        raise ValueError("Wrong number of arguments in buffer limit configuration.")
-    found = base or OutputLimits()
-    memory = size(0, 1 << 62)
-    for name, *limits in (words[i : i + 4] for i in range(0, len(words), 4)):
-        field = {"slave": "replica"}.get(name.lower(), name.lower())
-        if field not in OutputLimits._fields:
-            raise ValueError("Invalid client class specified in buffer limit configuration.")
-        try:
-            limit = OutputLimit(memory(limits[0]), memory(limits[1]), integer(0, 1 << 62)(limits[2]))
-        except ValueError:
-            raise ValueError("Error in hard, soft or soft_seconds setting in buffer limit configuration.") from None
-        found = found._replace(**{field: limit})
-    return found
-
-
 class Share(NamedTuple):
     """Bytes, or a percentage of something; 0 is no limit."""
 

@@ -1,18 +1,19 @@
-"""Clients that take too much: of `client-output-buffer-limit` the soft limits, and `maxmemory-clients`.
+"""Clients that take too much: the soft limit of `client-output-buffer-limit normal`, and `maxmemory-clients`.
 
-Hard limits hold at each write (`Connection`). The others are looked at `LOOKS_PER_S` times a second, and only while one
-is set. What counts for a client are the bytes that wait for it to read, and those it has sent of an unfinished command.
+The hard limit holds at each write (`Connection`), the limits of subscribers in `respkv.server.outbox`. These here are
+looked at twice a second, and only while one is set. What counts for a client are the bytes that wait for it to read,
+and those that it has sent of an unfinished command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import structlog
 
 from respkv.config import Config
-from respkv.config.values import OutputLimit
+from respkv.config.limits import Limit
 from respkv.raft.group import Clock
 
 if TYPE_CHECKING:
@@ -20,27 +21,24 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-LOOKS_PER_S: Final = 2
 
 
 class ClientLimits:
     """One node's. `evicted` counts clients that had to go because all together took too much."""
 
-    def __init__(self, clients: Mapping[int, Connection], class_of: Callable[[Connection], str]) -> None:
+    def __init__(self, clients: Mapping[int, Connection]) -> None:
         self.evicted = 0
         self._clients = clients
-        self._class_of = class_of
-        self._soft: dict[str, OutputLimit] = {}
+        self._soft = Limit()
         self._over_since: dict[int, float] = {}
         self._together_bytes = 0
 
     def configure(self, config: Config) -> None:
-        limits = {"normal": config.client_output_buffer.normal, "pubsub": config.client_output_buffer.pubsub}
-        self._soft = {name: limit for name, limit in limits.items() if limit.soft and limit.soft_s}
+        self._soft = config.client_output_buffer.normal
         self._together_bytes = config.maxmemory_clients.of(config.maxmemory_bytes)
 
     def look(self) -> None:
-        if self._soft:
+        if self._soft.soft_bytes and self._soft.soft_s:
             self._end_slow()
         if self._together_bytes:
             self._evict()
@@ -49,11 +47,10 @@ class ClientLimits:
         """Closes clients that were above their soft limit for too long."""
         now, over = Clock.now(), {}
         for number, connection in list(self._clients.items()):
-            limit = self._soft.get(self._class_of(connection))
-            if limit is None or connection.output_bytes <= limit.soft:
+            if connection.output_bytes <= self._soft.soft_bytes:
                 continue
             over[number] = self._over_since.get(number, now)
-            if now - over[number] > limit.soft_s:
+            if now - over[number] > self._soft.soft_s:
                 log.warning("client_output_soft_limit", client=number, address=connection.session.address)
                 connection.abort()
         self._over_since = over
@@ -78,7 +75,3 @@ class ClientLimits:
 
 def _bytes_of(connection: Connection) -> int:
     return connection.input_bytes + connection.output_bytes
-
-
-def every_client_is_normal(connection: Connection) -> str:
-    return "normal"

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Final
 
 from respkv import __version__
+from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL
 from respkv.server.memory import process_memory
 from respkv.server.server import Server
 
@@ -63,8 +64,8 @@ def clients(server: Server) -> Fields:
         "maxclients": server.config.config.maxclients,
         "client_recent_max_input_buffer": max((c.input_bytes for c in connections), default=0),
         "client_recent_max_output_buffer": max((c.output_bytes for c in connections), default=0),
-        "blocked_clients": server.holders.waiting,
-        "tracking_clients": 0,
+        "blocked_clients": server.holders.waiting + server.pause.held,
+        "tracking_clients": len(server.tracking.trackers),
         "clients_in_timeout_table": 0,
     }
 
@@ -198,9 +199,9 @@ def stats(server: Server) -> Fields:
         "evicted_clients": server.client_limits.evicted,
         "keyspace_hits": counted.hits + sum(machine.hits for machine in machines),
         "keyspace_misses": counted.misses + sum(machine.misses for machine in machines),
-        "pubsub_channels": 0,
-        "pubsub_patterns": 0,
-        "pubsubshard_channels": 0,
+        "pubsub_channels": server.channels.count(CHANNEL),
+        "pubsub_patterns": server.channels.count(PATTERN),
+        "pubsubshard_channels": server.channels.count(SHARD_CHANNEL),
         "latest_fork_usec": 0,
         "total_forks": 0,
         "migrate_cached_sockets": 0,
@@ -209,9 +210,9 @@ def stats(server: Server) -> Fields:
         "active_defrag_misses": 0,
         "active_defrag_key_hits": 0,
         "active_defrag_key_misses": 0,
-        "tracking_total_keys": 0,
-        "tracking_total_items": 0,
-        "tracking_total_prefixes": 0,
+        "tracking_total_keys": server.tracking.keys_count(),
+        "tracking_total_items": server.tracking.items,
+        "tracking_total_prefixes": server.tracking.prefixes_count(),
         "unexpected_error_replies": 0,
         "total_error_replies": counted.errors,
         "dump_payload_sanitizations": 0,

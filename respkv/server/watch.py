@@ -8,7 +8,7 @@ measured only as a sample. Who wants to know of commands that take less than `EX
 dispatch (`exact`).
 
 A write is run when its entry is applied. Applying is measured (`Machine.slow_s`), and the leader of the shard, which
-proposed it, adds a slow one to its slow log.
+proposed it, adds a slow one to its slow log. What another node leads is measured here as far as this node works for it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Watch:
         self.slow_s = self.notable_s = 0.0
         self.sample_puts = True
         self.running: Spec | None = None  # what dispatch runs, once it has found that it may
+        self.elsewhere = False  # and whether, as a command about data, not or not only on a shard that is led here
         self._slowlog_s = _NEVER
         self._latency_s = _NEVER
 
@@ -73,8 +74,9 @@ class Watch:
         spec = self.running
         if spec is None:
             return
+        elsewhere, self.elsewhere = self.elsewhere, False
         self.stats.ran(spec, seconds)
-        if seconds >= self.slow_s and not (later and spec.kind == "data"):
+        if seconds >= self.slow_s and (elsewhere or not (later and spec.kind == "data")):
             self._slow(connection, spec, args, seconds)
 
     def failed(self, args: Sequence[bytes], error: RespError, *, ran: bool = True) -> None:

@@ -243,7 +243,8 @@ SETTABLE = {
     "maxmemory-policy", "maxmemory-samples", "slowlog-log-slower-than", "slowlog-max-len", "latency-monitor-threshold",
     "latency-tracking", "latency-tracking-info-percentiles", "cluster-announce-ip", "cluster-announce-port",
     "cluster-announce-hostname", "cluster-preferred-endpoint-type", "merge-dead-ratio", "pending-bytes-max",
-    "disk-headroom-bytes", "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file", "tls-key-file",
+    "disk-headroom-bytes", "notify-keyspace-events", "tracking-table-max-keys",
+    "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file", "tls-key-file",
     "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers",
 }  # fmt: skip
 

@@ -12,8 +12,8 @@ import pytest
 
 from respkv.client import parse_info
 from respkv.config import Config, ConfigError, load
+from respkv.config.limits import Limit
 from respkv.config.rewrite import rewrite
-from respkv.config.values import OutputLimit
 from tests.unit.running import Wire, eventually, respkv, respkv_cluster
 
 
@@ -199,7 +199,7 @@ def test_config_rewrite_keeps_what_was_set_over_a_restart(tmp_path: Path) -> Non
     config = load(file, {})
     assert (config.timeout_s, config.maxmemory_bytes, config.maxmemory_policy) == (20, 1 << 20, "allkeys-lru")
     assert (config.latency_tracking, config.cluster.id) == (False, "x")
-    assert config.client_output_buffer.pubsub == OutputLimit(1 << 20, 0, 0)
+    assert config.client_output_buffer.pubsub == Limit(1 << 20, 0, 0)
     assert set(tomllib.loads(text)) == {
         "timeout", "maxmemory", "maxmemory-policy", "client-output-buffer-limit", "latency-tracking", "cluster"
     }  # fmt: skip

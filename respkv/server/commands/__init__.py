@@ -10,6 +10,7 @@ from respkv.server.commands import (
     acl,
     admin,
     client,
+    clients,
     cluster,
     config,
     connection,
@@ -19,11 +20,14 @@ from respkv.server.commands import (
     keys,
     latency,
     memory,
+    pubsub,
     saving,
     slowlog,
+    tracking,
     transactions,
     wait,
 )
 
-__all__ = ["absent", "acl", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys",
-           "latency", "memory", "saving", "slowlog", "transactions", "wait"]  # fmt: skip
+__all__ = ["absent", "acl", "admin", "client", "clients", "cluster", "config", "connection", "debug", "describe",
+           "info", "keys", "latency", "memory", "pubsub", "saving", "slowlog", "tracking", "transactions",
+           "wait"]  # fmt: skip
