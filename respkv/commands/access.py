@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Final
 
 from respkv.commands.table import Spec, spec_keys
@@ -23,9 +24,21 @@ _CHANNELS: Final = {
 }
 
 
-def keys_and_access(spec: Spec, args: Sequence[bytes]) -> list[tuple[int, Access]]:
+@cache
+def _lone(spec: Spec) -> tuple[tuple[int, Access]] | None:
+    """Of a command with one key at a fixed place: the answer of `keys_and_access`."""
+    lone = len(spec.key_specs) == 1 and spec.key_specs[0].first and not spec.key_specs[0].last
+    if not lone or spec.keys_of is not None or spec.name in _VARIABLE:
+        return None
+    return ((spec.key_specs[0].first, spec.key_specs[0].access),)
+
+
+def keys_and_access(spec: Spec, args: Sequence[bytes]) -> Sequence[tuple[int, Access]]:
     """The position of each key among `args`, and what is done with it, as the flags of a key spec. A key at no fixed
     place is of the last key spec."""
+    lone = _lone(spec)
+    if lone is not None:
+        return lone
     if spec.name in _VARIABLE:
         return [(1, _VARIABLE[spec.name](args))]
     found: list[tuple[int, Access]] = []
