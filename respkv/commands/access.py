@@ -10,6 +10,8 @@ from respkv.commands.table import Spec, spec_keys
 
 Access = tuple[str, ...]
 
+NOT_KEY: Final = "not_key"  # of what has a slot as keys have, but is none: shard channels
+
 _READ: Final[Access] = ("RO", "access")
 _OVERWRITE: Final[Access] = ("OW", "update")
 _READ_AND_WRITE: Final[Access] = ("RW", "access", "update")
@@ -27,10 +29,10 @@ _CHANNELS: Final = {
 @cache
 def _lone(spec: Spec) -> tuple[tuple[int, Access]] | None:
     """Of a command with one key at a fixed place: the answer of `keys_and_access`."""
-    lone = len(spec.key_specs) == 1 and spec.key_specs[0].first and not spec.key_specs[0].last
-    if not lone or spec.keys_of is not None or spec.name in _VARIABLE:
+    if len(spec.key_specs) != 1 or spec.keys_of is not None or spec.name in _VARIABLE:
         return None
-    return ((spec.key_specs[0].first, spec.key_specs[0].access),)
+    [only] = spec.key_specs
+    return ((only.first, only.access),) if only.first and not only.last and NOT_KEY not in only.access else None
 
 
 def keys_and_access(spec: Spec, args: Sequence[bytes]) -> Sequence[tuple[int, Access]]:
@@ -43,7 +45,7 @@ def keys_and_access(spec: Spec, args: Sequence[bytes]) -> Sequence[tuple[int, Ac
         return [(1, _VARIABLE[spec.name](args))]
     found: list[tuple[int, Access]] = []
     for key_spec in spec.key_specs:
-        if key_spec.first and "not_key" not in key_spec.access:
+        if key_spec.first and NOT_KEY not in key_spec.access:
             last = len(args) + key_spec.last if key_spec.last < 0 else key_spec.first + key_spec.last
             found += [(at, key_spec.access) for at in range(key_spec.first, min(last + 1, len(args)), key_spec.step)]
     if spec.keys_of is None:
