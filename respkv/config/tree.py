@@ -95,7 +95,11 @@ class Config:
         512 << 20, "proto-max-bulk-len", size(1 << 20, 1 << 31), "Longest single argument of a command.", live=True
     )
     client_query_buffer_bytes: int = option(
-        1 << 30, "client-query-buffer-limit", size(1 << 20, 1 << 40), "Longest whole command of a client.", live=True
+        1 << 30,
+        "client-query-buffer-limit",
+        size(1 << 20, 1 << 40),
+        "Longest whole command of a client, with what it has queued in MULTI.",
+        live=True,
     )
     client_output_buffer: OutputLimits = option(
         OutputLimits(),

@@ -20,6 +20,7 @@ from respkv.cluster.link import HELLO, PING, Link
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Shard, Topology
 from respkv.config import load
+from respkv.config.live import Live
 from respkv.disk import Disk
 from respkv.raft import messages as raft
 from respkv.raft.clock import Clock
@@ -31,12 +32,14 @@ from respkv.raft.receiving import LogDivergence
 from respkv.reply import NULL_ARRAY, OK, LongBulk, RespError, Simple, Verbatim
 from respkv.resp.encoder import encode as encode_reply
 from respkv.server import news
+from respkv.server.access import Access
 from respkv.server.channels import CHANNEL, PATTERN, Channels
 from respkv.server.feed import Feed
 from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
 from respkv.server.messaging import Messaging
 from respkv.server.notify import Notifier
 from respkv.server.pause import Pause
+from respkv.server.roll import USERS_HAVE, USERS_TELL, Roll
 from respkv.server.session import Session
 from respkv.server.tracking import Tracker, Tracking
 from respkv.shard import border
@@ -274,6 +277,8 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
             [border.READ_LATER, 0, request, 1 << 20],
             [HOLDERS_ASK, 0, 1, rng.choice((0, 5))],
             [HOLDERS_TELL, 0, 1, 5, 2],
+            [USERS_TELL, 0, rng.randrange(9), rng.choice((b"", b"user a on >x ~k* (+get &c)\nuser default off\n"))],
+            [USERS_HAVE, 0, rng.randrange(9)],
         )
     )
 
@@ -374,6 +379,10 @@ class FuzzedNode:
             wake=lambda _: None, worker=AtOnce(), fatal=_fatal, disk=Disk(), now=lambda: 0.0,  # type: ignore[arg-type]
         )
         self.holders = Holders("n1", [self.replica.proposer], self._send)
+        links: Any = SimpleNamespace(links=dict.fromkeys(PEERS), send=self._send)
+        roll: Any = (self.replica.proposer, self.replica, links, path / "users", AtOnce(), Disk())
+        self.roll = Roll(Access(Live(load(environ={}, flags=flags)), {}), *roll)
+        self.roll.start()
         self.talk = Talk(self.replica, self._send)
         self.replica.group.log.stand(standing)
         self.turn()
@@ -388,6 +397,8 @@ class FuzzedNode:
     def deliver(self, peer: str, received: Any) -> None:
         if received[0] <= raft.REPLICA_KIND_MAX:
             self.replica.receive(peer, received)
+        elif received[0] in {USERS_TELL, USERS_HAVE}:
+            self.roll.receive(peer, received)
         elif received[0] >= news.PUBLISH:
             self.talk.news.receive(peer, received)
         elif received[0] >= HOLDERS_ASK:
