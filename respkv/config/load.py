@@ -43,7 +43,7 @@ def load(
         values.update(_from_file(file))
     values.update(_from_environment(os.environ if environ is None else environ))
     values.update(_from_flags(flags or {}))
-    return _resolve(values)
+    return dataclasses.replace(_resolve(values), file=file)
 
 
 def _from_file(file: Path) -> dict[str, Any]:
@@ -212,8 +212,8 @@ def _check(config: Config) -> None:
             f"must be at most half of election-timeout-ms ({config.election_timeout_ms}), not {config.heartbeat_ms}",
         )
     ports: dict[int, str] = {}
-    for name in ("port", "cluster-port", "peer-port", "metrics-port"):
+    for name in ("port", "cluster-port", "peer-port", "metrics-port", "tls-port", "tls-cluster-port"):
         port = getattr(config, name.replace("-", "_"))
         other = ports.setdefault(port, name)
-        if port and other != name:
+        if port and other != name and name != f"tls-{other}":
             raise ConfigError(name, f"{port} is already the {other}")

@@ -10,24 +10,39 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from respkv.config.events import events
+from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.values import (
     CLUSTER_ID,
+    HOSTNAME,
     NODE_ID,
     PORT,
     PORT_OR_ZERO,
     Parser,
+    Share,
     addresses,
     choice,
     directory,
     integer,
+    lines,
+    numbers,
     path,
+    permissions,
     ratio,
+    secret,
+    share,
     size,
     text,
+    tls_versions,
+    yes_no,
 )
 
 ENVIRONMENT_PREFIX: Final = "RESPKV_"
 SHARDS_MAX: Final = 100  # what respkv.cluster.ring can place
+POLICIES: Final = (
+    "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl",
+    "allkeys-lru", "allkeys-lfu", "allkeys-random", "noeviction",
+)  # fmt: skip
 
 
 def option(default: Any, name: str, parse: Parser, about: str, *, live: bool = False, secret: bool = False) -> Any:
@@ -69,9 +84,31 @@ class Config:
     cluster_port: int = option(0, "cluster-port", PORT_OR_ZERO, "Port of the cluster view; 0 is port + 1000.")
     peer_port: int = option(0, "peer-port", PORT_OR_ZERO, "Port for the other nodes; 0 is port + 10000.")
 
-    requirepass: str = option(
-        "", "requirepass", text(), "Password clients must give; empty is none.", live=True, secret=True
+    announce_ip: str = option(
+        "", "cluster-announce-ip", text(), "Address of the cluster view that clients are told.", live=True
     )
+    announce_port: int = option(
+        0, "cluster-announce-port", PORT_OR_ZERO, "Port of the cluster view that clients are told.", live=True
+    )
+    announce_hostname: str = option(
+        "", "cluster-announce-hostname", HOSTNAME, "Name of this node that clients are told.", live=True
+    )
+    preferred_endpoint: str = option(
+        "ip",
+        "cluster-preferred-endpoint-type",
+        choice("ip", "hostname", "unknown-endpoint"),
+        "What MOVED and CLUSTER SLOTS tell of a node.",
+        live=True,
+    )
+
+    requirepass: str = option(
+        "", "requirepass", secret, "Password clients must give; empty is none.", live=True, secret=True
+    )
+    protected_mode: str = option(
+        "yes", "protected-mode", choice("yes", "no"), "Without a password, only this machine may connect.", live=True
+    )
+    unixsocket: Path | None = option(None, "unixsocket", path, "Unix socket of the standalone view.")
+    unixsocketperm: str = option("0", "unixsocketperm", permissions, "Its mode, in octal digits; 0 leaves it alone.")
     maxclients: int = option(10_000, "maxclients", integer(1, 1_000_000), "Most client connections at once.", live=True)
     timeout_s: int = option(
         0, "timeout", integer(0, 1 << 31), "Seconds after which an idle client is closed; 0 is never.", live=True
@@ -84,15 +121,76 @@ class Config:
         512 << 20, "proto-max-bulk-len", size(1 << 20, 1 << 31), "Longest single argument of a command.", live=True
     )
     client_query_buffer_bytes: int = option(
-        1 << 30, "client-query-buffer-limit", size(1 << 20, 1 << 40), "Longest whole command of a client.", live=True
-    )
-    client_output_buffer_bytes: int = option(
-        0,
-        "client-output-buffer-limit",
-        size(0, 1 << 40),
-        "Replies waiting for one client before it is closed; 0 is no limit.",
+        1 << 30,
+        "client-query-buffer-limit",
+        size(1 << 20, 1 << 40),
+        "Longest whole command of a client, with what it has queued in MULTI.",
         live=True,
     )
+    client_output_buffer: OutputLimits = option(
+        OutputLimits(),
+        "client-output-buffer-limit",
+        output_limits(OutputLimits()),
+        "What may wait for a client that does not read, by class: hard limit, soft limit, seconds above the latter.",
+        live=True,
+    )
+    notify_keyspace_events: str = option(
+        "", "notify-keyspace-events", events, "Events of keys that this node's subscribers are told of.", live=True
+    )
+    tracking_table_max_keys: int = option(
+        1_000_000,
+        "tracking-table-max-keys",
+        integer(0, 1 << 50),
+        "Keys that clients are known to cache; beyond that some are invalidated. 0 is no limit.",
+        live=True,
+    )
+    maxmemory_bytes: int = option(
+        0, "maxmemory", size(0, 1 << 50), "Memory for keys before writes are refused or keys evicted; 0 is no limit.",
+        live=True,
+    )
+    maxmemory_clients: Share = option(
+        Share(0), "maxmemory-clients", share, "What all clients' buffers may take; bytes, or % of maxmemory.", live=True
+    )
+    maxmemory_policy: str = option(
+        "noeviction", "maxmemory-policy", choice(*POLICIES), "What goes when maxmemory is reached.", live=True
+    )
+    maxmemory_samples: int = option(
+        5, "maxmemory-samples", integer(1, 64), "Keys looked at for each one that is evicted.", live=True
+    )
+
+    user: tuple[str, ...] = option((), "user", lines, "Users, each as in an ACL file without the first word.")
+    aclfile: Path | None = option(None, "aclfile", path, "File of users, for ACL LOAD and ACL SAVE.")
+    acl_pubsub_default: str = option(
+        "resetchannels",
+        "acl-pubsub-default",
+        choice("resetchannels", "allchannels"),
+        "What channels a new user may use.",
+        live=True,
+    )
+    acllog_max_len: int = option(128, "acllog-max-len", integer(0, 1 << 20), "Most entries of ACL LOG.", live=True)
+    rename_command: tuple[str, ...] = option(
+        (), "rename-command", lines, 'Commands under other names; "" for the new name disables one.'
+    )
+
+    tls_port: int = option(
+        0, "tls-port", PORT_OR_ZERO, "Port of the standalone view over TLS; the same as port: nothing else there."
+    )
+    tls_cluster_port: int = option(0, "tls-cluster-port", PORT_OR_ZERO, "The same for the cluster view.")
+    tls_cluster: str = option("no", "tls-cluster", choice("yes", "no"), "Whether nodes speak TLS with each other.")
+    tls_cert_file: Path | None = option(None, "tls-cert-file", path, "This node's certificate chain (PEM).", live=True)
+    tls_key_file: Path | None = option(None, "tls-key-file", path, "Its private key (PEM).", live=True)
+    tls_key_file_pass: str = option("", "tls-key-file-pass", secret, "What the key is encrypted with.", secret=True)
+    tls_ca_cert_file: Path | None = option(
+        None, "tls-ca-cert-file", path, "Who signs the certificates of clients and nodes (PEM).", live=True
+    )
+    tls_ca_cert_dir: Path | None = option(None, "tls-ca-cert-dir", path, "The same as a directory.", live=True)
+    tls_auth_clients: str = option(
+        "yes", "tls-auth-clients", choice("yes", "no", "optional"), "Whether clients show certificates.", live=True
+    )
+    tls_protocols: str = option(
+        "TLSv1.2 TLSv1.3", "tls-protocols", tls_versions, "Versions of TLS, separated by spaces.", live=True
+    )
+    tls_ciphers: str = option("", "tls-ciphers", text(), "Ciphers of TLS 1.2, as OpenSSL names them.", live=True)
 
     log_level: str = option(
         "info", "log-level", choice("debug", "info", "warning", "error"), "Least level that is logged.", live=True
@@ -105,12 +203,6 @@ class Config:
         "appendfsync",
         choice("always", "everysec", "no"),
         "When writes reach the disk: before they are answered, every second, or when the system likes.",
-    )
-    journal_sync: str = option(
-        "auto",
-        "journal-sync",
-        choice("auto", "thread"),
-        "Who waits for the journal's fdatasync: the kernel's own workers if it offers them, or a thread.",
     )
     cluster_timeout_ms: int = option(
         5000, "cluster-timeout-ms", integer(1, 3_600_000), "Longest a command waits for its shard.", live=True
@@ -153,9 +245,29 @@ class Config:
         "Unanswered writes per shard before clients wait.",
         live=True,
     )
+    slowlog_slower_than_us: int = option(
+        10_000, "slowlog-log-slower-than", integer(-1, 1 << 62), "Microseconds for the slow log; -1 is off.", live=True
+    )
+    slowlog_length_max: int = option(
+        128, "slowlog-max-len", integer(0, 1 << 31), "Entries that the slow log keeps.", live=True
+    )
+    latency_monitor_threshold_ms: int = option(
+        0, "latency-monitor-threshold", integer(0, 1 << 62), "Milliseconds for LATENCY; 0 is off.", live=True
+    )
+    latency_tracking: bool = option(
+        True, "latency-tracking", yes_no, "Whether to keep how long commands took, by command.", live=True
+    )
+    latency_percentiles: tuple[float, ...] = option(
+        (50.0, 99.0, 99.9), "latency-tracking-info-percentiles", numbers(0, 100), "What INFO latencystats shows.",
+        live=True,
+    )
+    enable_debug_command: str = option(
+        "no", "enable-debug-command", choice("no", "yes", "local"), "Who may use DEBUG; local is from this machine."
+    )
     metrics_port: int = option(0, "metrics-port", PORT_OR_ZERO, "Port of the Prometheus endpoint; 0 is off.")
 
     cluster: Cluster = Cluster()
+    file: Path | None = dataclasses.field(default=None, compare=False)  # that it was read from
 
     @property
     def bind_addresses(self) -> tuple[str, ...]:

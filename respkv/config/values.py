@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 Parser = Callable[[Any], Any]
 
@@ -71,6 +71,36 @@ def choice(*words: str) -> Parser:
     return parse
 
 
+def yes_no(value: object) -> bool:
+    """`yes` or `no`, as Redis has it, or a TOML boolean."""
+    if isinstance(value, bool):
+        return value
+    if value not in ("yes", "no"):
+        raise ValueError("argument must be 'yes' or 'no'")
+    return value == "yes"
+
+
+def numbers(low: float, high: float) -> Parser:
+    """Numbers separated by spaces, or a TOML array of them."""
+
+    def parse(value: object) -> tuple[float, ...]:
+        words = value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        try:
+            found = tuple(map(float, words))
+        except (TypeError, ValueError):
+            found = (high + 1,)
+        if not all(low <= number <= high for number in found):
+            raise ValueError(f"must be numbers from {low:g} to {high:g} separated by spaces, not {shown(value)}")
+        return found
+
+    return parse
+def secret(value: object) -> str:
+    """A password: any bytes."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text, not {shown(value)}")
+    return value
+
+
 def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty: bool = True) -> Parser:
     def parse(value: object) -> str:
         if not isinstance(value, str) or "\0" in value or "\n" in value:
@@ -82,10 +112,33 @@ def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty:
     return parse
 
 
+def lines(value: object) -> tuple[str, ...]:
+    """Several texts: a list in TOML, one a line elsewhere."""
+    found = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(line, str) and "\0" not in line for line in found):
+        raise ValueError(f"must be a list of texts, not {shown(value)}")
+    return tuple(stripped for line in found if (stripped := line.strip()))
+
+
+def permissions(value: object) -> str:
+    """The mode of a file, in octal digits."""
+    if isinstance(value, bool) or not re.fullmatch(r"0?[0-7]{1,3}", str(value)):
+        raise ValueError(f"must be octal digits such as 700, not {shown(value)}")
+    return str(value)
+
+
 def path(value: object) -> Path | None:
     if not isinstance(value, (str, Path)) or "\0" in str(value):
         raise ValueError(f"must be a path, not {shown(value)}")
     return Path(value) if str(value) else None
+
+
+def tls_versions(value: object) -> str:
+    """Versions of TLS that follow one another, separated by spaces."""
+    words = value.split() if isinstance(value, str) else []
+    if not words or not {word.lower() for word in words} <= {"tlsv1.2", "tlsv1.3"}:
+        raise ValueError(f"must be TLSv1.2, TLSv1.3 or both, not {shown(value)}")
+    return " ".join(words)
 
 
 def directory(value: object) -> Path:
@@ -109,8 +162,33 @@ def shown(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+class Share(NamedTuple):
+    """Bytes, or a percentage of something; 0 is no limit."""
+
+    amount: int
+    percent: bool = False
+
+    def of(self, whole: int) -> int:
+        return whole * self.amount // 100 if self.percent else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.percent else str(self.amount)
+
+
+def share(value: object) -> Share:
+    """A size, or `5%`."""
+    if isinstance(value, str) and value.endswith("%"):
+        if not value[:-1].isdigit():
+            raise ValueError("argument must be a memory or percent value")
+        if int(value[:-1]) > 100:
+            raise ValueError("percentage argument must be less or equal to 100")
+        return Share(int(value[:-1]), percent=True)
+    return Share(size(0, 1 << 62)(value))
+
+
 PORT: Final = integer(1, 65535)
 PORT_OR_ZERO: Final = integer(0, 65535)
 NODE_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64", empty=False)
 CLUSTER_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64")
 HOST: Final = text(_HOST, "a host name or address", empty=False)
+HOSTNAME: Final = text(re.compile(r"[A-Za-z0-9_.-]{1,255}"), "a host name of letters, digits, '-', '_' and '.'")

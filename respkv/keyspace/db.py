@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from sys import getsizeof
 from typing import Final
@@ -20,8 +20,11 @@ from typing import Final
 from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
+from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, unpack
+from respkv.keyspace.usage import Recency, Usage
 from respkv.keyspace.values import STRING
-from respkv.storage.batch import Batch
+from respkv.keyspace.watch import Watch
+from respkv.storage.batch import EXPIRED, Batch, Change
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
 
@@ -34,13 +37,15 @@ class Db:
     """The typed view of one shard. Single-threaded; owned by the shard's machine."""
 
     __slots__ = ("_batch", "_bucket_of", "_ends", "_expires", "_get_plain", "_new_deadlines", "_source", "cask",
-                 "deadlines", "idle", "now_ms")
+                 "deadlines", "idle", "now_ms", "usage", "watch")
 
     def __init__(self, cask: Bitcask) -> None:
         self.cask = cask
         self.now_ms = cask.clock_ms
         self.deadlines = Deadlines(cask.expires)
         self.idle = IdleTimes(cask)
+        self.usage: Usage | None = None  # while an eviction policy needs it
+        self.watch: Watch | None = None
         self._expires = cask.expires
         self._bucket_of = cask.bucket_of
         self._get_plain = cask.get_plain
@@ -111,6 +116,27 @@ class Db:
     def exists(self, key: bytes) -> bool:
         return self._present(key) and not 0 < self._expire_of(key) <= self.now_ms
 
+    def fingerprint(self, key: bytes) -> bytes:
+        """What a reader finds under `key` in a few bytes, the same on every replica; empty if it is absent.
+
+        Different contents have different fingerprints but for one chance in 2**32 (a checksum tells them apart).
+        """
+        return self._source.fingerprint(key) if self.exists(key) else b""
+
+    @property
+    def changes(self) -> Mapping[bytes, Change]:
+        """What the batch that is open has written so far."""
+        return {} if self._batch is None else self._batch.changes
+
+    def has_written(self, key: bytes) -> bool:
+        """Whether this batch has written `key` so far, if only what was there; that it removed what had expired does
+        not count, nor that it cleared everything (`fingerprint` tells that)."""
+        batch = self._batch
+        if batch is None:
+            return False
+        change = batch.changes.get(key)
+        return batch.forgot or (change is not None and change[1] != EXPIRED)
+
     def expire_at_ms(self, key: bytes) -> int:
         """When the live key `key` expires, Unix time in milliseconds; `NO_EXPIRY` (0) if never or if absent."""
         at_ms = self._expire_of(key)
@@ -127,7 +153,10 @@ class Db:
         """For how long the live key `key` was not used, as far as is known (see `idle`)."""
         if self._batch is not None and (key in self._batch.changes or key not in self.cask):
             return 0
-        return max(0, self.now_ms - self.idle.used_ms(key))
+        used_ms = self.idle.used_ms(key)
+        if isinstance(self.usage, Recency):
+            used_ms = max(used_ms, self.usage.used_ms(key))
+        return max(0, self.now_ms - used_ms)
 
     def memory_usage(self, key: bytes) -> int:
         """Bytes that the live key `key` takes: its record in the log, and in memory the key, its place and its expiry.
@@ -144,10 +173,21 @@ class Db:
                 usage += getsizeof(held) + getsizeof(table) // len(table)
         return usage
 
+    def has_record(self, key: bytes) -> bool:
+        """Whether there is a record of `key`, be it expired."""
+        return self._present(key)
+
     # --- writing ---
+
+    def notify(self, kind: int, event: bytes, key: bytes) -> None:
+        """Tells who watches what a command has done (`respkv.keyspace.watch`)."""
+        if self.watch is not None:
+            self.watch.event(kind, event, key)
 
     def set_record(self, key: bytes, record: Record) -> None:
         """Gives `key` the contents of a live record, its expiry included."""
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=True)
         self._writing().put(key, record.value, record.type, record.expire_ms)
         self.idle.forget(key)
         if record.expire_ms:
@@ -159,6 +199,8 @@ class Db:
 
     def set_string(self, key: bytes, value: bytes, expire_at_ms: int = NO_EXPIRY, keep_ttl: bool = False) -> None:
         """Makes `key` a string. `keep_ttl` keeps the expiry that a live key of that name has."""
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=True)
         batch = self._writing()
         self.idle.forget(key)
         if keep_ttl:
@@ -177,6 +219,8 @@ class Db:
         record = self.lookup(key)
         if record is None:
             return
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=False)
         if at_ms == NO_EXPIRY or at_ms > self.now_ms:
             batch.put(key, record.value, record.type, at_ms)
             if at_ms:
@@ -189,9 +233,11 @@ class Db:
         batch = self._writing()
         if not batch.has(key):
             return False
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=False)
         self.idle.forget(key)
         was_live = not 0 < batch.expire_of(key) <= self.now_ms
-        batch.delete(key)
+        batch.delete(key, expired=not was_live)
         return was_live
 
     def remove_expired(self, key: bytes) -> bool:
@@ -199,20 +245,43 @@ class Db:
         batch = self._writing()
         if not 0 < batch.expire_of(key) <= self.now_ms:
             return False
-        batch.delete(key)
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=False)
+        batch.delete(key, expired=True)
         return True
 
     def flush_all(self) -> None:
-        self._writing().clear()
+        if self.watch is not None:
+            self.watch.flushing()
+        batch = self._writing()
+        kept = [(key, batch.get(key)) for bucket in self._system_buckets for key in batch.keys_in(bucket)]
+        batch.clear()
+        for key, record in kept:
+            assert record is not None
+            batch.put(key, record.value, record.type)
         self.idle.clear()
         self._new_deadlines = {}
+
+    # --- records of the system's own ---
+
+    @property
+    def _system_buckets(self) -> range:
+        return range(self.cask.shown_buckets, len(self.cask.buckets))
+
+    def system_record(self, name: bytes) -> SystemRecord:
+        """The record of this name; `NONE` if it was never written."""
+        record = self._source.get(system_key(name))
+        return NONE if record is None else unpack(record.value)
+
+    def set_system_record(self, name: bytes, record: SystemRecord) -> None:
+        self._writing().put(system_key(name), pack(record), TYPE)
 
     # --- the whole keyspace ---
 
     @property
     def slots(self) -> int:
         """How many slots there are: bounds of `scan` cursors."""
-        return len(self.cask.buckets)
+        return self.cask.shown_buckets
 
     def __len__(self) -> int:
         """How many live keys there are."""
@@ -241,11 +310,11 @@ class Db:
 
     def _records_by_slot(self, first: int) -> Iterator[tuple[int, Iterable[bytes]]]:
         if self._batch is None:
-            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), None), first):
+            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), self.slots), first):
                 if bucket:
                     yield slot, bucket
             return
-        changed = {bucket for bucket, *_ in self._batch.changes.values()}
+        changed = {bucket for bucket, *_ in self._batch.changes.values() if bucket < self.slots}
         kept = () if self._batch.cleared else (slot for slot in range(self.slots) if self.cask.buckets[slot])
         for slot in sorted(changed.union(kept)):
             if slot < first:
@@ -281,7 +350,7 @@ class Db:
         if self._batch is not None:  # inside MULTI: rare, and the batch keeps no counts
             return rng.choice(list(self.keys()))
         if self._ends[0] != self.cask.applied:
-            self._ends = (self.cask.applied, list(accumulate(map(len, self.cask.buckets))))
+            self._ends = (self.cask.applied, list(accumulate(map(len, islice(self.cask.buckets, self.slots)))))
         ends = self._ends[1]
         for _ in range(_RANDOM_TRIES_MAX):
             position = rng.randrange(ends[-1])

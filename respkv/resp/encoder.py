@@ -11,8 +11,9 @@
 | float | bulk string of its `%.17g` | `,` and its `%.17g` |
 | list | `*length`, items | the same |
 | dict | array of keys and values in turn | `%pairs`, keys and values in turn |
-| set, frozenset | array | `~length`, items |
+| set, frozenset, `dict.keys()` (in its order) | array | `~length`, items |
 | Push | array | `>length`, items |
+| Encoded | as it is | as it is |
 | Verbatim | bulk string | `=length`, `txt:` and the text |
 
 Every element of every reply ends with CR LF. Floats are written as Redis 7.0 does: whole ones without a point, `inf`,
@@ -22,14 +23,14 @@ Every element of every reply ends with CR LF. Floats are written as Redis 7.0 do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import Encoded, LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim, Wire
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
-QUEUED: Final = b"+QUEUED\r\n"
 NIL2: Final = b"$-1\r\n"
 NIL3: Final = b"_\r\n"
 NULL_ARRAY2: Final = b"*-1\r\n"
@@ -167,7 +168,7 @@ def _write_list(parts: list[bytes], value: list[Any], protocol: int) -> None:
     _write_items(parts, value, protocol)
 
 
-def _write_set(parts: list[bytes], value: set[Any] | frozenset[Any], protocol: int) -> None:
+def _write_set(parts: list[bytes], value: AbstractSet[Any], protocol: int) -> None:
     parts.append(b"%b%d\r\n" % (b"*" if protocol == 2 else b"~", len(value)))
     _write_items(parts, value, protocol)
 
@@ -177,10 +178,18 @@ def _write_push(parts: list[bytes], value: Push, protocol: int) -> None:
     _write_items(parts, value.items, protocol)
 
 
+def _write_encoded(parts: list[bytes], value: Encoded, protocol: int) -> None:
+    parts.append(value.data)
+
+
 def _write_dict(parts: list[bytes], value: dict[Any, Any], protocol: int) -> None:
     parts.append(b"*%d\r\n" % (2 * len(value)) if protocol == 2 else b"%%%d\r\n" % len(value))
     for pair in value.items():
         _write_items(parts, pair, protocol)
+
+
+def _write_wire(parts: list[bytes], value: Wire, protocol: int) -> None:
+    parts.append(value.resp2 if protocol == 2 else value.resp3)
 
 
 _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
@@ -194,9 +203,12 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     dict: _write_dict,
     set: _write_set,
     frozenset: _write_set,
+    type({}.keys()): _write_set,
     Simple: _write_simple,
     RespError: _write_error,
     Push: _write_push,
     Verbatim: _write_verbatim,
+    Encoded: _write_encoded,
     LongBulk: _write_long_bulk,
+    Wire: _write_wire,
 }

@@ -11,20 +11,23 @@ Back-pressure: reading stops while the client does not take its replies, and whi
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
+from respkv.acl.user import User
 from respkv.cluster.slots import slot_of
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
-from respkv.server.burst import Burst, PutBurst
-from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
-from respkv.server.session import Session
+from respkv.server.burst import Burst, MutedBurst, Pushed, PutBurst
+from respkv.server.dispatch import dispatch
+from respkv.server.session import HEARD, Session
 from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ _HEADERS = len(BULK_HEADERS)
 _GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
 _ALIKE = _GET | _SET
 _NILS = {2: NIL2, 3: NIL3}
+
+# Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
+RESTRICTED, SUBSCRIBED, TRACKED, MUTED, IN_TRANSACTION = (1 << bit for bit in range(8, 13))
+_OF_THE_SESSION = RESTRICTED | SUBSCRIBED | TRACKED | MUTED | IN_TRANSACTION
 
 
 class Connection(asyncio.Protocol):
@@ -55,18 +62,22 @@ class Connection(asyncio.Protocol):
         "closing",
         "fast",
         "flush_scheduled",
+        "held",
+        "hindrances",
         "protocol_error",
         "server",
         "session",
         "waiting",
     )
 
-    def __init__(self, server: Server, cluster_view: bool) -> None:
+    def __init__(self, server: Server, cluster_view: bool, port_shift: int = 0) -> None:
         self.server = server
-        self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.fast = self.session.authenticated
-        self.waiting: deque[Burst | PutBurst] = deque()
-        self.closing = False
+        access = server.access
+        self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
+        self.session.port_shift = port_shift
+        self.hindrances = server.hindrances
+        self.waiting: deque[Burst | PutBurst | Pushed] = deque()
+        self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
@@ -76,21 +87,29 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
+        self.hinder_by_session()
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         session = self.session
-        session.address = _address(transport.get_extra_info("peername"))
-        session.local_address = _address(transport.get_extra_info("sockname"))
+        here = transport.get_extra_info("sockname")
+        session.is_unix = not isinstance(here, tuple)
+        there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
+        session.address, session.local_address = _address(there), _address(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
-        if not self.server.admit(self):
-            transport.write(encode(errors.max_clients(), 2))
+        access = self.server.access
+        session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
+        self.permissions_changed()
+        refusal = self.server.admit(self)
+        if refusal is not None:
+            transport.write(encode(refusal, 2))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.server.traffic.gone(self.socket)
         self._transport = None
         self.closing = True
         self._backlog.clear()
@@ -116,7 +135,7 @@ class Connection(asyncio.Protocol):
                 pass
             elif len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
-            elif rest := self._run(commands, len(data)):
+            elif (rest := self._run(commands, len(data))) and not self.closing:
                 self._backlog = rest
                 self._pause()
                 if not self.waiting:
@@ -160,12 +179,15 @@ class Connection(asyncio.Protocol):
         proposer = server.proposer_of_slot[slot]
         if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
             return False
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         burst = PutBurst(self, size, (slot,))
         proposer.join(burst)
         proposer.puts.append((slot, key, args[2]))
         server.stats.plain_sets += 1
         session.last_at, session.last_words = Clock.now(), (b"SET", key)
         self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, 1)
         return True
 
     def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
@@ -194,6 +216,9 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.last_at, session.last_words = now, (b"GET", keys[-1])
         self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        watch = self.server.watch
+        if (took_s := Clock.now() - now) >= watch.notable_s:
+            watch.plain_gets(self, keys, took_s)
         return True
 
     def _get(self, key: bytes, now: float) -> bytes | None:
@@ -218,6 +243,7 @@ class Connection(asyncio.Protocol):
     def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
         """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
         server = self.server
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         table = server.proposer_of_slot
         slots = list(map(slot_of, keys))
         proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
@@ -236,11 +262,13 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])
         self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, len(slots))
         return True
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not self._write_blocked and not self.closing:
+        while commands and not (self._write_blocked or self.closing or self.held):
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
             self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
@@ -252,11 +280,11 @@ class Connection(asyncio.Protocol):
 
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
         """Commands of any kind. Returns those that were left for later, if any."""
-        burst: Burst | None = None
         replies: list[bytes] = []
         append = replies.append
         server = self.server
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
+        burst = None if fast else self._muted(size, replies, commands)
         standalone = not self.session.cluster_view
         alone = not self.waiting
         get = self._get
@@ -272,7 +300,7 @@ class Connection(asyncio.Protocol):
                 if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
                     if proposer.part is not burst or burst is None:
                         if burst is None:
-                            burst = Burst(self, size, replies)
+                            burst = Burst(self, size, replies, commands)
                         proposer.join(burst)
                     proposer.puts.append((slot, key, args[2]))
                     append(proposer.ok)
@@ -286,24 +314,27 @@ class Connection(asyncio.Protocol):
             if self.closing:
                 break
             if burst is None:
-                burst = Burst(self, size, replies)
-            dispatch(self, burst, args)
+                burst = Burst(self, size, replies, commands)
+            goes_on = dispatch(self, burst, args)
             fast = self.fast
-            heavy += len(replies[-1])
-            if burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
-                # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
+            heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
+            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX:  # one thing after the other
                 rest = commands[len(replies) :]
                 break
         if sets:
             server.stats.plain_sets += sets
         session = self.session
         session.last_at = now
-        session.last_words = commands[-1][:2]
+        session.last_words = tuple(commands[-1][:2])
         if burst is None and alone:
             self._write(b"".join(replies))
         else:
-            self._line_up(burst or Burst(self, size, replies))
+            self._line_up(burst or Burst(self, size, replies, commands))
         return rest
+
+    def _muted(self, size: int, replies: list[bytes], commands: list[list[bytes]]) -> Burst | None:
+        """The burst to begin with if the client wants no replies."""
+        return MutedBurst(self, size, replies, commands) if self.session.muted else None
 
     def _line_up(self, burst: Burst | PutBurst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
@@ -374,9 +405,16 @@ class Connection(asyncio.Protocol):
             self.server.log_output_limit(self)
             self.abort()
 
-    def push(self, value: Any) -> None:
-        """Writes a message that answers no command."""
-        self._write(encode(value, self.session.protocol))
+    def push(self, data: bytes) -> None:
+        """Writes a message that answers no command, behind the replies that are under way."""
+        waiting = self.waiting
+        if not waiting:
+            self._write(data)
+            return
+        last = waiting[-1]
+        if not isinstance(last, Pushed):
+            waiting.append(last := Pushed())
+        last.add(data)
 
     # -- flow control
 
@@ -385,8 +423,19 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
+    def hold(self) -> None:
+        """No further command is run before `release`: one that is under way must have ended."""
+        self.held = True
+        self._pause()
+
+    def release(self) -> None:
+        """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
+        self.held = False
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
+        if self.held:
+            return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []
             self._execute(backlog, 0)
@@ -397,6 +446,32 @@ class Connection(asyncio.Protocol):
         if not self._reading and self._transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
             self._reading = True
             self._transport.resume_reading()
+
+    def resume(self) -> None:
+        """The same, where nothing of that command is under way."""
+        self.release()
+        self._continue()
+
+    def hinder(self, reason: int, on: bool) -> None:
+        """While there is any reason, every command goes through `dispatch`."""
+        self.hindrances = self.hindrances | reason if on else self.hindrances & ~reason
+        self.fast = not self.hindrances and not self.closing
+
+    def hinder_by_session(self) -> None:
+        """Brings the reasons up to date that lie in what the client has asked for."""
+        session = self.session
+        tracker = session.tracker
+        reasons = IN_TRANSACTION if session.transaction is not None else 0
+        if not (session.authenticated and session.user.everything):
+            reasons |= RESTRICTED
+        if session.subscriptions is not None and session.protocol == 2:
+            reasons |= SUBSCRIBED
+        if tracker is not None and (tracker.noloop or not tracker.bcast):
+            reasons |= TRACKED
+        if session.muted != HEARD:
+            reasons |= MUTED
+        self.hindrances = self.hindrances & ~_OF_THE_SESSION | reasons
+        self.fast = not self.hindrances and not self.closing
 
     # -- the end
 
@@ -421,7 +496,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.closing = True
-        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)]))
+        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)], []))
         self.flush()
 
     def _close(self) -> None:
@@ -429,27 +504,46 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def authenticated(self) -> None:
-        """The client has given the password."""
-        self.session.authenticated = self.fast = True
-        self._parser.authenticated = True
+    @property
+    def socket(self) -> Any:
+        """The client's socket, None when it is closed."""
+        return self._transport.get_extra_info("socket") if self._transport is not None else None
+
+    def authenticated(self, user: User) -> None:
+        """The client has shown that it is `user`."""
+        self.session.user, self.session.logged_in = user, True
+        self.permissions_changed()
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
-        allowed = not self.server.config.config.requirepass
-        self.session.reset(authenticated=allowed)
-        self.fast = allowed
-        self._parser.authenticated = allowed
+        access = self.server.access
+        self.server.detach(self)
+        self.session.reset(user=access.newcomer(), authenticated=access.open)
+        self.permissions_changed()
+
+    def permissions_changed(self) -> None:
+        """The session's user is another one, or may do other things."""
+        session = self.session
+        session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
+        self.hinder_by_session()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, by an address that others cannot have."""
+        host = self.session.address.rpartition(":")[0].strip("[]")
+        return self.session.is_unix or host == "::1" or host.startswith(("127.", "::ffff:127."))
 
     @property
     def fd(self) -> int:
         """The socket's descriptor, -1 when it is closed."""
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        sock = self.socket
         return int(sock.fileno()) if sock is not None else -1
 
     @property
     def output_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        """What the client has not taken, messages behind replies that are to come included."""
+        waiting = sum(each.size_bytes for each in self.waiting if isinstance(each, Pushed))
+        return waiting + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     @property
     def input_bytes(self) -> int:
@@ -460,7 +554,7 @@ def _address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or "?:0")
+    return f"{os.fsdecode(name or '?')}:0"
 
 
 def _keep_alive(sock: Any, seconds: int) -> None:

@@ -4,68 +4,65 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Shard, Topology
-from respkv.commands.table import COMMANDS, Spec
 from respkv.config import Config
 from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
+from respkv.reply import RespError
 from respkv.resp.limits import Limits
+from respkv.server.access import Access
+from respkv.server.announce import Endpoints
+from respkv.server.channels import Channels
+from respkv.server.clientlimits import ClientLimits
+from respkv.server.evict import Evictor
+from respkv.server.feed import Feed
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
+from respkv.server.messaging import Messaging
+from respkv.server.monitor import Monitors
+from respkv.server.news import News
+from respkv.server.notify import Notifier
+from respkv.server.outbox import Outbox
+from respkv.server.pause import Pause
+from respkv.server.renaming import PLAIN, renamed
+from respkv.server.stats import Stats
+from respkv.server.tracking import Tracking
+from respkv.server.traffic import Traffic
+from respkv.server.watch import Watch
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
 if TYPE_CHECKING:
     from respkv.server.burst import Burst, PutBurst
     from respkv.server.connection import Connection
+    from respkv.server.roll import Roll
 
 log = structlog.get_logger()
 
-RATE_S = 0.9  # shortest time over which a rate is taken
-
-
-class Stats:
-    """Plain counters of this node since its start or the last CONFIG RESETSTAT."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.commands = 0
-        self.hits = 0
-        self.misses = 0
-        self.errors = 0
-        self.connections = 0
-        self.rejected = 0
-        self.calls: Counter[Spec] = Counter()
-        self.plain_sets = 0
-        self.error_codes: Counter[str] = Counter()
-        self.commands_per_s = 0
-        self._sample = (time.monotonic(), 0)
-
-    def sample(self) -> None:
-        """Works out the rate since the last call; to be called about once a second."""
-        now, (then, commands) = time.monotonic(), self._sample
-        if now - then >= RATE_S:
-            self.commands_per_s = round((self.commands - commands) / (now - then))
-            self._sample = (now, self.commands)
-
-
-    def calls_by_command(self) -> Counter[Spec]:
-        """How often each command was run; plain GET and SET are counted apart, as they are run apart."""
-        return self.calls + Counter({COMMANDS[b"GET"]: self.hits + self.misses, COMMANDS[b"SET"]: self.plain_sets})
+# Reasons that concern every client for which a connection may not take the fast way (`Connection.hinder`).
+MONITORED: Final = 1 << 0
+PAUSED: Final = 1 << 1
+MISSES_WATCHED: Final = 1 << 2
+RENAMED: Final = 1 << 3
+MEASURED: Final = 1 << 4
 
 
 class Server:
-    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns."""
+    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns.
+
+    Raises UsersError, RenamingError.
+    """
+
+    roll: Roll
 
     def __init__(
         self,
@@ -93,44 +90,149 @@ class Server:
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
         self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
+        self.watch = Watch(self.stats)
+        self.traffic = Traffic()
+        self.evictor = Evictor(node, self.proposers, self.replicas, self._broadcast, self.watch.latency.note)
         self.clients: dict[int, Connection] = {}
+        self.access = Access(config, self.clients)
+        self.renamed = renamed(config.config.rename_command)
         self.limits = Limits()
+        self.client_limits = ClientLimits(self.clients)
+        self.endpoints = Endpoints(topology, node, self._broadcast)
         self.run_id = secrets.token_hex(20)
+        self.hindrances = 0 if self.renamed.keys().isdisjoint(PLAIN) else RENAMED
+        self.outbox = Outbox(wake)
+        self.channels = Channels(self.outbox.push)
+        self.access.subscriptions_of = self.channels.subscriptions_of
+        self.news = News(peers)
+        self.messaging = Messaging(self.channels, self.news)
+        self.tracking = Tracking(self.clients, self.outbox, topology.slots, len(topology.shards), self.run_id[:16])
+        self.feed = Feed(node, self.proposers, self.news, self.tracking)
+        self.notifier = Notifier(
+            self.proposers, self.channels, self.news, self.feed, partial(self._hinder_all, MISSES_WATCHED)
+        )
+        self.monitors = Monitors(self.outbox, partial(self._hinder_all, MONITORED))
+        self.pause = Pause(self.news, self._paused)
         self.started_at = time.time()
+        self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
         self._wake = wake
         self._finished: list[Connection] = []
         self._posted: list[tuple[Connection, bytes]] = []
         self.output_bytes_max = 0
         self._pending_bytes_max = 0
+        for proposer in self.proposers:
+            proposer.on_slow = self.watch.applied_slowly
         config.watch(self._configure)
 
     def _configure(self, config: Config) -> None:
         self.limits.max_bulk_bytes = config.proto_max_bulk_bytes
         self.limits.query_buffer_bytes = config.client_query_buffer_bytes
-        self.output_bytes_max = config.client_output_buffer_bytes
+        self.output_bytes_max = config.client_output_buffer.normal.hard_bytes
+        self.outbox.limit = config.client_output_buffer.pubsub
+        self.notifier.configure(config.notify_keyspace_events)
+        self.tracking.keys_max = config.tracking_table_max_keys
+        self.tracking.evict()
         self._pending_bytes_max = config.pending_bytes_max
         for replica in self.replicas:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
-        if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
-            for connection in self.clients.values():
-                if not connection.session.authenticated:
-                    connection.authenticated()
+        self._configure_watch(config)
+        self.evictor.configure(config)
+        self.endpoints.configure(config)
+        self.client_limits.configure(config)
+
+    def _configure_watch(self, config: Config) -> None:
+        self.watch.configure(config)
+        self.watch_machines()
+        self._hinder_all(MEASURED, self.watch.exact)
+
+    def watch_machines(self) -> None:
+        """Has slow writes noted. To be called now and then, as a replica that began anew has a new machine."""
+        for replica in self.replicas:
+            replica.machine.slow_s = self.watch.slow_s
+
+    def _broadcast(self, message: Any) -> None:
+        for peer in list(self.peers.links):
+            self.peers.send(peer, message)
+
+    def reset_stats(self) -> None:
+        """Counts from 0 again, as CONFIG RESETSTAT asks for."""
+        self.stats.reset()
+        self.traffic.reset()
+        self.evictor.evicted = self.client_limits.evicted = 0
+        for replica in self.replicas:
+            replica.machine.hits = replica.machine.misses = 0
 
     # -- connections
 
-    def admit(self, connection: Connection) -> bool:
-        """Registers a new client; False if there are too many."""
-        if len(self.clients) >= self.config.config.maxclients:
+    def admit(self, connection: Connection) -> RespError | None:
+        """Registers a new client; returns why not, if not: there are too many, or it is a stranger to a node that
+        anybody might use (`protected-mode`)."""
+        config = self.config.config
+        refusal = None
+        if len(self.clients) >= config.maxclients:
+            refusal = errors.max_clients()
+        elif config.protected_mode == "yes" and self.access.without_password and not connection.is_local:
+            refusal = errors.protected_mode()
+        if refusal is not None:
             self.stats.rejected += 1
-            return False
+            return refusal
         self.stats.connections += 1
         self.clients[connection.session.id] = connection
-        return True
+        return None
 
     def forget(self, connection: Connection) -> None:
         self.clients.pop(connection.session.id, None)
+        self.detach(connection)
+        self.outbox.forget(connection)
+        self.pause.forget(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """The client is gone, or begins anew: it listens to nothing any more."""
+        session = connection.session
+        if session.subscriptions is not None:
+            self.channels.leave(connection)
+        if session.tracker is not None:
+            self.tracking.turn_off(connection)
+        if session.monitors:
+            self.monitors.remove(connection)
+
+    def _hinder_all(self, reason: int, on: bool) -> None:
+        """For a reason that concerns every client, those to come included."""
+        hindrances = self.hindrances | reason if on else self.hindrances & ~reason
+        if hindrances != self.hindrances:
+            self.hindrances = hindrances
+            for connection in self.clients.values():
+                connection.hinder(reason, on)
+
+    def _paused(self, active: bool) -> None:
+        self._hinder_all(PAUSED, active)
+        if not active:
+            self.remove_expired()
+
+    def remove_expired(self) -> None:
+        """Asks for the removal of what has expired, where this node leads; not during a pause."""
+        if not self.pause.active:
+            for proposer in self.proposers:
+                proposer.remove_expired()
+
+    # -- other nodes
+
+    def link_up(self, peer: str) -> None:
+        self.notifier.link_up(peer)
+
+    def link_down(self, peer: str) -> None:
+        self.news.link_down(peer)
+        self.feed.link_down(peer)
+        self.notifier.link_down(peer)
+
+    def tick(self) -> None:
+        """To be called about ten times per second."""
+        self.news.tick()
+        self.feed.tick()
+        self.pause.tick()
+        self.tracking.evict()
 
     def finished(self, connection: Connection) -> None:
         """A burst of `connection` has all its replies: it is flushed at the end of this turn."""
@@ -146,6 +248,14 @@ class Server:
             self._wake()
         self._posted.append((connection, data))
 
+    def begin_turn(self) -> None:
+        """What clients have sent was run: looks at what lone GETs took, with one clock for all of them."""
+        posted = self._posted
+        if posted:
+            now = Clock.now()
+            if now - posted[0][0].session.last_at >= self.watch.notable_s:
+                self.watch.lone_gets([connection for connection, _ in posted], now)
+
     def send_posted(self) -> None:
         posted, self._posted = self._posted, []
         for connection, data in posted:
@@ -156,6 +266,8 @@ class Server:
         finished, self._finished = self._finished, []
         for connection in finished:
             connection.flush()
+        self.tracking.end_turn()
+        self.outbox.end_turn()
         self.send_posted()
 
     def owner(self, shard: Shard) -> str:
@@ -191,8 +303,14 @@ class Server:
         if limit:
             oldest = Clock.now() - limit
             for connection in list(self.clients.values()):
-                if connection.session.last_at < oldest and not connection.waiting:
+                if connection.session.last_at < oldest and not (connection.waiting or _listens(connection)):
                     connection.abort()
 
     def log_output_limit(self, connection: Connection) -> None:
         log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
+
+
+def _listens(connection: Connection) -> bool:
+    """Whether a client has reason to be silent: it listens, or was put off."""
+    session = connection.session
+    return session.subscriptions is not None or session.monitors or connection.held

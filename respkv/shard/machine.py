@@ -12,17 +12,31 @@ from collections.abc import Callable
 from typing import Any
 
 from respkv.commands.context import Context
-from respkv.commands.keys import expire_keys
-from respkv.commands.table import COMMANDS, resolve
+from respkv.commands.keys import evict_keys, expire_keys
+from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
+from respkv.keyspace.system import SystemRecord
 from respkv.keyspace.values import STRING
-from respkv.reply import Reply, RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, joined
+from respkv.keyspace.watch import MISS, Event, Watch
+from respkv.reply import NULL_ARRAY, Reply, RespError
+from respkv.shard.batch import BY_OP, Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
+from respkv.shard.transaction import EXEC_OP, WATCH_OP, Watched, is_possible, is_read, transaction_of
+from respkv.shard.watches import Watches
 from respkv.storage import Bitcask
+from respkv.storage.batch import Batch
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
+SYSTEM_OP = b"\0system"
+VERSION_DIGITS_MAX = 18
+EVICT_OP = b"\0evict"
+_NEVER = float("inf")
+_NO_USE = frozenset((b"EXISTS", b"OBJECT", b"PTTL", b"TTL", b"TYPE"))  # what looks at a key without using it
+
+# Of the commands that only read, those that tell of a key without taking its value; and those that take it, then write.
+_LOOKS_ONLY = frozenset(("object", "memory"))
+_READS_FIRST = frozenset(("getset", "getdel", "getex"))
 
 
 def wall_ms() -> int:
@@ -30,26 +44,68 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Watcher(Watch):
+    """A `Watch` that is told when what it has gathered came true."""
+
+    def committed(self, term: int) -> None:
+        """An entry of `term` was applied: takes what was gathered, and clears."""
+        raise NotImplementedError
+
+    def missed(self, events: list[Event]) -> None:
+        """A read outside of any entry has not found keys."""
+        raise NotImplementedError
+
+
 class Machine:
-    """Applies entries to a shard's keyspace and reads from it."""
+    """Applies entries to a shard's keyspace and reads from it.
+
+    `watcher` gathers what entries do, as long as somebody wants to know.
+    """
 
     def __init__(self, cask: Bitcask, clock_ms: Callable[[], int] = wall_ms) -> None:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.hits = self.misses = 0  # of reads
+        self.slow_s = float("inf")
+        self.slow: list[tuple[int, list[bytes], float]] = []  # (position in its entry, command, seconds)
+        self._watcher: Watcher | None = None
+        self.on_system: Callable[[bytes, SystemRecord], None] = lambda _name, _record: None
+        """Told of each system record that an entry changes."""
+        self.watches = Watches()
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
+
+    @property
+    def watcher(self) -> Watcher | None:
+        return self._watcher
+
+    @watcher.setter
+    def watcher(self, watcher: Watcher | None) -> None:
+        self._watcher = self.db.watch = watcher
 
     @staticmethod
     def can_apply(args: list[bytes]) -> bool:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
+        if args[0] == BY_OP:
+            args = args[2:]
+            if not args:
+                return False
         spec = COMMANDS.get(args[0])
         if spec is None:
-            return args[0] == EXPIRE_OP
+            if args[0] == EXEC_OP:
+                return is_possible(args, Machine.can_apply)
+            if args[0] == SYSTEM_OP:
+                return len(args) == 4 and _is_version(args[2])
+            return args[0] in (EXPIRE_OP, EVICT_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
     def can_read(args: list[bytes]) -> bool:
+        if args[0] == EXEC_OP:
+            return is_read(args, Machine.can_read)
+        if args[0] == WATCH_OP:
+            return True
         try:
             spec = resolve(args)
         except RespError:
@@ -74,30 +130,62 @@ class Machine:
         replies: list[Any] = []
         for run in runs:
             if isinstance(run, Puts):
-                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+                self._put(batch, run)
             else:
-                replies += [self._run(args, context) for args in run.commands]
+                self._run_all(run.commands, context, replies)
         db.commit(index, term)
+        if self._watcher is not None:
+            self._watcher.committed(term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
+
+    def _run_all(self, commands: list[list[bytes]], context: Context, replies: list[Any]) -> None:
+        if self.db.usage is not None and self.db.usage.lfu:
+            for args in commands:
+                if (spec := COMMANDS.get(args[0])) is not None:
+                    self.db.usage.note_all(spec_keys(spec, args))
+        if self.slow_s == _NEVER:
+            replies += [self._run(args, context) for args in commands]
+            return
+        before = time.perf_counter()
+        for args in commands:
+            replies.append(self._run(args, context))
+            after = time.perf_counter()
+            if after - before >= self.slow_s:
+                self.slow.append((len(replies) - 1, args, after - before))
+            before = after
+
+    def take_slow(self) -> list[tuple[int, list[bytes], float]]:
+        slow, self.slow = self.slow, []
+        return slow
 
     def apply_in_slices(
         self, index: int, term: int, entry: LongEntry, body: list[memoryview]
     ) -> Slices:
         """`apply` for an entry with long values: yields what is to be run, in any thread, before it is resumed, and
         returns the replies."""
-        db, values = self.db, values_of(entry.runs, body)
+        db, values, watched_by = self.db, values_of(entry.runs, body), self._watcher
         db.now_ms = max(self.cask.clock_ms, entry.now_ms)
         batch = db.begin()
         context = Context(seed=entry.seed)
         replies: list[Any] = []
         for run in entry.runs:
             if isinstance(run, LongPut):
+                if self._watcher is not None:
+                    self._watcher.putting(db, [run.key])
                 batch.put_long(run.slot, run.key, next(values))
             elif isinstance(run, Puts):
-                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+                self._put(batch, run)
             else:
                 replies += [self._run(args, context) for args in run.commands]
         yield from db.commit_in_slices(index, term)
+        if self._watcher is not None:
+            if self._watcher is not watched_by:  # it came too late to see what was written
+                self._watcher.flushing()
+            self._watcher.committed(term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def apply_nothing(self, index: int, term: int) -> None:
@@ -106,12 +194,28 @@ class Machine:
 
     def _apply_puts(self, index: int, term: int, now_ms: int, runs: list[Run]) -> None:
         puts = joined(runs)  # type: ignore[arg-type]  # checked by the caller, without a copy
+        watcher = self._watcher
+        if watcher is not None:
+            self.db.now_ms = now_ms
+            watcher.putting(self.db, puts.keys)
         self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
+        if self.watches.stamps:
+            self.watches.wrote(puts.keys)
+        if watcher is not None:
+            watcher.committed(term)
+
+    def _put(self, batch: Batch, puts: Puts) -> None:
+        if self._watcher is not None:
+            self._watcher.putting(self.db, puts.keys)
+        batch.put_encoded(puts.slots, puts.keys, puts.sizes, puts.records)
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
-        if args[0] == EXPIRE_OP:
-            return expire_keys(self.db, args[1:])
-        spec = COMMANDS[args[0]]
+        spec = COMMANDS.get(args[0])
+        if spec is None:
+            return self._run_own(args, context)
+        if self._watcher is not None and self._watcher.wanted & MISS:
+            for key in self._misses(spec, args):
+                self._watcher.event(MISS, b"keymiss", key)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
@@ -119,17 +223,99 @@ class Machine:
             return refusal.with_traceback(None)
         return reply
 
+    def _run_by(self, mark: bytes, args: list[bytes], context: Context) -> Reply:
+        watcher = self._watcher
+        if watcher is None:
+            return self._run(args, context)
+        watcher.writer = mark
+        reply = self._run(args, context)
+        watcher.writer = b""
+        return reply
+
+    def _misses(self, spec: Spec, args: list[bytes]) -> list[bytes]:
+        """The keys that a command looks for in order to read them, and that are not there."""
+        if spec.is_readonly:
+            keys = () if spec.name in _LOOKS_ONLY else spec_keys(spec, args)
+        elif spec.name in _READS_FIRST or (spec.name == "set" and b"GET" in map(bytes.upper, args[3:])):
+            keys = args[1:2]
+        else:  # sources, if it has any beside what it writes
+            keys = [
+                key
+                for each in spec.key_specs
+                if each.access[0] == "RO"
+                for key in args[each.first : len(args) + each.last + 1 if each.last < 0 else each.first + each.last + 1]
+            ]
+        return [key for key in keys if not self.db.exists(key)]
+
+    def _run_own(self, args: list[bytes], context: Context) -> Reply:
+        """An operation that no client can name."""
+        if args[0] == EXEC_OP:
+            return self._exec(args, context)
+        if args[0] == BY_OP:
+            return self._run_by(args[1], args[2:], context)
+        if args[0] == WATCH_OP:
+            return self.watches.issue(self.db, args[1:])
+        if args[0] == SYSTEM_OP:
+            return self._set_system_record(*args[1:])
+        if args[0] == EVICT_OP:
+            return evict_keys(self.db, args[1:])
+        return expire_keys(self.db, args[1:])
+
+    def _exec(self, args: list[bytes], context: Context) -> Reply:
+        transaction, db = transaction_of(args), self.db
+        if transaction is None:
+            return NULL_ARRAY
+        for watched in transaction.watched:
+            if db.has_written(watched.key) or db.fingerprint(watched.key) != watched.fingerprint:
+                return NULL_ARRAY
+        return [self._run(command, context) for command in transaction.commands]
+
+    def _set_system_record(self, name: bytes, known: bytes, content: bytes) -> Reply:
+        """Replaces the record of which version `known` is the newest; replies the new version. If it is not the newest
+        any more nothing happens, and the reply is a list of the version and the content that are."""
+        record = self.db.system_record(name)
+        if record.version != int(known):
+            return [record.version, record.content]
+        record = SystemRecord(record.version + 1, content)
+        self.db.set_system_record(name, record)
+        self.on_system(name, record)
+        return record.version
+
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
-        spec = COMMANDS[args[0]]
-        assert spec.fn is not None
-        try:
-            reply: Reply = spec.fn(db, args, self._read_context)
-        except RespError as refusal:
-            return refusal.with_traceback(None)
+        watcher = self._watcher
+        known = 0 if watcher is None else len(watcher.events)  # of an entry that is being applied, perhaps
+        reply = self._run(args, self._read_context)
+        spec = COMMANDS.get(args[0])
+        if spec is not None and spec.first and type(reply) is not RespError:
+            self._count(spec, args, reply)
+        if watcher is not None and (misses := watcher.events[known:]):
+            del watcher.events[known:]
+            watcher.missed(misses)
         return reply
+
+    def is_as_watched(self, watched: Watched, *, vouch: bool) -> bool:
+        """Whether a key is what it was, as far as is known here. `vouch`: and was not written in between."""
+        self.db.now_ms = max(self.cask.clock_ms, self._wall_ms())
+        if vouch and not self.watches.vouches([watched]):
+            return False
+        return self.db.fingerprint(watched.key) == watched.fingerprint
+
+    def _count(self, spec: Spec, args: list[bytes], reply: Reply) -> None:
+        """Counts keys that were there, and that were not, as far as the reply tells."""
+        name = args[0]
+        if self.db.usage is not None and name not in _NO_USE:
+            self.db.usage.note_all(spec_keys(spec, args))
+        if reply is None:
+            self.misses += 1
+        elif name == b"MGET" and isinstance(reply, list):
+            missing = reply.count(None)
+            self.misses += missing
+            self.hits += len(reply) - missing
+        else:
+            self.hits += 1
 
     def long_value(self, args: list[bytes]) -> LongRead | None:
         """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""
@@ -147,6 +333,15 @@ class Machine:
     def due(self, limit: int) -> list[bytes]:
         """Keys whose expiry has passed, for the leader to propose their removal."""
         return self.db.deadlines.due(self._wall_ms(), limit)
+
+
+def _is_version(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= VERSION_DIGITS_MAX
+
+
+def system_op(name: bytes, known: int, content: bytes) -> list[bytes]:
+    """The command that changes a system record of version `known`."""
+    return [SYSTEM_OP, name, b"%d" % known, content]
 
 
 def expire_run(keys: list[bytes]) -> Ops:

@@ -25,7 +25,7 @@ from respkv.cluster.frames import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
-from respkv.shard.batch import Entry, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, count_ops, decode_entry, encode_entry, encode_runs
 from respkv.shard.border import (
     APPLIED,
     FAILED,
@@ -43,11 +43,11 @@ from respkv.shard.border import (
     require_count,
 )
 from respkv.shard.long import LongApply, LongEntry, Offload, decode_head, encode_head, hand_out, run_here
-from respkv.shard.machine import Machine, wall_ms
+from respkv.shard.machine import Machine, Watcher, wall_ms
 from respkv.shard.outcomes import Outcomes
 from respkv.shard.reads import Reads
 from respkv.shard.requests import Expiry, Forwarded
-from respkv.shard.waiting import Batch, Part, Sink, finish
+from respkv.shard.waiting import Batch, Part, Sink, finish, tell_slow
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 
@@ -92,11 +92,14 @@ class Proposer(Outcomes):
         super().__init__(shard.id, send=send, wake=wake, now=now)
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
+        self._watcher: Watcher | None = None
         self.use(machine)
         self.refusal: RespError | None = None
+        self.on_slow: Callable[[Part, list[bytes], float], None] = lambda part, args, seconds: None
         self.proposed = 0
         self.expired = 0
         self.expiring = False
+        self.expires_actively = True
         self._node = node
         self._replicas = shard.replicas
         self.others = len(shard.replicas) > 1
@@ -110,7 +113,15 @@ class Proposer(Outcomes):
     def use(self, machine: Machine | None) -> None:
         """The state to read from and to apply to (None: this node holds no replica)."""
         self.machine = machine
+        if machine is not None:
+            machine.watcher = self._watcher
         self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """`watcher` is told what is applied here from now on."""
+        self._watcher = watcher
+        if self.machine is not None:
+            self.machine.watcher = watcher
 
     def avoid_plain_reads(self) -> None:
         """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""
@@ -150,6 +161,8 @@ class Proposer(Outcomes):
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
+                if self.machine is not None:
+                    self.machine.watches.clear()
         if group is None:
             if self._parts or self._queue or self._reads:
                 self._forward_all()
@@ -186,6 +199,9 @@ class Proposer(Outcomes):
 
     def _propose(self, group: Group) -> None:
         batches = self._take()
+        if not self._may_go(batches):
+            self._queue = batches + self._queue
+            return
         if self._reads:
             batches.insert(0, self._reads.as_batch())
         term = group.term
@@ -204,6 +220,8 @@ class Proposer(Outcomes):
         self.proposed += 1
 
     def _propose_long(self, group: Group) -> None:
+        if not self._may_go(self._queue[:1]):
+            return
         batch = self._queue.pop(0)
         batch.term = group.term
         origins = [] if batch.origin is None else [(batch.origin, batch.request, 0, len(batch.sinks))]
@@ -211,6 +229,20 @@ class Proposer(Outcomes):
         index = group.propose_long(batch.body, head)
         self._proposals[index] = (group.term, [batch])
         self.proposed += 1
+
+    def _may_go(self, batches: list[Batch]) -> bool:
+        """Whether nothing under way may write what a transaction among these watches (`respkv.shard.watches`)."""
+        runs = [run for batch in batches for run in batch.runs]
+        for run in runs:
+            if type(run) is Guarded:
+                break
+        else:
+            return True
+        assert self.machine is not None
+        proposed = [waiting for _, waiting in self._proposals.values()]
+        known = all(proposed)  # what nobody waits for any more is forgotten
+        under_way = [run for waiting in proposed for batch in waiting for run in batch.runs] if known else None
+        return self.machine.watches.judge(runs, under_way)
 
     # -- the group applies
 
@@ -266,6 +298,8 @@ class Proposer(Outcomes):
             for batch in batches or ():
                 self._fail(batch, errors.timeout("this replica's data are damaged"))
             raise
+        if self.machine.slow:
+            tell_slow(self.machine.take_slow(), batches or [], self.on_slow)
         if batches is not None:
             first = 0
             for batch in batches:
@@ -352,7 +386,7 @@ class Proposer(Outcomes):
         if not self._leads_in(term):
             self.send(peer, (FORWARDED, self.shard, request, REFUSED, self.leader()))
             return
-        if self.refusal is not None:
+        if self.refusal is not None and not errors.is_oom(self.refusal):  # who forwards knows what memory is left
             self.send(peer, (FORWARDED, self.shard, request, FAILED, self.refusal))
             return
         assert self.machine is not None
@@ -443,6 +477,8 @@ class Proposer(Outcomes):
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""
         if self.group is None or not self.group.readable or self.machine is None or self.expiring:
+            return
+        if not self.expires_actively:
             return
         keys = self.machine.due(limit)
         if keys:

@@ -28,8 +28,10 @@ from respkv.raft.receiving import Receiving
 from respkv.server import dispatch
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
+from respkv.shard.transaction import exec_args, transaction_of
 from respkv.shard.upkeep import Upkeep
 from respkv.shard.waiting import Read
+from respkv.shard.watches import Watches
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.recovery import Recovery
 from tests.sim.scenario import FAULTS, Scenario
@@ -412,6 +414,18 @@ def sync_error_ignored(replace: Callable[..., None]) -> None:
 @mutation("after a failed fdatasync the pages in memory are believed", **_FAILING_DISKS)
 def tail_not_written_again(replace: Callable[..., None]) -> None:
     replace(Recovery, "_write_again", lambda self, file: None)
+
+
+@mutation("EXEC does not look at the watched keys", **_SMALL, **_BUSY, kinds=("transaction",), keys=2)
+def watched_keys_ignored(replace: Callable[..., None]) -> None:
+    original = Machine._exec
+
+    def execute(self: Machine, args: list[bytes], context: Any) -> Any:
+        transaction = transaction_of(args)
+        return original(self, exec_args([], transaction.commands) if transaction else args, context)
+
+    replace(Machine, "_exec", execute)
+    replace(Watches, "judge", lambda self, runs, under_way: True)
 
 
 def find(name: str, seeds: Iterable[int]) -> tuple[int, Result | None]:

@@ -18,7 +18,7 @@ import hiredis
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
-START_S = 20.0
+START_S = 60.0
 _MARK = b"<the end>"
 
 
@@ -30,6 +30,7 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection((HOST, port), timeout=START_S)
+        self._reader = hiredis.Reader()
 
     def __enter__(self) -> Self:
         return self
@@ -51,11 +52,14 @@ class Wire:
         return found.removesuffix(end)
 
     def __call__(self, command: str | Sequence[bytes]) -> object:
-        """Errors are returned, as `hiredis.ReplyError`."""
-        reader = hiredis.Reader()
+        """The next reply after `command` was sent. Errors are returned, as `hiredis.ReplyError`."""
         self.send(command)
-        while (reply := reader.gets()) is False:
-            reader.feed(self._receive())
+        return self.reply()
+
+    def reply(self) -> object:
+        """The next reply or message of those that have come or are to come."""
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._receive())
         return reply
 
     def rest_of_line(self) -> bytes:
@@ -141,7 +145,10 @@ def respkv(directory: Path, *options: str) -> Iterator[int]:
     """One node with the options given; its port. The cluster view is 1000 higher."""
     port = free_ports(1)
     command = [sys.executable, "-m", "respkv", "server", "--dir", str(directory / "data"), "--port", str(port)]
-    with _started([([*command, *options], port)], directory):
+    if "--enable-debug-command" not in options:
+        command += ["--enable-debug-command", "yes"]
+    with _started([([*command, *options], port)], directory) as processes:
+        eventually(lambda: _answers(processes[0], port + 1000))
         yield port
 
 
@@ -153,7 +160,7 @@ def respkv_cluster(directory: Path, count: int, *, shards: int, replicas: int) -
     nodes = ",".join(f"n{i + 1}={HOST}:{port}" for i, port in enumerate(ports))
     shared = ["--cluster-nodes", nodes, "--cluster-secret", "s", "--cluster-id", "tests"]
     shared += ["--cluster-shards", str(shards), "--cluster-replicas", str(replicas)]
-    server = [sys.executable, "-m", "respkv", "server", *shared]
+    server = [sys.executable, "-m", "respkv", "server", "--enable-debug-command", "yes", *shared]
     commands = [
         ([*server, "--node", f"n{i + 1}", "--dir", str(directory / str(i))], port) for i, port in enumerate(ports)
     ]

@@ -5,7 +5,29 @@ Importing the package fills the command table with them. Each is a function `fn(
 Redis has the case, and where respkv differs the docstring says how.
 """
 
-from respkv.server.commands import admin, client, cluster, config, connection, debug, describe, info, keys, memory, wait
+from respkv.server.commands import (
+    absent,
+    acl,
+    admin,
+    client,
+    clients,
+    cluster,
+    config,
+    connection,
+    debug,
+    describe,
+    info,
+    keys,
+    latency,
+    memory,
+    pubsub,
+    saving,
+    slowlog,
+    tracking,
+    transactions,
+    wait,
+)
 
-__all__ = ["admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
+__all__ = ["absent", "acl", "admin", "client", "clients", "cluster", "config", "connection", "debug", "describe",
+           "info", "keys", "latency", "memory", "pubsub", "saving", "slowlog", "tracking", "transactions",
            "wait"]  # fmt: skip

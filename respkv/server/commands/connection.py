@@ -1,20 +1,23 @@
 """The commands with which a client says who it is and how it wants to be spoken to: HELLO, AUTH, SELECT and their like.
 
-There is one user, `default`, with one password, `requirepass`; without a password every client is authenticated.
+Who they may be is said by ACL (`respkv.server.access`).
 """
 
 from __future__ import annotations
 
-import hmac
-
 from respkv import errors
+from respkv.acl.user import DEFAULT
 from respkv.commands.args import database, integer
 from respkv.commands.table import command
-from respkv.reply import OK, PONG, Reply, RespError, Simple
+from respkv.reply import OK, PONG, Encoded, Reply, RespError, Simple
+from respkv.resp.encoder import encode
 from respkv.server.dispatch import Call
+from respkv.server.sections import REDIS_VERSION  # noqa: F401 - others ask for it here
+from respkv.server.session import Session
 
-REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
-DEFAULT_USER = b"default"
+# What HELLO says: client libraries cache only with a server that calls itself 7.4 or later in its greeting (redis-py,
+# Jedis), though nothing that they then use is newer than 7.0. INFO tells the version above.
+GREETING_VERSION = "7.4.0"
 
 
 @command("PING", kind="server", arity=-1, flags="fast", group="connection", since="1.0.0", summary="Ping the server",
@@ -23,6 +26,8 @@ def ping(call: Call) -> Reply:
     args = call.args
     if len(args) > 2:
         raise errors.arity("ping")
+    if call.session.subscriptions is not None and call.session.protocol == 2:
+        return [b"pong", args[1] if len(args) == 2 else b""]
     return args[1] if len(args) == 2 else PONG
 
 
@@ -41,7 +46,7 @@ def hello(call: Call) -> Reply:
     while at < len(args):
         option, left = args[at].upper(), len(args) - at - 1
         if option == b"AUTH" and left >= 2:
-            _log_in(call, args[at + 1], args[at + 2])
+            call.server.access.log_in(call.connection, args[at + 1], args[at + 2], args[0])
             at += 3
         elif option == b"SETNAME" and left:
             set_name(call, args[at + 1])
@@ -49,12 +54,18 @@ def hello(call: Call) -> Reply:
         else:
             raise errors.hello_syntax(args[at])
     if not session.authenticated:
-        raise errors.hello_no_auth()
+        raise call.server.access.no_auth(hello=True)
+    messages = b"" if call.in_transaction else call.server.outbox.take(call.connection)  # in the protocol that was
     session.protocol = protocol
+    call.connection.hinder_by_session()
+    return Encoded(messages + encode(_greeting(session), protocol))
+
+
+def _greeting(session: Session) -> Reply:
     return {
         b"server": b"redis",  # clients look for this word
-        b"version": REDIS_VERSION.encode(),
-        b"proto": protocol,
+        b"version": GREETING_VERSION.encode(),
+        b"proto": session.protocol,
         b"id": session.id,
         b"mode": b"cluster" if session.cluster_view else b"standalone",
         b"role": b"master",
@@ -79,18 +90,11 @@ def auth(call: Call) -> Reply:
     args = call.args
     if len(args) > 3:
         raise errors.syntax()
-    if len(args) == 2 and not call.server.config.config.requirepass:
+    access = call.server.access
+    if len(args) == 2 and access.without_password:
         raise errors.auth_without_password()
-    _log_in(call, DEFAULT_USER if len(args) == 2 else args[1], args[-1])
+    access.log_in(call.connection, DEFAULT if len(args) == 2 else args[1], args[-1], args[0])
     return OK
-
-
-def _log_in(call: Call, user: bytes, password: bytes) -> None:
-    """Raises WRONGPASS. The time it takes tells nothing about the password."""
-    wanted = call.server.config.config.requirepass.encode(errors="surrogateescape")
-    if user != DEFAULT_USER or (wanted and not hmac.compare_digest(wanted, password)):
-        raise errors.wrong_pass()
-    call.connection.authenticated()
 
 
 def set_name(call: Call, name: bytes) -> None:
@@ -127,8 +131,9 @@ def quit_(call: Call) -> Reply:
 @command("RESET", kind="server", arity=1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="6.2.0", summary="Reset the connection")
 def reset(call: Call) -> Reply:
+    messages = call.server.outbox.take(call.connection)
     call.connection.deauthenticated()
-    return Simple(b"RESET")
+    return Encoded(messages + encode(Simple(b"RESET"), 2))
 
 
 # --- what clients of a Redis Cluster say first ---
