@@ -111,7 +111,8 @@ def encode(args: Command) -> bytes:
 
 
 def parse_reply(file: Any) -> Any:
-    """A reply: ("+", text), ("-", text), int, bytes, None, a list, or of RESP3 a dict or (kind, text)."""
+    """A reply: ("+", text), ("-", text), int, bytes, None, a list, or of RESP3 a dict, (kind, text), or for a push
+    (">", list)."""
     line = file.readline()[:-2]
     kind, rest = line[:1], line[1:]
     if kind in (b"+", b"-"):
@@ -123,9 +124,11 @@ def parse_reply(file: Any) -> Any:
     size = int(rest)
     if kind == b"%":
         return {parse_reply(file): parse_reply(file) for _ in range(size)}
-    if kind == b"$":
+    if kind in (b"$", b"="):
         return None if size < 0 else file.read(size + 2)[:-2]
-    assert kind == b"*", line
+    if kind == b">":
+        return (">", [parse_reply(file) for _ in range(size)])
+    assert kind in (b"*", b"~"), line
     return None if size < 0 else [parse_reply(file) for _ in range(size)]
 
 
