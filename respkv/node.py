@@ -207,7 +207,7 @@ class Node:
             return
         self.peers.flush()
         self.journal.flush()
-        self.server.flush_finished()
+        self.server.end_turn()
 
     # -- the disk
 

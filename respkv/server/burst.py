@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from respkv.reply import LongBulk, Reply, RespError
@@ -57,7 +58,7 @@ class PutBurst(Part):
 
     __slots__ = ("_failed", "connection", "slots")
 
-    def __init__(self, connection: Connection, size: int, slots: list[int]) -> None:
+    def __init__(self, connection: Connection, size: int, slots: Sequence[int]) -> None:
         self.pending = 0
         self.size = size
         self.joined: list[Proposer] = []

@@ -108,7 +108,11 @@ class Connection(asyncio.Protocol):
             self._backlog += commands
         elif commands:
             self.server.stats.commands += len(commands)
-            if self.fast and commands[0][0] in _ALIKE and self._run_alike(commands, len(data)):
+            if self.fast and commands[0][0] in _ALIKE and (
+                self._run_lone(commands[0], len(data))
+                if len(commands) == 1
+                else self._run_alike(commands, len(data))
+            ):
                 pass
             elif len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
@@ -134,6 +138,35 @@ class Connection(asyncio.Protocol):
         self._continue()
 
     # -- running commands
+
+    def _run_lone(self, args: list[bytes], size: int) -> bool:
+        """`_run_alike` for one command, which needs no columns."""
+        session = self.session
+        if len(args) == 2:
+            if args[0] not in _GET or self.waiting:
+                return False
+            now = Clock.now()
+            reply = self._get(args[1], now)
+            if reply is None:
+                return False
+            session.last_at, session.last_words = now, args
+            self.server.post(self, reply)
+            return True
+        if len(args) != 3 or args[0] not in _SET:
+            return False
+        key = args[1]
+        slot = slot_of(key)
+        server = self.server
+        proposer = server.proposer_of_slot[slot]
+        if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
+            return False
+        burst = PutBurst(self, size, (slot,))
+        proposer.join(burst)
+        proposer.puts.append((slot, key, args[2]))
+        server.stats.plain_sets += 1
+        session.last_at, session.last_words = Clock.now(), (b"SET", key)
+        self._line_up(burst)
+        return True
 
     def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
         """Runs commands that are nothing but plain GETs, or nothing but plain SETs, column by column: without what
@@ -209,6 +242,7 @@ class Connection(asyncio.Protocol):
         """Runs commands in pieces, as long as the client takes what is written in between."""
         while commands and not self._write_blocked and not self.closing:
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
+            self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
             if rest and self.waiting:
                 break
@@ -288,7 +322,7 @@ class Connection(asyncio.Protocol):
     # -- replies
 
     def settled(self, burst: Burst | PutBurst) -> None:
-        """A burst has all its replies. They are written at once where nothing else hangs on that; else this turn."""
+        """A burst has all its replies."""
         waiting = self.waiting
         if len(waiting) == 1 and waiting[0] is burst and self._reading and not (self.closing or self._ended):
             waiting.clear()
@@ -321,14 +355,20 @@ class Connection(asyncio.Protocol):
             self._continue()
 
     def _write(self, data: bytes | list[bytes]) -> None:
+        """Short replies leave at the end of the turn, together with those of other clients; long ones at once."""
+        if isinstance(data, bytes):
+            self.server.post(self, data)
+        else:
+            self.server.send_posted()
+            for part in data:
+                self.send(part)
+
+    def send(self, data: bytes) -> None:
+        """Hands `data` to the socket."""
         transport = self._transport
         if transport is None:
             return
-        if isinstance(data, bytes):
-            transport.write(data)
-        else:
-            for part in data:
-                transport.write(part)
+        transport.write(data)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
             self.server.log_output_limit(self)
@@ -385,6 +425,7 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def _close(self) -> None:
+        self.server.send_posted()
         if self._transport is not None:
             self._transport.close()
 

@@ -99,6 +99,7 @@ class Server:
         self.started_at = time.time()
         self._wake = wake
         self._finished: list[Connection] = []
+        self._posted: list[tuple[Connection, bytes]] = []
         self.output_bytes_max = 0
         self._pending_bytes_max = 0
         config.watch(self._configure)
@@ -138,10 +139,24 @@ class Server:
             self._finished.append(connection)
             self._wake()
 
-    def flush_finished(self) -> None:
+    def post(self, connection: Connection, data: bytes) -> None:
+        """`data` is sent at the end of this turn: so what many clients get leaves in a row, and one that waits for the
+        next reply on another core is not put to sleep and woken again for each."""
+        if not self._posted:
+            self._wake()
+        self._posted.append((connection, data))
+
+    def send_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        for connection, data in posted:
+            connection.send(data)
+
+    def end_turn(self) -> None:
+        """Sends the replies that this turn has brought."""
         finished, self._finished = self._finished, []
         for connection in finished:
             connection.flush()
+        self.send_posted()
 
     def owner(self, shard: Shard) -> str:
         """The node to which a client of the cluster view should go for this shard.

@@ -8,14 +8,7 @@ meanwhile gathers.
 Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
 was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
 
-Outcome, exactly one for each batch:
-
-- *applied*: its entry was applied here, or the leader says so, or (if the leader is gone) this node's own replica
-  applies an entry that carries the batch.
-- *not applied for sure*: never proposed; refused; or an entry of a later term was applied here, which shows that the
-  log has no place for it any more. It is proposed again until its deadline; then the client gets `-CLUSTERDOWN`, not
-  applied.
-- *unknown* at the deadline: `-TIMEOUT`, may have been applied. It is never proposed again.
+What can become of a batch, and how that is found out, is told in `respkv.shard.outcomes`.
 
 Reads are served from the leader's applied state under its lease, or after a majority has confirmed it. Reads that wait
 on the leader while a batch is about to be proposed go into that batch, so that they keep their place.
@@ -27,14 +20,12 @@ import random
 from collections.abc import Callable
 from typing import Any, Literal
 
-import structlog
-
 from respkv import errors
 from respkv.cluster.peers import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
-from respkv.reply import LongBulk, RespError
-from respkv.shard.batch import Entry, Ops, Puts, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.reply import RespError
+from respkv.shard.batch import Entry, count_ops, decode_entry, encode_entry, encode_runs
 from respkv.shard.border import (
     APPLIED,
     FAILED,
@@ -51,32 +42,19 @@ from respkv.shard.border import (
     checked_runs,
     require_count,
 )
-from respkv.shard.long import (
-    LONG_BYTES,
-    LongApply,
-    LongEntry,
-    LongReads,
-    LongRun,
-    Offload,
-    decode_head,
-    encode_head,
-    hand_out,
-    run_here,
-    split_columns,
-)
+from respkv.shard.long import LongApply, LongEntry, Offload, decode_head, encode_head, hand_out, run_here
 from respkv.shard.machine import Machine, wall_ms
-from respkv.shard.waiting import Batch, Part, Read, Sink, finish
+from respkv.shard.outcomes import Outcomes
+from respkv.shard.reads import Reads
+from respkv.shard.requests import Expiry, Forwarded
+from respkv.shard.waiting import Batch, Part, Sink, finish
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
-from respkv.storage.record import encode_puts
-
-log = structlog.get_logger()
 
 IN_FLIGHT_MAX = 2
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
-LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
 
@@ -95,49 +73,8 @@ def _not_here(slot: int, key: bytes) -> Literal[False]:
     return False
 
 
-class _Forwarded(Part):
-    """Another node's batch or reads: its outcome goes back as one message."""
-
-    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed", "value_bytes")
-
-    def __init__(self, proposer: Proposer, peer: str, kind: int, request: int, count: int) -> None:
-        super().__init__()
-        self._proposer = proposer
-        self._peer = peer
-        self._kind = kind
-        self._request = request
-        self._values: list[Any] = [None] * count
-        self.value_bytes = 0
-        self.failed: RespError | None = None
-
-    def put(self, token: int, value: Any) -> None:
-        self._values[token] = value
-        if type(value) is bytes:
-            self.value_bytes += len(value)
-
-    def cut(self, count: int) -> None:
-        """No more than the first `count` are answered now."""
-        del self._values[count:]
-
-    def fail(self, ok: bytes, error: RespError) -> None:
-        self.failed = error
-
-    def expect(self, value_bytes: int) -> None:
-        self._proposer.send(self._peer, (READ_LATER, self._proposer.shard, self._request, value_bytes))
-
-    def done(self) -> None:
-        status, content = (APPLIED, self._values) if self.failed is None else (FAILED, self.failed)
-        message = (self._kind, self._proposer.shard, self._request, status, content)
-        parts = Parts(part for value in self._values if isinstance(value, LongBulk) for part in value.parts)
-        self._proposer.send(self._peer, (*message, parts) if parts else message)
-
-
-class Proposer:
-    """One shard as this node's clients see it.
-
-    Connections append plain puts, `(slot, key, value)`, to `puts` after `join`; everything else goes through `write`
-    and `read`. `ok` is the object that stands for the reply of such a put until its batch has its outcome.
-    """
+class Proposer(Outcomes):
+    """One shard as this node's clients see it: they `join`, `write` and `read`."""
 
     def __init__(
         self,
@@ -152,43 +89,21 @@ class Proposer:
         offload: Offload = run_here,
         fatal: Callable[[BaseException], None] = _raise,
     ) -> None:
-        self.shard = shard.id
+        super().__init__(shard.id, send=send, wake=wake, now=now)
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
         self.use(machine)
-        self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
-        self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
-        self.part: Part | None = None
         self.refusal: RespError | None = None
-        self.send = send
-        self.wake = wake
-        self.timeout_s = 5.0
-        self.pending_bytes = 0
         self.proposed = 0
         self.expired = 0
         self.expiring = False
         self._node = node
         self._replicas = shard.replicas
-        self._now = now
-        self._runs: list[LongRun] = []
-        self._ops: list[list[bytes]] | None = None
-        self._sinks: list[Sink] = []
-        self._parts: list[Part] = []
-        self._body: list[bytes] = []
-        self._bytes = 0
-        self._since = 0.0
-        self._queue: list[Batch] = []
-        self._proposals: dict[int, tuple[int, list[Batch]]] = {}
-        self._entries_by_index: dict[int, Entry] = {}
-        self._forwards: dict[int, Batch] = {}
-        self._reads: list[Read] = []
-        self._read_forwards: dict[int, tuple[str, list[Read]]] = {}
+        self.others = len(shard.replicas) > 1
+        self._reads = Reads(self)
         self._long_apply = LongApply(offload, wake, fatal)
-        self._long_reads = LongReads(self._leave_to_others)
-        self._sequence = 0
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
-        self._asked_at = float("-inf")
         self._led_in = -1
         self._applied_term = 0
 
@@ -207,75 +122,23 @@ class Proposer:
 
     # -- clients write and read
 
-    def join(self, part: Part) -> None:
-        """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
-        if not self._parts:
-            self._since = self._now()
-            if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for
-                self.wake()
-        self.part = part
-        part.pending += 1
-        part.joined.append(self)
-        self._parts.append(part)
-        self._bytes += part.size
-        self.pending_bytes += part.size
-
-    def write(self, part: Part, token: int, args: list[bytes]) -> None:
-        """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
-        if self.part is not part:
-            self.join(part)
-        if self.puts:
-            self._close_puts()
-        if self._ops is None:
-            self._ops = []
-            self._runs.append(Ops(self._ops))
-        self._ops.append(args)
-        self._sinks.append((part, token))
-
     @property
     def serves_reads(self) -> bool:
         """Whether a read may be answered from the applied state at this moment."""
         group = self.group
         return group is not None and group.lease_until > Clock.now()
 
+    def begun(self) -> None:
+        if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for
+            self.wake()
+
     def read(self, part: Part, token: int, args: list[bytes]) -> None:
         """A read-only command whose reply goes to `part.put(token, ...)`, now or later."""
-        part.pending += 1
-        read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
-        if self.serves_reads and self.machine is not None:
-            self._answer(read, self.machine)
-            return
-        self._reads.append(read)
-        self.wake()
+        self._reads.add(part, token, args, self._now())
 
     def read_long(self, part: Part, token: int, args: list[bytes], value: LongRead) -> None:
         """The same for a GET whose long value was looked up already."""
-        part.pending += 1
-        part.expect(value.value_bytes)
-        read = Read(part, token, args, Clock.now(), self._now() + self.timeout_s)
-        self._long_reads.add(read, value)
-        self.wake()
-
-    def _answer(self, read: Read, machine: Machine) -> None:
-        """From the applied state, at once or, a long value, bit by bit."""
-        try:
-            long = machine.long_value(read.args)
-            if long is None:
-                read.answer(machine.read(read.args))
-                return
-        except Damaged as damaged:
-            self._leave_to_others(read, damaged)
-            return
-        read.part.expect(long.value_bytes)
-        self._long_reads.add(read, long)
-        self.wake()
-
-    def _leave_to_others(self, read: Read, damaged: Damaged) -> None:
-        """What is damaged here waits for another replica to answer it."""
-        if self._replicas[1:]:
-            self._reads.append(read)
-        else:
-            read.answer(errors.damaged(str(damaged)))
+        self._reads.add_long(part, token, args, value, self._now())
 
     # -- once per loop turn
 
@@ -294,9 +157,9 @@ class Proposer:
         group.advance()
         if group.leader:
             if self._reads:
-                self._serve_reads(group)
+                self._reads.serve(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
-                self._seal()
+                self._close_batch()
                 if self._queue[0].body:
                     self._propose_long(group)
                 else:
@@ -304,53 +167,14 @@ class Proposer:
             group.feed()
         elif self._parts or self._queue or self._reads:
             self._forward_all()
-        if self._long_reads:
-            self._long_reads.advance()
-            self.wake()
+        self._reads.advance_long()
 
     def _may_propose(self, group: Group) -> bool:
         within = len(self._proposals) < IN_FLIGHT_MAX and not group.appending
         return within and not self._older_under_way(group.term)
 
-    def _older_under_way(self, term: int) -> bool:
-        """A batch of an earlier term has no outcome yet: later ones must not overtake it."""
-        return any(batch.term != term for batch in self._forwards.values()) or any(
-            proposal[0] != term for proposal in self._proposals.values()
-        )
-
-    def _close_puts(self) -> None:
-        """Makes runs of the puts gathered so far."""
-        slots, keys, values = map(list, zip(*self.puts, strict=True))
-        self.puts.clear()
-        self._ops = None
-        if max(map(len, values)) < LONG_BYTES:
-            self._runs.append(Puts(slots, keys, *encode_puts(keys, values)))
-            return
-        runs, body = split_columns(slots, keys, values)
-        self._runs += runs
-        self._body += body
-        body_bytes = sum(map(len, body))
-        self._bytes += body_bytes
-        self.pending_bytes += body_bytes
-
-    def _seal(self) -> None:
-        """Moves what was gathered to the end of the queue."""
-        if not self._parts:
-            return
-        if self.puts:
-            self._close_puts()
-        deadline = self._since + self.timeout_s + self._bytes / LONG_BYTES_PER_S
-        batch = Batch(self._runs, self._sinks, self._parts, self.ok, deadline, self._bytes)
-        batch.body = self._body
-        self._sequence += 1
-        batch.sequence = self._sequence
-        self._queue.append(batch)
-        self._runs, self._sinks, self._parts, self._ops, self._body = [], [], [], None, []
-        self._bytes, self.part = 0, None
-
     def _take(self) -> list[Batch]:
         """The next batches for one entry."""
-        self._seal()
         queue, size, count = self._queue, 0, 0
         while count < len(queue) and (size < ENTRY_BYTES_MAX or count == 0):
             if queue[count].body:  # gets an entry of its own
@@ -363,7 +187,7 @@ class Proposer:
     def _propose(self, group: Group) -> None:
         batches = self._take()
         if self._reads:
-            batches.insert(0, self._reads_as_batch())
+            batches.insert(0, self._reads.as_batch())
         term = group.term
         origins, runs, first = [], [], 0
         for batch in batches:
@@ -387,13 +211,6 @@ class Proposer:
         index = group.propose_long(batch.body, head)
         self._proposals[index] = (group.term, [batch])
         self.proposed += 1
-
-    def _reads_as_batch(self) -> Batch:
-        reads, self._reads = self._reads, []
-        sinks: list[Sink] = [(read.part, read.token) for read in reads]
-        deadline = min(read.deadline for read in reads)
-        ops = Ops([read.args for read in reads])
-        return Batch([ops], sinks, [read.part for read in reads], self.ok, deadline, 0)
 
     # -- the group applies
 
@@ -462,77 +279,6 @@ class Proposer:
                     self._mark_overtaken(batch)
                     self._settle(batch, replies[first : first + ops])
 
-    def _mark_overtaken(self, batch: Batch) -> None:
-        """`batch` may have been applied: of those before it, the ones that were lost must not be proposed after it."""
-        for earlier in self._forwards.values():
-            earlier.overtaken = earlier.overtaken or (earlier.lost and earlier.sequence < batch.sequence)
-
-    def _settle(self, batch: Batch, replies: list[Any]) -> None:
-        self.pending_bytes -= batch.bytes
-        batch.applied(replies)
-
-    def _fail(self, batch: Batch, error: RespError) -> None:
-        self.pending_bytes -= batch.bytes
-        batch.fail(error)
-
-    def _resolve_older(self, term: int) -> None:
-        """An entry of `term` was applied: what was meant for earlier terms and was not applied by now never will be."""
-        lost: list[Batch] = []
-        for index in [i for i, proposal in self._proposals.items() if proposal[0] < term]:
-            lost += self._proposals.pop(index)[1]
-            self._entries_by_index.pop(index, None)
-        for request in [r for r, batch in self._forwards.items() if 0 <= batch.term < term]:
-            lost.append(self._forwards.pop(request))
-        self._requeue(lost)
-
-    def _requeue(self, batches: list[Batch]) -> None:
-        """Batches that were not applied for sure: in their old order, before everything gathered later."""
-        mine: list[Batch] = []
-        for batch in batches:
-            batch.term = -1
-            if batch.origin is not None:
-                self._refuse(batch)
-            elif batch.overtaken:
-                self._fail(batch, errors.cluster_down("the link to the leader broke"))
-            else:
-                batch.lost = False
-                mine.append(batch)
-        if mine:
-            self._queue = sorted(mine + self._queue, key=lambda batch: batch.sequence)
-            self.wake()
-
-    def _give_back(self, leads_in: int) -> None:
-        """The role or the term has changed: what other nodes forwarded for an earlier term is refused for good."""
-        stale = [batch for batch in self._queue if batch.origin is not None and batch.term != leads_in]
-        for batch in stale:
-            self._queue.remove(batch)
-            self._refuse(batch)
-
-    def _refuse(self, batch: Batch) -> None:
-        """Gives a batch back to the node that forwarded it."""
-        self.pending_bytes -= batch.bytes
-        if batch.origin is not None:
-            self.send(batch.origin, (FORWARDED, self.shard, batch.request, REFUSED, self.leader()))
-
-    # -- reads that have to wait
-
-    def _serve_reads(self, group: Group) -> None:
-        assert self.machine is not None
-        if not group.readable:
-            return
-        if self.serves_reads:
-            ready, self._reads = self._reads, []
-        else:
-            confirmed = group.confirmed if self._replicas[1:] else Clock.now()
-            ready = [read for read in self._reads if read.asked_at <= confirmed]
-            self._reads = [read for read in self._reads if read.asked_at > confirmed]
-            newest = max((read.asked_at for read in self._reads), default=self._asked_at)
-            if newest > self._asked_at:
-                self._asked_at = Clock.now()
-                group.confirm()
-        for read in ready:
-            self._answer(read, self.machine)
-
     # -- forwarding
 
     def leader(self) -> tuple[str, int] | None:
@@ -549,14 +295,16 @@ class Proposer:
             return
         name, term = leader
         if self._reads:
-            self._forward_reads(name, term)
+            self._request += 1
+            if not self._reads.forward(name, term, self._request):
+                self._no_link_to(name)
         limit = IN_FLIGHT_MAX if self.group is not None else 1
         while (self._parts or self._queue) and len(self._forwards) < limit and not self._older_under_way(term):
             if not self._forward_batch(name, term):
                 return
 
     def _forward_batch(self, name: str, term: int) -> bool:
-        self._seal()
+        self._close_batch()
         batch = self._queue[0]
         self._request += 1
         message: tuple[Any, ...] = (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))
@@ -570,19 +318,10 @@ class Proposer:
         self._forwards[self._request] = batch
         return True
 
-    def _forward_reads(self, name: str, term: int) -> None:
-        self._request += 1
-        reads = self._reads
-        if self.send(name, (READ, self.shard, self._request, term, [read.args for read in reads])):
-            self._reads = []
-            self._read_forwards[self._request] = (name, reads)
-        else:
-            self._no_link_to(name)
-
     def _no_link_to(self, name: str) -> None:
         """A node without a replica asks the next one, at the next tick: it has only hints to go by."""
         if self.group is None and self._hint[0] == name:
-            self._note_hint(None)
+            self.note_hint(None)
 
     # -- what other nodes send
 
@@ -601,9 +340,9 @@ class Proposer:
         elif kind == READ:
             self._on_read(peer, request, *rest)
         elif kind == READ_DONE:
-            self._on_read_done(request, *rest)
+            self._reads.on_done(request, *rest)
         elif kind == READ_LATER:
-            self._on_read_later(request, *rest)
+            self._reads.on_later(request, *rest)
 
     def _leads_in(self, term: int) -> bool:
         group = self.group
@@ -619,19 +358,14 @@ class Proposer:
         assert self.machine is not None
         can = self.machine.can_apply
         runs: list[Any] = checked_long_runs(encoded, body, can) if body else checked_runs(encoded, can)
-        part = _Forwarded(self, peer, FORWARDED, request, count_ops(runs))
+        part = Forwarded(self, peer, FORWARDED, request, count_ops(runs))
         part.pending = 1
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
         size = len(encoded) + sum(map(len, body or ()))
-        deadline = self._now() + self.timeout_s + size / LONG_BYTES_PER_S
-        batch = Batch(runs, sinks, [part], self.ok, deadline, size)
-        batch.body = body or []
+        self._close_batch()
+        batch = self._taken(runs, [part], sinks, body or [], size)
         batch.origin, batch.request = peer, request
         batch.term = self.group.term if self.group is not None else -1
-        self._seal()
-        self._sequence += 1
-        batch.sequence = self._sequence
-        self.pending_bytes += batch.bytes
         self._queue.append(batch)
         self.wake()
 
@@ -649,7 +383,7 @@ class Proposer:
         if status == APPLIED:
             self._settle(batch, content)
         elif status == REFUSED:
-            self._note_hint(content)
+            self.note_hint(content)
             self._requeue([batch])
         else:
             self._fail(batch, content)
@@ -661,7 +395,7 @@ class Proposer:
             return
         assert self.machine is not None
         check_commands(commands, self.machine.can_read)
-        part = _Forwarded(self, peer, READ_DONE, request, len(commands))
+        part = Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
             if part.value_bytes > REPLY_BYTES_MAX:
@@ -670,59 +404,20 @@ class Proposer:
             self.read(part, token, args)
         finish(part)
 
-    def _on_read_done(self, request: int, status: int, content: Any, parts: list[bytes] | None = None) -> None:
-        if parts:
-            hand_out(content, parts)
-        if request not in self._read_forwards:
-            return
-        _, reads = self._read_forwards[request]
-        if status == APPLIED:
-            require_count(content, len(reads), least=1)
-        del self._read_forwards[request]
-        if status == REFUSED:
-            self._note_hint(content)
-            self._reads = reads + self._reads
-            self.wake()
-            return
-        if status == FAILED:
-            content = [content] * len(reads)
-        for read, value in zip(reads, content, strict=False):
-            read.answer(value)
-        if len(content) < len(reads):  # the rest would have been too much at once: it is asked again
-            self._reads = reads[len(content) :] + self._reads
-            self.wake()
-
-    def _on_read_later(self, request: int, value_bytes: int) -> None:
-        _, reads = self._read_forwards.get(request, ("", []))
-        for read in reads:
-            read.deadline += value_bytes / LONG_BYTES_PER_S
-
-    def _note_hint(self, hint: Any) -> None:
+    def note_hint(self, hint: Any) -> None:
         if hint is not None:
             self._hint = (hint[0], -1)
         elif self.group is None:
             following = self._replicas.index(self._hint[0]) + 1 if self._hint[0] in self._replicas else 0
             self._hint = (self._replicas[following % len(self._replicas)], -1)
 
-    def installed(self) -> None:
-        """A snapshot replaced the state: what it holds of the batches under way cannot be told."""
-        for _, batches in self._proposals.values():
-            for batch in batches:
-                self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
-        for batch in self._forwards.values():
-            self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
-        self._proposals.clear()
-        self._entries_by_index.clear()
-        self._forwards.clear()
-
     def link_lost(self, peer: str) -> None:
         """The link to node `peer` broke: what it was asked may or may not have been done."""
-        for request in [r for r, (name, _) in self._read_forwards.items() if name == peer]:
-            self._reads = self._read_forwards.pop(request)[1] + self._reads
+        self._reads.link_lost(peer)
         for batch in self._forwards.values():
             batch.lost = batch.lost or batch.target == peer
         if self.group is None and peer == self._hint[0]:
-            self._note_hint(None)
+            self.note_hint(None)
             forwards, self._forwards = self._forwards, {}
             for batch in forwards.values():
                 self._fail(batch, errors.timeout("the leader's node was lost"))
@@ -734,29 +429,11 @@ class Proposer:
         """Ends what has waited too long; to be called a few times per second."""
         now = self._now()
         if self._parts and self._since + self.timeout_s <= now:
-            self._seal()
-        for batch in [b for b in self._queue if b.deadline <= now]:
-            self._queue.remove(batch)
-            self._fail(batch, errors.cluster_down())
-        for request in [r for r, batch in self._forwards.items() if batch.deadline <= now]:
-            self._fail(self._forwards.pop(request), errors.timeout())
-        for index in [i for i, (_, batches) in self._proposals.items() if batches and batches[0].deadline <= now]:
-            term, batches = self._proposals[index]
-            self._proposals[index] = (term, [])
-            for batch in batches:
-                self._fail(batch, errors.timeout())
-        self._tick_reads(now)
+            self._close_batch()
+        self._end_late(now)
+        self._reads.tick(now)
         if self._queue or self._parts or self._reads:
             self.wake()
-
-    def _tick_reads(self, now: float) -> None:
-        late = [read for read in self._reads if read.deadline <= now]
-        if late:
-            self._reads = [read for read in self._reads if read.deadline > now]
-        for request in [r for r, (_, reads) in self._read_forwards.items() if reads and reads[0].deadline <= now]:
-            late += self._read_forwards.pop(request)[1]
-        for read in late:
-            read.answer(errors.cluster_down())
 
     def let_go(self) -> None:
         """The state is about to be closed: nothing more is written to it."""
@@ -769,25 +446,6 @@ class Proposer:
         keys = self.machine.due(limit)
         if keys:
             self.expiring = True
-            part = _Expiry(self)
+            part = Expiry(self)
             self.write(part, 0, [b"\0expire", *keys])
 
-
-class _Expiry(Part):
-    """Waits for the removal of expired keys that the proposer itself has asked for, and counts them."""
-
-    __slots__ = ("_proposer",)
-
-    def __init__(self, proposer: Proposer) -> None:
-        super().__init__()
-        self._proposer = proposer
-
-    def put(self, token: int, value: Any) -> None:
-        if isinstance(value, int):
-            self._proposer.expired += value
-
-    def fail(self, ok: bytes, error: RespError) -> None:
-        """It will be proposed again if it is still needed."""
-
-    def done(self) -> None:
-        self._proposer.expiring = False

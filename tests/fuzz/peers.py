@@ -329,7 +329,7 @@ class FuzzedNode:
 
     def requests(self) -> list[int]:
         proposer = self.replica.proposer
-        return [*proposer._forwards, *proposer._read_forwards]
+        return [*proposer._forwards, *proposer._reads.forwarded]
 
     def close(self) -> None:
         self.replica.close()

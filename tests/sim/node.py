@@ -268,7 +268,7 @@ class SimNode:
         self.peers.flush()
         assert self.journal is not None
         self.journal.flush()
-        self.server.flush_finished()
+        self.server.end_turn()
 
     def deliver(self, peer: str, message: Any) -> None:
         kind, shard = message[0], message[1]
@@ -349,8 +349,10 @@ class SimNode:
         """What should be gone once nothing is under way."""
         found = []
         for proposer in self.proposers:
-            tables = ("_queue", "_parts", "_forwards", "_proposals", "_reads", "_read_forwards", "_entries_by_index")
+            tables = ("_queue", "_parts", "_forwards", "_proposals", "_reads", "_entries_by_index")
             found += [f"shard {proposer.shard}: {name}" for name in tables if getattr(proposer, name)]
+            if proposer._reads.forwarded:
+                found.append(f"shard {proposer.shard}: forwarded reads")
             if proposer.pending_bytes:
                 found.append(f"shard {proposer.shard}: pending_bytes {proposer.pending_bytes}")
         for replica in self.replicas.values():

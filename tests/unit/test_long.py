@@ -27,7 +27,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raft_long, "APPEND_BYTES", 400)
     monkeypatch.setattr(raft_long, "UNCOMMITTED_MAX", 1600)
     monkeypatch.setattr(shard_long, "LONG_BYTES", 100)
-    monkeypatch.setattr("respkv.shard.proposer.LONG_BYTES", 100)
+    monkeypatch.setattr("respkv.shard.gathering.LONG_BYTES", 100)
 
 
 def put(node: WorldNode, pairs: dict[bytes, int]) -> Client:

@@ -53,7 +53,7 @@ def idle(world: World) -> None:
         assert proposer is not None
         assert proposer.pending_bytes == 0
         open_writes = (proposer._queue, proposer._parts, proposer._forwards, proposer._proposals)
-        open_reads = (proposer._reads, proposer._read_forwards, proposer._entries_by_index)
+        open_reads = (proposer._reads, proposer._reads.forwarded, proposer._entries_by_index)
         assert not any(open_writes)
         assert not any(open_reads)
 
@@ -720,6 +720,9 @@ def one_seed(seed: int, root: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
+SEEDS_MIN = 20
+
+
 def test_whatever_breaks_every_client_is_told_the_truth_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clock, "now", Clock.now)
     root, end = memory_directory(tmp_path), time.monotonic() + 12.0
@@ -728,8 +731,7 @@ def test_whatever_breaks_every_client_is_told_the_truth_once(tmp_path: Path, mon
             one_seed(seed, root)
         except (Exception, Broken) as error:
             raise AssertionError(f"seed {seed}") from error
-        if time.monotonic() > end:
-            assert seed >= 20, "the machine is too slow to say anything"
+        if seed >= SEEDS_MIN and time.monotonic() > end:
             break
 
 

@@ -42,6 +42,30 @@ def error(reply: object) -> str:
     return str(reply)
 
 
+# --- the order of replies ---
+
+
+def test_replies_of_every_kind_and_size_come_in_the_order_of_the_commands(wire: Wire, port: int) -> None:
+    """Lone commands in reads of their own, long values and bursts take different ways out."""
+    long = b"v" * (3 << 20)
+    with Wire(port) as other:
+        other([b"SET", b"{order}long", long])
+        other([b"SET", b"{order}short", b"s"])
+    expected = b""
+    for turn in range(20):
+        for command, reply in (
+            ([b"GET", b"{order}short"], b"$1\r\ns\r\n"),
+            ([b"SET", b"{order}key", b"%d" % turn], b"+OK\r\n"),
+            ([b"GET", b"{order}key"], b"$%d\r\n%d\r\n" % (len(str(turn)), turn)),
+            *([([b"GET", b"{order}long"], b"$%d\r\n%b\r\n" % (len(long), long))] if turn % 7 == 3 else []),
+            ([b"GET", b"{order}none"], b"$-1\r\n"),
+        ):
+            wire.send(command)
+            expected += reply
+    wire.send("QUIT")
+    assert wire.rest() == expected + b"+OK\r\n"
+
+
 # --- PING to RESET ---
 
 

@@ -1,0 +1,109 @@
+"""What this node's clients write to one shard, gathered until it is sealed into a `Batch`.
+
+Promises: commands keep the order in which they came; puts in a row become columns, encoded once for all replicas. What
+becomes of a sealed batch is the proposer's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from respkv.shard.batch import Ops, Puts
+from respkv.shard.long import LONG_BYTES, LongRun, split_columns
+from respkv.shard.waiting import Batch, Part, Sink
+from respkv.storage.record import encode_puts
+
+LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
+
+
+class Gathering:
+    """The base of `Proposer` that connections write to.
+
+    Connections append plain puts, `(slot, key, value)`, to `puts` after `join`; everything else goes through `write`.
+    `ok` is the object that stands for the reply of such a put until its batch has its outcome.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
+        self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
+        self.part: Part | None = None
+        self.timeout_s = 5.0
+        self.pending_bytes = 0
+        self._now = now
+        self._runs: list[LongRun] = []
+        self._ops: list[list[bytes]] | None = None
+        self._sinks: list[Sink] = []
+        self._parts: list[Part] = []
+        self._body: list[bytes] = []
+        self._bytes = 0
+        self._since = 0.0
+        self._sequence = 0
+
+    def begun(self) -> None:
+        """The first part has joined."""
+        raise NotImplementedError
+
+    def join(self, part: Part) -> None:
+        """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
+        if not self._parts:
+            self._since = self._now()
+            self.begun()
+        self.part = part
+        part.pending += 1
+        part.joined.append(self)
+        self._parts.append(part)
+        self._bytes += part.size
+        self.pending_bytes += part.size
+
+    def write(self, part: Part, token: int, args: list[bytes]) -> None:
+        """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
+        if self.part is not part:
+            self.join(part)
+        if self.puts:
+            self._close_puts()
+        if self._ops is None:
+            self._ops = []
+            self._runs.append(Ops(self._ops))
+        self._ops.append(args)
+        self._sinks.append((part, token))
+
+    def _close_puts(self) -> None:
+        """Makes runs of the puts gathered so far."""
+        slots, keys, values = map(list, zip(*self.puts, strict=True))
+        self.puts.clear()
+        self._ops = None
+        if max(map(len, values)) < LONG_BYTES:
+            self._runs.append(Puts(slots, keys, *encode_puts(keys, values)))
+            return
+        runs, body = split_columns(slots, keys, values)
+        self._runs += runs
+        self._body += body
+        body_bytes = sum(map(len, body))
+        self._bytes += body_bytes
+        self.pending_bytes += body_bytes
+
+    def _seal(self) -> Batch:
+        """Makes a batch of what was gathered; the next one begins empty."""
+        if self.puts:
+            self._close_puts()
+        deadline = self._since + self.timeout_s + self._bytes / LONG_BYTES_PER_S
+        batch = Batch(self._runs, self._sinks, self._parts, self.ok, deadline, self._bytes)
+        batch.body = self._body
+        self._number(batch)
+        self._runs, self._sinks, self._parts, self._ops, self._body = [], [], [], None, []
+        self._bytes, self.part = 0, None
+        return batch
+
+    def _number(self, batch: Batch) -> None:
+        self._sequence += 1
+        batch.sequence = self._sequence
+
+    def _taken(self, runs: list[Any], parts: list[Part], sinks: list[Sink], body: list[bytes], size: int) -> Batch:
+        """A batch that another node has gathered."""
+        deadline = self._now() + self.timeout_s + size / LONG_BYTES_PER_S
+        batch = Batch(runs, sinks, parts, self.ok, deadline, size)
+        batch.body = body
+        self._number(batch)
+        self.pending_bytes += size
+        return batch

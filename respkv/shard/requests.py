@@ -1,0 +1,70 @@
+"""Who waits for a batch or for reads when it is no client of this node: another node, or the proposer itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from respkv.cluster.peers import Parts
+from respkv.reply import LongBulk, RespError
+from respkv.shard.border import APPLIED, FAILED, READ_LATER
+from respkv.shard.waiting import Part
+
+if TYPE_CHECKING:
+    from respkv.shard.proposer import Proposer
+
+
+class Forwarded(Part):
+    """Another node's batch or reads: its outcome goes back as one message."""
+
+    __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed", "value_bytes")
+
+    def __init__(self, proposer: Proposer, peer: str, kind: int, request: int, count: int) -> None:
+        super().__init__()
+        self._proposer = proposer
+        self._peer = peer
+        self._kind = kind
+        self._request = request
+        self._values: list[Any] = [None] * count
+        self.value_bytes = 0
+        self.failed: RespError | None = None
+
+    def put(self, token: int, value: Any) -> None:
+        self._values[token] = value
+        if type(value) is bytes:
+            self.value_bytes += len(value)
+
+    def cut(self, count: int) -> None:
+        """No more than the first `count` are answered now."""
+        del self._values[count:]
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        self.failed = error
+
+    def expect(self, value_bytes: int) -> None:
+        self._proposer.send(self._peer, (READ_LATER, self._proposer.shard, self._request, value_bytes))
+
+    def done(self) -> None:
+        status, content = (APPLIED, self._values) if self.failed is None else (FAILED, self.failed)
+        message = (self._kind, self._proposer.shard, self._request, status, content)
+        parts = Parts(part for value in self._values if isinstance(value, LongBulk) for part in value.parts)
+        self._proposer.send(self._peer, (*message, parts) if parts else message)
+
+
+class Expiry(Part):
+    """Waits for the removal of expired keys that the proposer itself has asked for, and counts them."""
+
+    __slots__ = ("_proposer",)
+
+    def __init__(self, proposer: Proposer) -> None:
+        super().__init__()
+        self._proposer = proposer
+
+    def put(self, token: int, value: Any) -> None:
+        if isinstance(value, int):
+            self._proposer.expired += value
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        """It will be proposed again if it is still needed."""
+
+    def done(self) -> None:
+        self._proposer.expiring = False
