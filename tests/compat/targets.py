@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from respkv.reply import RespError, Simple
 from respkv.storage.bitcask import Bitcask
 
 Command = list[bytes]
+_tokens = count()
 LIST_KEY = b"list"  # holds another type than a string on both sides
 
 
@@ -48,6 +50,15 @@ class SocketTarget:
     def run(self, commands: list[Command]) -> list[Any]:
         self.socket.sendall(b"".join(map(encode, commands)))
         return [parse_reply(self.file) for _ in commands]
+
+    def gather(self, *commands: Command) -> list[Any]:
+        """Replies and messages that come until the answer to a PING behind `commands`; those that waited, too."""
+        token = b"token %d" % next(_tokens)
+        self.socket.sendall(b"".join(map(encode, [*commands, [b"PING", token]])))
+        found: list[Any] = []
+        while (reply := parse_reply(self.file)) not in (token, [b"pong", token]):
+            found.append(reply)
+        return found
 
     def close(self) -> None:
         self.file.close()

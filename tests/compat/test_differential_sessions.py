@@ -25,6 +25,7 @@ from tests.compat.targets import Command, SocketTarget, comparable
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not in PATH"),
+    pytest.mark.timeout(600),  # a failure is made small first
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),
 ]
 
