@@ -237,6 +237,18 @@ def exec_abort() -> RespError:
     return RespError("EXECABORT Transaction discarded because of previous errors.")
 
 
+def exec_abort_because(error: RespError) -> RespError:
+    return RespError(f"EXECABORT Transaction discarded because of: {error.text.removeprefix('ERR ')}")
+
+
+def transaction_too_large(commands_max: int, bytes_max: int) -> RespError:
+    return RespError(f"ERR a transaction may hold {commands_max} commands and {bytes_max >> 20} MiB at the most")
+
+
+def too_many_watched(keys_max: int) -> RespError:
+    return RespError(f"ERR a connection may watch {keys_max} keys at the most")
+
+
 # --- where a key lives ---
 
 

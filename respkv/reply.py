@@ -82,6 +82,7 @@ class NullArray:
 
 OK: Final = Simple(b"OK")
 PONG: Final = Simple(b"PONG")
+QUEUED: Final = Simple(b"QUEUED")
 NULL_ARRAY: Final = NullArray()
 
 Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | (

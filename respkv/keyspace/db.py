@@ -21,7 +21,7 @@ from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
 from respkv.keyspace.values import STRING
-from respkv.storage.batch import Batch
+from respkv.storage.batch import EXPIRED, Batch
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
 
@@ -111,6 +111,22 @@ class Db:
     def exists(self, key: bytes) -> bool:
         return self._present(key) and not 0 < self._expire_of(key) <= self.now_ms
 
+    def fingerprint(self, key: bytes) -> bytes:
+        """What a reader finds under `key` in a few bytes, the same on every replica; empty if it is absent.
+
+        Different contents have different fingerprints but for one chance in 2**32 (a checksum tells them apart).
+        """
+        return self._source.fingerprint(key) if self.exists(key) else b""
+
+    def has_written(self, key: bytes) -> bool:
+        """Whether this batch has written `key` so far, if only what was there; that it removed what had expired does
+        not count, nor that it cleared everything (`fingerprint` tells that)."""
+        batch = self._batch
+        if batch is None:
+            return False
+        change = batch.changes.get(key)
+        return batch.forgot or (change is not None and change[1] != EXPIRED)
+
     def expire_at_ms(self, key: bytes) -> int:
         """When the live key `key` expires, Unix time in milliseconds; `NO_EXPIRY` (0) if never or if absent."""
         at_ms = self._expire_of(key)
@@ -191,7 +207,7 @@ class Db:
             return False
         self.idle.forget(key)
         was_live = not 0 < batch.expire_of(key) <= self.now_ms
-        batch.delete(key)
+        batch.delete(key, expired=not was_live)
         return was_live
 
     def remove_expired(self, key: bytes) -> bool:
@@ -199,7 +215,7 @@ class Db:
         batch = self._writing()
         if not 0 < batch.expire_of(key) <= self.now_ms:
             return False
-        batch.delete(key)
+        batch.delete(key, expired=True)
         return True
 
     def flush_all(self) -> None:

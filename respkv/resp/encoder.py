@@ -29,7 +29,6 @@ from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Ve
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
-QUEUED: Final = b"+QUEUED\r\n"
 NIL2: Final = b"$-1\r\n"
 NIL3: Final = b"_\r\n"
 NULL_ARRAY2: Final = b"*-1\r\n"

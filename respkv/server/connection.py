@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         "closing",
         "fast",
         "flush_scheduled",
+        "held",
         "protocol_error",
         "server",
         "session",
@@ -66,7 +67,7 @@ class Connection(asyncio.Protocol):
         self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
         self.fast = self.session.authenticated
         self.waiting: deque[Burst | PutBurst] = deque()
-        self.closing = False
+        self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
@@ -240,7 +241,7 @@ class Connection(asyncio.Protocol):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not self._write_blocked and not self.closing:
+        while commands and not self._write_blocked and not self.closing and not self.held:
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
             self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
@@ -290,8 +291,8 @@ class Connection(asyncio.Protocol):
             dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1])
-            if burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
-                # HELLO: what follows is answered in the other protocol. Or: one thing after the other.
+            if self.held or burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
+                # `hold`. Or HELLO: what follows is answered in the other protocol. Or: one thing after the other.
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -385,8 +386,19 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
+    def hold(self) -> None:
+        """No further command is run before `release`: one that is under way must have ended."""
+        self.held = True
+        self._pause()
+
+    def release(self) -> None:
+        """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
+        self.held = False
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
+        if self.held:
+            return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []
             self._execute(backlog, 0)
@@ -403,7 +415,7 @@ class Connection(asyncio.Protocol):
     def close_after_replies(self) -> None:
         """No further command is run; the connection closes when the replies so far are out."""
         self.closing = True
-        self.fast = False
+        self.choose_way()
         self._backlog.clear()
 
     def close_now(self) -> None:
@@ -429,16 +441,22 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def choose_way(self) -> None:
+        """Plain GET and SET are run at once if nothing is in the way; else they go through `dispatch`."""
+        session = self.session
+        self.fast = session.authenticated and session.transaction is None and not self.closing
+
     def authenticated(self) -> None:
         """The client has given the password."""
-        self.session.authenticated = self.fast = True
+        self.session.authenticated = True
+        self.choose_way()
         self._parser.authenticated = True
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
         allowed = not self.server.config.config.requirepass
         self.session.reset(authenticated=allowed)
-        self.fast = allowed
+        self.choose_way()
         self._parser.authenticated = allowed
 
     @property

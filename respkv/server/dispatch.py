@@ -38,6 +38,9 @@ KEY_BYTES_MAX = 65_536
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
 
+# All others are queued.
+RUN_INSIDE_MULTI: Final = frozenset(("multi", "exec", "discard", "watch", "quit", "reset"))
+
 
 class Later:
     """The type of `LATER`."""
@@ -52,13 +55,16 @@ class Call:
     Its function returns the reply, or takes `later()` and returns `LATER`.
     """
 
-    __slots__ = ("args", "burst", "connection", "token")
+    __slots__ = ("args", "burst", "connection", "in_transaction", "token")
 
-    def __init__(self, connection: Connection, burst: Burst, token: int, args: list[bytes]) -> None:
+    def __init__(
+        self, connection: Connection, burst: Part, token: int, args: list[bytes], *, in_transaction: bool = False
+    ) -> None:
         self.connection = connection
         self.burst = burst
         self.token = token
         self.args = args
+        self.in_transaction = in_transaction  # run by EXEC: it must not wait for anything
 
     @property
     def server(self) -> Server:
@@ -116,30 +122,91 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
             log.warning("cross_protocol_scripting", address=connection.session.address)
             connection.abort()
             return
-        reply = error.with_traceback(None)
-        stats = connection.server.stats
-        stats.errors += 1
-        stats.error_codes[error.text.partition(" ")[0]] += 1
-    except Exception:
-        # One command's fault must not cost other clients their connections.
-        log.exception("command_failed", command=command_name(args), client=connection.session.id)
-        reply = errors.generic("internal error")
+        reply = told(connection, error)
+    except Exception as fault:  # noqa: BLE001 - told in `failed`
+        reply = failed(connection, args, fault)
     if not isinstance(reply, Later):
         burst.replies[token] = encode(reply, connection.session.protocol)
 
 
-def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
-    spec = resolve(args)
+def told(connection: Connection, error: RespError) -> RespError:
+    """Counts an error that a client is about to be told."""
+    stats = connection.server.stats
+    stats.errors += 1
+    stats.error_codes[error.text.partition(" ")[0]] += 1
+    return error.with_traceback(None)
+
+
+def failed(connection: Connection, args: Sequence[bytes], fault: Exception) -> RespError:
+    """One command's fault must not cost other clients their connections."""
+    log.error("command_failed", command=command_name(args), client=connection.session.id, exc_info=fault)
+    return errors.generic("internal error")
+
+
+def permit(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """Raises what forbids this client the command. Asked when it comes, inside MULTI too, and again by EXEC."""
     if not connection.session.authenticated and "no_auth" not in spec.flags:
         raise errors.no_auth()
-    connection.server.stats.calls[spec] += 1
+
+
+def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
+    queue = connection.session.transaction
+    try:
+        spec = resolve(args)
+        permit(connection, spec, args)
+        if queue is not None and spec.name not in RUN_INSIDE_MULTI:
+            return queue.add(connection, spec, args)
+    except RespError as error:
+        if queue is not None:
+            queue.spoil()
+        if args[0].upper() == b"EXEC":
+            connection.session.end_transaction()
+            connection.choose_way()
+            raise errors.exec_abort_because(error) from None
+        raise
     if spec.kind == "server":
-        assert spec.fn is not None
-        reply: Reply | Later = spec.fn(Call(connection, burst, token, args))
-        return reply
+        return run_here(Call(connection, burst, token, args), spec)
+    connection.server.stats.calls[spec] += 1
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
+
+
+def run_here(call: Call, spec: Spec) -> Reply | Later:
+    """Runs a command about the server itself. Raises RespError."""
+    call.server.stats.calls[spec] += 1
+    assert spec.fn is not None
+    reply: Reply | Later = spec.fn(call)
+    return reply
+
+
+def attempt(call: Call, spec: Spec) -> Reply | Later:
+    """The same; an error is the reply."""
+    try:
+        return run_here(call, spec)
+    except RespError as error:
+        return told(call.connection, error)
+    except Exception as fault:  # noqa: BLE001 - told in `failed`
+        return failed(call.connection, call.args, fault)
+
+
+def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
+    """The one shard of all of `keys`. Raises CROSSSLOT and MOVED.
+
+    Without `any_slot` they must be in one slot, as the cluster view always wants it.
+    """
+    for key in keys:
+        if len(key) > KEY_BYTES_MAX:
+            raise errors.key_too_long(KEY_BYTES_MAX)
+    server, session = connection.server, connection.session
+    slots = {slot_of(key) for key in keys}
+    proposers = {server.proposer_of_slot[slot] for slot in slots}
+    if len(proposers) > 1 or (len(slots) > 1 and (session.cluster_view or not any_slot)):
+        raise errors.cross_slot()
+    proposer = proposers.pop()
+    if session.cluster_view:
+        _check_leader(server, proposer, slots.pop())
+    return proposer
 
 
 def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
@@ -206,7 +273,7 @@ def _run_on(
     return LATER
 
 
-def has_open_writes(connection: Connection, burst: Burst, proposer: Proposer) -> bool:
+def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
     """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
     turn."""
     return any(proposer is p for p in burst.joined) or any(

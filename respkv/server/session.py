@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
+from respkv.shard.transaction import Watched
+
+if TYPE_CHECKING:
+    from respkv.server.queue import Queue
 
 _ids = itertools.count(1)
 
@@ -32,6 +37,8 @@ class Session:
         "no_evict",
         "protocol",
         "readonly",
+        "transaction",
+        "watched",
     )
 
     def __init__(self, *, cluster_view: bool, authenticated: bool) -> None:
@@ -57,6 +64,12 @@ class Session:
         self.name = b""
         self.no_evict = False
         self.readonly = False
+        self.end_transaction()
+
+    def end_transaction(self) -> None:
+        """Neither in MULTI nor watching anything."""
+        self.transaction: Queue | None = None
+        self.watched: dict[bytes, Watched] = {}
 
 
 def command_name(args: Sequence[bytes]) -> str:

@@ -7,7 +7,8 @@ An entry is one byte 0 and a MessagePack array `[now_ms, seed, origins, runs]`:
 - `origins`: which parts of the entry other nodes have forwarded: `[node, request, first_op, ops]`. A replica on that
   node learns from its own log that its request was applied, even if the leader that took it is gone.
 - `runs`: in order, either plain puts in columns, `[0, slots, keys, sizes, records]`, with the records as the Bitcask
-  log will hold them, encoded once for all replicas; or other commands, `[1, [[name, arg...], ...]]`.
+  log will hold them, encoded once for all replicas; or other commands, `[1, [[name, arg...], ...]]`; or one transaction
+  that watches keys, `[3, [[name, arg...]]]` (`respkv.shard.transaction`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ class Ops(msgspec.Struct, array_like=True, tag=1, gc=False):
     commands: list[list[bytes]]
 
 
-Run = Puts | Ops
+class Guarded(Ops, tag=3):
+    """One operation that the leader must judge before it proposes it."""
+
+
+Run = Puts | Ops | Guarded
 Origin = tuple[str, int, int, int]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from respkv.shard.batch import Ops, Puts
+from respkv.shard.batch import Guarded, Ops, Puts
 from respkv.shard.long import LONG_BYTES, LongRun, split_columns
 from respkv.shard.waiting import Batch, Part, Sink
 from respkv.storage.record import encode_puts
@@ -66,6 +66,16 @@ class Gathering:
             self._ops = []
             self._runs.append(Ops(self._ops))
         self._ops.append(args)
+        self._sinks.append((part, token))
+
+    def write_guarded(self, part: Part, token: int, args: list[bytes]) -> None:
+        """As `write`, for a transaction with watched keys (`respkv.shard.watches`)."""
+        if self.part is not part:
+            self.join(part)
+        if self.puts:
+            self._close_puts()
+        self._ops = None
+        self._runs.append(Guarded([args]))
         self._sinks.append((part, token))
 
     def _close_puts(self) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from respkv.border import BadMessage
 from respkv.reply import LongBulk
-from respkv.shard.batch import Ops, Origin, Puts
+from respkv.shard.batch import Guarded, Ops, Origin, Puts
 from respkv.shard.waiting import Read
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
@@ -43,7 +43,7 @@ class LongPut(msgspec.Struct, array_like=True, tag=2, gc=False):
     value_bytes: int
 
 
-LongRun = Puts | Ops | LongPut
+LongRun = Puts | Ops | Guarded | LongPut
 
 
 class LongEntry(msgspec.Struct, array_like=True, gc=False):

@@ -16,9 +16,11 @@ from respkv.commands.keys import expire_keys
 from respkv.commands.table import COMMANDS, resolve
 from respkv.keyspace.db import Db
 from respkv.keyspace.values import STRING
-from respkv.reply import Reply, RespError
+from respkv.reply import NULL_ARRAY, Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
+from respkv.shard.transaction import EXEC_OP, WATCH_OP, Watched, is_possible, is_read, transaction_of
+from respkv.shard.watches import Watches
 from respkv.storage import Bitcask
 from respkv.storage.reading import LongRead
 
@@ -37,6 +39,7 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.watches = Watches()
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
@@ -45,11 +48,17 @@ class Machine:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
         spec = COMMANDS.get(args[0])
         if spec is None:
-            return args[0] == EXPIRE_OP
+            if args[0] == EXEC_OP:
+                return is_possible(args, Machine.can_apply)
+            return args[0] in (EXPIRE_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
     def can_read(args: list[bytes]) -> bool:
+        if args[0] == EXEC_OP:
+            return is_read(args, Machine.can_read)
+        if args[0] == WATCH_OP:
+            return True
         try:
             spec = resolve(args)
         except RespError:
@@ -78,6 +87,8 @@ class Machine:
             else:
                 replies += [self._run(args, context) for args in run.commands]
         db.commit(index, term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def apply_in_slices(
@@ -98,6 +109,8 @@ class Machine:
             else:
                 replies += [self._run(args, context) for args in run.commands]
         yield from db.commit_in_slices(index, term)
+        if self.watches.stamps:
+            self.watches.committed(batch)
         return replies
 
     def apply_nothing(self, index: int, term: int) -> None:
@@ -107,11 +120,13 @@ class Machine:
     def _apply_puts(self, index: int, term: int, now_ms: int, runs: list[Run]) -> None:
         puts = joined(runs)  # type: ignore[arg-type]  # checked by the caller, without a copy
         self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
+        if self.watches.stamps:
+            self.watches.wrote(puts.keys)
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
-        if args[0] == EXPIRE_OP:
-            return expire_keys(self.db, args[1:])
-        spec = COMMANDS[args[0]]
+        spec = COMMANDS.get(args[0])
+        if spec is None:
+            return self._run_own(args, context)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
@@ -119,17 +134,35 @@ class Machine:
             return refusal.with_traceback(None)
         return reply
 
+    def _run_own(self, args: list[bytes], context: Context) -> Reply:
+        """An operation that no client can name."""
+        if args[0] == EXEC_OP:
+            return self._exec(args, context)
+        if args[0] == WATCH_OP:
+            return self.watches.issue(self.db, args[1:])
+        return expire_keys(self.db, args[1:])
+
+    def _exec(self, args: list[bytes], context: Context) -> Reply:
+        transaction, db = transaction_of(args), self.db
+        if transaction is None:
+            return NULL_ARRAY
+        for watched in transaction.watched:
+            if db.has_written(watched.key) or db.fingerprint(watched.key) != watched.fingerprint:
+                return NULL_ARRAY
+        return [self._run(command, context) for command in transaction.commands]
+
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
-        spec = COMMANDS[args[0]]
-        assert spec.fn is not None
-        try:
-            reply: Reply = spec.fn(db, args, self._read_context)
-        except RespError as refusal:
-            return refusal.with_traceback(None)
-        return reply
+        return self._run(args, self._read_context)
+
+    def is_as_watched(self, watched: Watched, *, vouch: bool) -> bool:
+        """Whether a key is what it was, as far as is known here. `vouch`: and was not written in between."""
+        self.db.now_ms = max(self.cask.clock_ms, self._wall_ms())
+        if vouch and not self.watches.vouches([watched]):
+            return False
+        return self.db.fingerprint(watched.key) == watched.fingerprint
 
     def long_value(self, args: list[bytes]) -> LongRead | None:
         """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""

@@ -79,7 +79,11 @@ class Outcomes(Gathering):
             lost += self._proposals.pop(index)[1]
             self._entries_by_index.pop(index, None)
         for request in [r for r, batch in self._forwards.items() if 0 <= batch.term < term]:
-            lost.append(self._forwards.pop(request))
+            batch = self._forwards.pop(request)
+            if batch.unseen:
+                self._fail_unseen(batch)
+            else:
+                lost.append(batch)
         self._requeue(lost)
 
     def _requeue(self, batches: list[Batch]) -> None:
@@ -92,7 +96,7 @@ class Outcomes(Gathering):
             elif batch.overtaken:
                 self._fail(batch, errors.cluster_down("the link to the leader broke"))
             else:
-                batch.lost = False
+                batch.lost = batch.unseen = False
                 mine.append(batch)
         if mine:
             self._queue = sorted(mine + self._queue, key=lambda batch: batch.sequence)
@@ -112,15 +116,25 @@ class Outcomes(Gathering):
             self.send(batch.origin, (FORWARDED, self.shard, batch.request, REFUSED, self.leader()))
 
     def installed(self) -> None:
-        """A snapshot replaced the state: what it holds of the batches under way cannot be told."""
-        for _, batches in self._proposals.values():
+        """A snapshot replaced the state: what it holds of the batches under way, only the leader that was asked can
+        tell."""
+        proposals, self._proposals = self._proposals, {}
+        self._entries_by_index.clear()
+        for _, batches in proposals.values():
             for batch in batches:
                 self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
         for batch in self._forwards.values():
-            self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
-        self._proposals.clear()
-        self._entries_by_index.clear()
-        self._forwards.clear()
+            batch.unseen = True
+        self._give_up_untold()
+
+    def _give_up_untold(self) -> None:
+        """Ends what neither the log of this replica nor the node that was asked can tell the outcome of."""
+        for request in [r for r, batch in self._forwards.items() if batch.unseen and batch.lost]:
+            self._fail_unseen(self._forwards.pop(request))
+
+    def _fail_unseen(self, batch: Batch) -> None:
+        self._mark_overtaken(batch)
+        self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
 
     def _end_late(self, now: float) -> None:
         """Ends the batches that have waited too long."""

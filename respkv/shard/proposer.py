@@ -21,11 +21,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from respkv import errors
-from respkv.cluster.peers import Parts
+from respkv.cluster.frames import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
-from respkv.shard.batch import Entry, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, count_ops, decode_entry, encode_entry, encode_runs
 from respkv.shard.border import (
     APPLIED,
     FAILED,
@@ -150,6 +150,8 @@ class Proposer(Outcomes):
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
+                if self.machine is not None:
+                    self.machine.watches.clear()
         if group is None:
             if self._parts or self._queue or self._reads:
                 self._forward_all()
@@ -186,6 +188,9 @@ class Proposer(Outcomes):
 
     def _propose(self, group: Group) -> None:
         batches = self._take()
+        if not self._may_go(batches):
+            self._queue = batches + self._queue
+            return
         if self._reads:
             batches.insert(0, self._reads.as_batch())
         term = group.term
@@ -204,6 +209,8 @@ class Proposer(Outcomes):
         self.proposed += 1
 
     def _propose_long(self, group: Group) -> None:
+        if not self._may_go(self._queue[:1]):
+            return
         batch = self._queue.pop(0)
         batch.term = group.term
         origins = [] if batch.origin is None else [(batch.origin, batch.request, 0, len(batch.sinks))]
@@ -211,6 +218,20 @@ class Proposer(Outcomes):
         index = group.propose_long(batch.body, head)
         self._proposals[index] = (group.term, [batch])
         self.proposed += 1
+
+    def _may_go(self, batches: list[Batch]) -> bool:
+        """Whether nothing under way may write what a transaction among these watches (`respkv.shard.watches`)."""
+        runs = [run for batch in batches for run in batch.runs]
+        for run in runs:
+            if type(run) is Guarded:
+                break
+        else:
+            return True
+        assert self.machine is not None
+        proposed = [waiting for _, waiting in self._proposals.values()]
+        known = all(proposed)  # what nobody waits for any more is forgotten
+        under_way = [run for waiting in proposed for batch in waiting for run in batch.runs] if known else None
+        return self.machine.watches.judge(runs, under_way)
 
     # -- the group applies
 
@@ -416,6 +437,7 @@ class Proposer(Outcomes):
         self._reads.link_lost(peer)
         for batch in self._forwards.values():
             batch.lost = batch.lost or batch.target == peer
+        self._give_up_untold()
         if self.group is None and peer == self._hint[0]:
             self.note_hint(None)
             forwards, self._forwards = self._forwards, {}

@@ -1,17 +1,12 @@
-"""A shard's replica on this node: Bitcask, machine, Raft group and proposer, put together, with their upkeep.
+"""A shard's replica on this node: Bitcask, machine, Raft group and proposer, put together.
 
-Upkeep, once a second or sooner: the Bitcask log is fdatasynced when the journal wants to be trimmed, the journal is
-trimmed behind what is synced, sealed files are hinted and merged in slices, expired keys are proposed for removal,
-lagging followers get snapshots.
-
-A replica whose files are damaged begins anew and is refilled by the others: see `respkv.shard.repair`.
+The parts that see to its files are `respkv.shard.upkeep` (the log and the journal behind it) and
+`respkv.shard.snapshots` (copies for followers that lag). A replica whose files are damaged begins anew and is refilled
+by the others: see `respkv.shard.repair`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,19 +25,18 @@ from respkv.raft.journal import Journal
 from respkv.raft.log import Standing
 from respkv.raft.membership import Membership
 from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
-from respkv.raft.snapshot import SnapshotReceiver, SnapshotSender
+from respkv.raft.snapshot import SnapshotReceiver
 from respkv.shard.border import check_entries
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, put_aside
+from respkv.shard.snapshots import Snapshots
+from respkv.shard.upkeep import Upkeep
 from respkv.storage import Bitcask, Damaged
 
 log = structlog.get_logger()
 
-SYNC_EVERY_S = 10.0
-SLICE_PAUSE_S = 0.002
 HAND_OVER_EVERY_S = 1.0
-VERIFIED_FOR_S = 5.0
 
 
 class Replica:
@@ -74,16 +68,10 @@ class Replica:
         self._fatal = fatal
         self._disk = disk
         self._now = now
-        self._synced_at = now()
         self._led_since = now()
-        self._senders: dict[str, SnapshotSender] = {}
-        self._upkeep: asyncio.Task[None] | None = None
-        self._verify_wanted = False
-        self._verified_at = float("-inf")
         self.repairs = 0
         self.damage: Damaged | None = None
         self._hand_over_at = now()
-        self._files = threading.Lock()  # held by a job on the worker thread while it uses the log's files
         shard_log = journal.logs[shard.id]
         self.cask = self._open()
         self.machine = Machine(self.cask)
@@ -104,6 +92,10 @@ class Replica:
             eager=shard.replicas[0] == node,
             lease=config.read_mode == "lease",
         )
+        self.upkeep = Upkeep(
+            self.cask, self.group, config, journal, worker=worker, now=now, damaged=self._damaged, fatal=fatal
+        )
+        self.snapshots = Snapshots(self.group, send=send, now=now)
         self.proposer = Proposer(
             shard,
             node,
@@ -195,9 +187,7 @@ class Replica:
     def _role_changed(self) -> None:
         group = self.group
         self._led_since = self._now()
-        for sender in self._senders.values():
-            sender.stop()
-        self._senders.clear()
+        self.snapshots.stop()
         log.info("leader_elected" if group.leader else "leader_lost", shard=self.shard.id, term=group.term)
 
     def _send_raft(self, peer: str, message: Message) -> None:
@@ -236,9 +226,7 @@ class Replica:
         elif kind < SNAPSHOT_BEGIN:
             self.group.receive(peer, message)
         elif kind == SNAPSHOT_ACK:
-            sender = self._senders.get(peer)
-            if sender is not None:
-                sender.acknowledged(message[2], message[3], self._now())
+            self.snapshots.acknowledged(peer, message)
         elif self.membership.standing <= Standing.LEARNER:
             try:
                 self.receiver.receive(peer, message, self.group.applied)
@@ -255,9 +243,7 @@ class Replica:
         if peer in self.shard.replicas:
             self.group.disconnected(peer)
             self.receiver.drop(peer)
-            sender = self._senders.pop(peer, None)
-            if sender is not None:
-                sender.stop()
+            self.snapshots.drop(peer)
 
     # -- damage
 
@@ -304,22 +290,20 @@ class Replica:
 
     def _close_files(self, *, worthless: bool = False) -> None:
         """Ends all use of the log's files; what is `worthless` is not synced before."""
-        self._stop_upkeep()
-        for sender in self._senders.values():
-            sender.stop()
-        self._senders.clear()
+        self.upkeep.stop()
+        self.snapshots.stop()
         self.receiver.drop()
         self._close_cask(worthless=worthless)
 
     def _close_cask(self, *, worthless: bool = False) -> None:
         self.proposer.let_go()  # no descriptor may be closed, and used for something else, while it is written to
-        with self._files:
+        with self.upkeep.files:
             self.cask.failed = self.cask.failed or worthless
             self.cask.close()
 
     def _use(self, cask: Bitcask) -> None:
         self.cask = cask
-        self._verified_at = float("-inf")
+        self.upkeep.use(cask)
         self.machine = Machine(cask)
         self.proposer.use(self.machine)
         self.proposer.installed()
@@ -328,47 +312,25 @@ class Replica:
 
     def send_snapshots(self) -> None:
         """Starts and supervises the transfers that followers need."""
-        group, now = self.group, self._now()
-        for peer, sender in list(self._senders.items()):
-            sender.tick(now)
-            if sender.finished:
-                del self._senders[peer]
-        if not group.leader:
+        wanted = self.snapshots.supervise()
+        if not wanted:
             return
-        wanted = group.snapshot_wanted - self._senders.keys()
-        if wanted and not self._may_be_copied(now):
-            self._verify_wanted = True
-            return
-        for peer in wanted:
-            source = self.cask.snapshot()
-            log.info("snapshot_sending", shard=self.shard.id, peer=peer, index=source.index)
+        if self._may_be_copied():
+            self.snapshots.begin(wanted, self.cask)
+        else:
+            self.upkeep.verify_wanted = True
 
-            def send(message: Message, peer: str = peer) -> bool:
-                return self._send(peer, message)
-
-            transfer = random.getrandbits(48)
-            self._senders[peer] = SnapshotSender(self.shard.id, transfer, group.term, source, send, now)
-
-    def _may_be_copied(self, now: float) -> bool:
+    def _may_be_copied(self) -> bool:
         """Damage must not spread: files are verified before others get them, and damaged ones are not sent, unless
         nobody else is left to lead."""
         if self.damage is not None:
             return not any(self._may_lead(name) for name in self.shard.replicas)
-        return now - self._verified_at < VERIFIED_FOR_S
-
-    async def _verify(self, cask: Bitcask) -> None:
-        self._verify_wanted = False
-        for task in cask.verify():
-            if task is None:
-                await asyncio.sleep(SLICE_PAUSE_S)
-            else:
-                await self._run_job(cask, task)
-        self._verified_at = self._now()
+        return self.upkeep.verified_lately
 
     def _install(self, index: int, term: int) -> None:
         """Replaces the state by the files received."""
         try:
-            self._stop_upkeep()
+            self.upkeep.stop()
             self._close_cask()
             Bitcask.install(self.path, self._incoming_path, self._disk)
             cask = self._open_cask()
@@ -386,77 +348,7 @@ class Replica:
     def start_upkeep(self) -> None:
         """Runs the upkeep of disk and journal if the last round is over. To be called about once a second."""
         self.machine.db.idle.observe()
-        if self._upkeep is None or self._upkeep.done():
-            self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
-
-    def _stop_upkeep(self) -> None:
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            self._upkeep = None
-
-    async def _keep_up(self) -> None:
-        cask = self.cask
-        try:
-            if self._should_sync():
-                await self._sync(cask)
-            self._trim()
-            if self._verify_wanted:
-                await self._verify(cask)
-            for task in cask.maintain():
-                if self._verify_wanted:
-                    break  # the next round goes on with it
-                if task is None:
-                    await asyncio.sleep(SLICE_PAUSE_S)
-                else:
-                    await self._run_job(cask, task)
-        except Damaged as damage:  # `tick` sees to it
-            if cask is self.cask:
-                self._damaged(damage)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the disk cannot be trusted any more
-            if cask is self.cask:
-                self._fatal(error)
-
-    def _should_sync(self) -> bool:
-        if self.cask.synced >= self.cask.applied:
-            return False
-        shard_log = self._journal.logs[self.shard.id]
-        due = self._now() - self._synced_at >= SYNC_EVERY_S
-        return due or shard_log.bytes > self._keep_bytes // 2 or self.shard.id in self._journal.pinned()
-
-    async def _sync(self, cask: Bitcask) -> None:
-        point = cask.sync_point()
-        await self._run_job(cask, point.run)
-        if cask is self.cask:
-            cask.synced_to(point)
-            self._synced_at = self._now()
-
-    async def _run_job(self, cask: Bitcask, job: Callable[[], None]) -> None:
-        """Runs `job` in the worker thread unless the log has been closed by then: its descriptors may be others'."""
-
-        def guarded() -> None:
-            with self._files:
-                if not cask.closed:
-                    job()
-
-        await self._worker.run(guarded)
-
-    @property
-    def _keep_bytes(self) -> int:
-        return self._config.journal_keep_bytes // max(1, len(self._journal.logs))
-
-    def _trim(self) -> None:
-        """Trims the journal behind what the Bitcask log has synced, keeping a tail for followers that lag a little."""
-        shard_log = self._journal.logs[self.shard.id]
-        synced = min(self.cask.synced, self.group.applied)
-        index, excess = shard_log.base_index, shard_log.bytes - self._keep_bytes
-        while excess > 0 and index < synced:
-            index += 1
-            excess -= len(shard_log[index - shard_log.base_index][0])
-        config = self._config
-        if self._journal.file_bytes > config.journal_keep_bytes + 2 * config.journal_segment_bytes:
-            index = max(index, min(self._journal.pinned().get(self.shard.id, 0), synced))
-        if index > shard_log.base_index:
-            shard_log.trim(index)
+        self.upkeep.start()
 
     def return_leadership(self, settled_s: float = 3.0) -> None:
         """Hands leadership back to the preferred replica once that has caught up and things have been quiet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from respkv.cluster.peers import Parts
+from respkv.cluster.frames import Parts
 from respkv.reply import LongBulk, RespError
 from respkv.shard.border import APPLIED, FAILED, READ_LATER
 from respkv.shard.waiting import Part

@@ -59,6 +59,7 @@ class Batch:
     deadline  loop time at which it fails if it has no outcome
     term      the term in which it was proposed, forwarded or (from another node) accepted, -1 before
     target    the node it was forwarded to; `lost`: the link to it has broken since
+    unseen    this node's state was replaced since: its log no longer tells that the batch was not applied
     overtaken a later batch may have been applied since: it must not be proposed again
     origin    the node and its request number, if another node forwarded it
     """
@@ -78,6 +79,7 @@ class Batch:
         "sinks",
         "target",
         "term",
+        "unseen",
     )
 
     def __init__(
@@ -95,7 +97,7 @@ class Batch:
         self.request = 0
         self.origin: str | None = None
         self.target = ""
-        self.lost = self.overtaken = False
+        self.lost = self.overtaken = self.unseen = False
 
     def applied(self, values: list[Any]) -> None:
         """`values` are the replies of the commands, in the order of `sinks`."""

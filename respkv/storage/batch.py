@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from respkv.storage import record
 from respkv.storage.record import LongRecord, Record
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
+
+EXPIRED: Final = -1
 
 
 class Batch:
@@ -19,13 +21,17 @@ class Batch:
     written. Nothing of the store changes before the commit; a batch that is dropped has no effect.
     """
 
-    __slots__ = ("_cask", "changes", "cleared")
+    __slots__ = ("_cask", "changes", "cleared", "forgot")
 
     def __init__(self, cask: Bitcask) -> None:
         self._cask = cask
         self.cleared = False
+        self.forgot = False
+        """Changes were made before the last `clear` and are not among `changes` any more."""
         self.changes: dict[bytes, tuple[int, int, bytes | LongRecord]] = {}
-        """Key to (bucket, expire_ms, encoded record); an empty record deletes the key."""
+        """Key to (bucket, expire_ms, encoded record); an empty record deletes the key.
+
+        `expire_ms` is `EXPIRED` where what was deleted had expired: nobody can tell the difference."""
 
     def put(
         self, key: bytes, value: bytes, type: int = record.STRING, expire_ms: int = 0, bucket: int | None = None
@@ -52,16 +58,17 @@ class Batch:
         """Sets `key` to the plain string that the parts of `value` make up. They are not joined: `commit_in_slices`."""
         self.changes[key] = (bucket, 0, LongRecord(key, value))
 
-    def delete(self, key: bytes, bucket: int | None = None) -> bool:
-        """Removes `key`. Returns whether it was there."""
+    def delete(self, key: bytes, bucket: int | None = None, *, expired: bool = False) -> bool:
+        """Removes `key`. Returns whether it was there. `expired`: for no reader."""
         bucket = self._cask.bucket_of(key) if bucket is None else bucket
         there = self.has(key, bucket)
-        self.changes[key] = (bucket, 0, b"")
+        self.changes[key] = (bucket, EXPIRED if expired else 0, b"")
         return there
 
     def clear(self) -> None:
         """Removes every key, those put earlier in this batch included."""
         self.cleared = True
+        self.forgot = self.forgot or bool(self.changes)
         self.changes = {}
 
     def get(self, key: bytes, bucket: int | None = None) -> Record | None:
@@ -71,6 +78,16 @@ class Batch:
             return None if self.cleared else self._cask.get(key, bucket)
         decoded = record.decode(bytes(change[2]))
         return decoded and decoded[1]
+
+    def fingerprint(self, key: bytes) -> bytes:
+        """As `Bitcask.fingerprint`; of a value in parts it is no more than that it is one."""
+        change = self.changes.get(key)
+        if change is None:
+            return b"" if self.cleared else self._cask.fingerprint(key)
+        encoded = change[2]
+        if isinstance(encoded, LongRecord):
+            return b"long"
+        return record.fingerprint_at(encoded, 0) if encoded else b""
 
     def has(self, key: bytes, bucket: int | None = None) -> bool:
         change = self.changes.get(key)
@@ -85,7 +102,7 @@ class Batch:
         """When `key` expires, in milliseconds since the epoch; 0 when it does not, or is absent."""
         change = self.changes.get(key)
         if change is not None:
-            return change[1]
+            return max(change[1], 0)
         return 0 if self.cleared else self._cask.expires.get(key, 0)
 
     def keys_in(self, bucket: int) -> Iterable[bytes]:

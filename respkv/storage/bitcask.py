@@ -203,6 +203,15 @@ class Bitcask:
             raise self._damage(location)
         return found[1]
 
+    def fingerprint(self, key: bytes) -> bytes:
+        """What is stored under `key` in a few bytes, the same in every log that has it; empty when it is absent."""
+        location = self.buckets[self.bucket_of(key)].get(key)
+        if location is None:
+            return b""
+        buffer = self.maps[location >> NUMBER_SHIFT]
+        assert buffer is not None
+        return record.fingerprint_at(buffer, location >> OFFSET_SHIFT & OFFSET_MASK)
+
     def read_long(self, key: bytes, bucket: int, value_bytes_min: int) -> LongRead | None:
         """What is stored under `key` if its value is at least so long, to be read piece by piece; None if not."""
         location = self.buckets[bucket].get(key, 0)

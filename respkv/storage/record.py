@@ -172,6 +172,13 @@ def size_at(buffer: mmap | bytes, offset: int) -> int:
     return int(OVERHEAD_BYTES + key_bytes + value_bytes)
 
 
+def fingerprint_at(buffer: mmap | bytes, offset: int) -> bytes:
+    """The record at `offset` in 21 bytes, its header and its checksum (which is not verified)."""
+    _type, _expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
+    end = offset + HEADER_BYTES + key_bytes + value_bytes
+    return buffer[offset : offset + HEADER_BYTES] + buffer[end : end + TRAILER_BYTES]
+
+
 def walk(buffer: mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes, int, int]]:
     """The records that fill `buffer[start:end]`: (type, expire_ms, key, offset, size) of each.
 

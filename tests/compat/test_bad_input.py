@@ -18,7 +18,7 @@ import pytest
 from respkv.checksum import crc32
 from respkv.cluster.codec import encode
 from respkv.cluster.handshake import Handshake
-from respkv.cluster.peers import HELLO
+from respkv.cluster.link import HELLO
 from respkv.cluster.topology import Topology
 from respkv.config import load
 from tests.cluster import NodeProcess, TestCluster, wait_until

@@ -13,8 +13,10 @@ from typing import Any, Self
 from respkv.border import BadMessage
 from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
+from respkv.cluster.frames import FRAGMENT, LAST, RAW
 from respkv.cluster.handshake import MAGIC, Handshake, HandshakeError
-from respkv.cluster.peers import FRAGMENT, HELLO, LAST, PING, RAW, Link, Peers
+from respkv.cluster.link import HELLO, PING, Link
+from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Shard, Topology
 from respkv.config import load
 from respkv.disk import Disk
@@ -66,6 +68,10 @@ class Wire:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -78,7 +84,10 @@ def links() -> Peers:
         )
 
     made = asyncio.run(make())
-    made.loop = SimpleNamespace(time=lambda: 0.0, call_later=lambda *_: SimpleNamespace(cancel=lambda: None))  # type: ignore[assignment]
+    soon: list[Any] = []
+    made.loop = SimpleNamespace(  # type: ignore[assignment]
+        time=lambda: 0.0, call_later=lambda *_: SimpleNamespace(cancel=lambda: None), call_soon=soon.append, soon=soon
+    )
     return made
 
 
@@ -87,6 +96,8 @@ def receive(link: Link, wire: Wire, chunks: list[bytes]) -> None:
         if wire.closed:
             break
         link.data_received(chunk)
+        while soon := link._peers.loop.soon:  # type: ignore[attr-defined]
+            soon.pop(0)()
     if wire.closed:
         link.connection_lost(None)
 

@@ -79,6 +79,29 @@ def _leader_in_a_minority(world: World, rng: random.Random) -> None:
         world.network.partition(kept, "".join(name for name in world.names if name not in kept), notice=False)
 
 
+def _leader_and_follower(world: World, rng: random.Random) -> tuple[str, str] | None:
+    """A leader and another node, if nothing is cut."""
+    leaders = [node for node in world.up() if any(replica.group.leader for replica in node.replicas.values())]
+    if not leaders or world.network.cut:
+        return None
+    leader = rng.choice(leaders).name
+    return leader, rng.choice(world.names.replace(leader, ""))
+
+
+def _half_deaf_leader(world: World, rng: random.Random) -> None:
+    """Nobody hears a leader any more, and it hears one node, of which something may still be on its way."""
+    if pair := _leader_and_follower(world, rng):
+        leader, heard = pair
+        for name in world.names.replace(leader, ""):
+            world.network.cut_off(leader, name, notice=False, both=name != heard)
+
+
+def _deaf_follower(world: World, rng: random.Random) -> None:
+    """A node hears all others but the leader."""
+    if pair := _leader_and_follower(world, rng):
+        world.network.cut_off(*pair, notice=False, both=False)
+
+
 def _lonely_follower(world: World, rng: random.Random) -> None:
     """A node that does not lead hears nobody, or is heard by nobody, or both."""
     followers = [n for n in world.up() if not any(replica.group.leader for replica in n.replicas.values())]
@@ -181,5 +204,7 @@ _FAULTS: dict[str, Fault] = {
     "flaky link": _flaky_link,
     "lonely leader": _lonely_leader,
     "leader in a minority": _leader_in_a_minority,
+    "half-deaf leader": _half_deaf_leader,
+    "deaf follower": _deaf_follower,
     "lonely follower": _lonely_follower,
 }

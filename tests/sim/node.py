@@ -200,9 +200,9 @@ class SimNode:
             self.journal._failed = True
             self.journal.close()
         for replica in self.replicas.values():
-            if replica._upkeep is not None:
-                replica._upkeep.close()  # type: ignore[attr-defined]
-            for sender in replica._senders.values():
+            if replica.upkeep.round is not None:
+                replica.upkeep.round.close()  # type: ignore[attr-defined]
+            for sender in replica.snapshots.senders.values():
                 sender.source.close()
         for cask in self.casks:
             cask.failed = True
@@ -362,7 +362,7 @@ class SimNode:
                 found.append(f"{where}: held acknowledgements or votes")
             if group.leader and any(window.bytes or window.sent for window in group.sending._windows.values()):
                 found.append(f"{where}: a window that is not empty")
-            if replica._senders or replica.receiver.busy or replica._incoming_path.exists():
+            if replica.snapshots.senders or replica.receiver.busy or replica._incoming_path.exists():
                 found.append(f"{where}: a snapshot under way")
         found += [f"client {number}" for number, connection in self.server.clients.items() if connection.waiting]
         return found

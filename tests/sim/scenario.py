@@ -27,6 +27,8 @@ FAULTS = {
     "slow disk": 0.7,
     "disk error": 0.3,
     "flaky link": 0.7,
+    "half-deaf leader": 0.5,
+    "deaf follower": 0.5,
 }
 
 

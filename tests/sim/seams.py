@@ -27,6 +27,7 @@ from respkv.shard import machine as machine_module
 from respkv.shard import proposer as proposer_module
 from respkv.shard import repair as repair_module
 from respkv.shard import replica as replica_module
+from respkv.shard import upkeep as upkeep_module
 from respkv.storage import bitcask as bitcask_module
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Worker:
 
 
 class _Asyncio:
-    """In the place of the module `asyncio` in `respkv.shard.replica`."""
+    """In the place of the module `asyncio` in `respkv.shard.upkeep`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -186,7 +187,7 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (proposer_module, "wall_ms", world.wall_ms),
         (replica_module, "Machine", SimMachine),
         (replica_module, "SLOTS", SLOTS),
-        (replica_module, "asyncio", _Asyncio(world)),
+        (upkeep_module, "asyncio", _Asyncio(world)),
         (bitcask_module, "os", SimOs()),
         (identity_module, "os", SimOs()),
         (repair_module, "time", SimTime()),

@@ -84,6 +84,7 @@ def _run(world: World) -> None:
 def _make_peace(world: World) -> None:
     """All faults end: every node runs, every link works; what clients have asked for must come to an end."""
     network = world.network
+    world.peace = True
     network.drop = network.duplicate = network.reorder = 0.0
     network.latency_s = Scenario.latency_s
     for node in world.nodes.values():

@@ -1,6 +1,7 @@
 """What must hold at every moment (Ongaro's thesis, figure 3.2, and what respkv adds), checked as things happen.
 
 - Election safety: one leader per term.
+- Commitment: what is applied first anywhere is on the disks of a majority then (of nodes that are down, maybe).
 - Log matching: an entry of one index and term is the same everywhere, and so is what comes before it.
 - State machine safety: all replicas apply the same entries in the same order, each once, none left out.
 - Leader completeness: a new leader holds everything that was applied anywhere before.
@@ -31,6 +32,10 @@ class Broken(AssertionError):
     """Something that must hold does not."""
 
 
+def _has_on_disk(log: ShardLog, index: int, term: int) -> bool:
+    return index <= log.base_index or (index <= log.durable and log.term_at(index) == term)
+
+
 class Watch:
     """Remembers of each shard what can never change any more."""
 
@@ -54,6 +59,8 @@ class Watch:
         shard = replica.shard.id
         applied = self._applied[shard]
         entry = (term, crc32(command), replica.group.term)
+        if index not in applied:
+            self._check_committed(replica, index, term)
         known = applied.setdefault(index, entry)
         if known[:2] != entry[:2]:
             raise Broken(f"shard {shard}: {replica.node} applies {entry[:2]} at {index}, another one {known[:2]}")
@@ -67,6 +74,13 @@ class Watch:
                     f"shard {shard}: {replica.node} applies {index}, {holder.node} has a lease and only"
                     f" {holder.group.applied}"
                 )
+
+    def _check_committed(self, replica: SimReplica, index: int, term: int) -> None:
+        """A leader applies an entry before anybody else does."""
+        others = self._world.replicas_of(replica.shard.id)
+        lacking = [other.node for other in others if not _has_on_disk(other.group.log, index, term)]
+        if 2 * (len(replica.shard.replicas) - len(lacking)) <= len(replica.shard.replicas):
+            raise Broken(f"shard {replica.shard.id}: {replica.node} applies {index}, not on the disks of {lacking}")
 
     def role_changed(self, replica: SimReplica) -> None:
         group = replica.group

@@ -68,6 +68,7 @@ class World:
         self.clients: list[Client] = []
         self.workload = Workload(scenario)
         self.steps = 0
+        self.peace = False  # no more faults; what ends of an earlier one comes back
         self._events: list[Event] = []
         self._count = 0
         self._replicas: dict[int, list[SimReplica]] = {}
@@ -170,6 +171,8 @@ class World:
 
     def ended(self, node: SimNode) -> None:
         """A process is gone, and with it the connections of its clients."""
+        if self.peace:
+            self.at(self.now, None, node.start)
         for client in self.clients:
             if client.node is node:
                 self.at(self.now, None, partial(client.lost, node.life))

@@ -30,7 +30,9 @@ from respkv.reply import RespError
 from respkv.shard.batch import Entry, Puts, decode_entry
 from respkv.shard.long import LongEntry, LongPut, Slices, decode_head, values_of
 from respkv.shard.proposer import Proposer
+from respkv.shard.transaction import EXEC_OP, transaction_of
 from respkv.shard.waiting import Part
+from respkv.shard.watches import Watches
 from tests.sim.seams import SortedNodes
 from tests.sim.watch import Broken
 
@@ -74,6 +76,7 @@ class Recorder:
     can_apply = can_read = staticmethod(lambda args: True)
 
     def __init__(self, history: list[tuple[int, int, bytes]]) -> None:
+        self.watches = Watches()
         self.history = history
         self.ops: list[bytes] = []
         for _, _, command in history:
@@ -93,7 +96,11 @@ class Recorder:
                 self.ops += run.keys
             else:
                 for args in run.commands:
-                    if args[0] == b"READ":
+                    if args[0] == EXEC_OP:
+                        transaction = transaction_of(args)
+                        self.ops += [] if transaction is None else [b"".join(each) for each in transaction.commands]
+                        replies.append(None if transaction is None else len(self.ops))
+                    elif args[0] == b"READ":
                         replies.append(len(self.ops))
                     else:
                         self.ops.append(args[1])

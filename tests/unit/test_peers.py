@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -12,10 +13,13 @@ from zlib import crc32
 
 import pytest
 
-from respkv.cluster import peers
+from respkv.cluster import frames
+from respkv.cluster import link as link_module
 from respkv.cluster.codec import decode, encode
+from respkv.cluster.frames import FRAGMENT_BYTES, LONG_BYTES, FrameReader, Parts
 from respkv.cluster.handshake import Handshake
-from respkv.cluster.peers import FRAGMENT_BYTES, HELLO, LONG_BYTES, PING, Parts, Peers
+from respkv.cluster.link import HELLO, PING
+from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Topology
 
 SECRET = b"secret"
@@ -226,7 +230,7 @@ async def test_a_bad_frame_breaks_the_link_and_nothing_of_it_is_delivered(bad: b
         frame([[20, 0, b"no hello"]]),
         frame([]),
         frame([[HELLO, "n1"]]),
-        (1 << 30).to_bytes(4, "little") + bytes(4),
+        (1 << 28).to_bytes(4, "little") + bytes(4),
         frame([[HELLO, "n1", b"x" * 5000, "", ""]]),
     ],
     ids=["no hello", "empty", "short", "huge", "long"],
@@ -392,8 +396,8 @@ async def test_a_peer_that_takes_nothing_is_given_up_and_what_waits_for_it_is_bo
         now = two.peers.loop.time()
         link.check(now)
         assert "n1" in two.peers.links
-        link.heard_at = now + peers.DEAD_AFTER_S + 1  # it says something, but reads nothing
-        link.check(now + peers.DEAD_AFTER_S + 1)
+        link.heard_at = now + link_module.DEAD_AFTER_S + 1  # it says something, but reads nothing
+        link.check(now + link_module.DEAD_AFTER_S + 1)
         await until(lambda: "n1" not in two.peers.links)
 
 
@@ -401,7 +405,7 @@ async def test_a_peer_that_takes_nothing_is_given_up_and_what_waits_for_it_is_bo
 async def test_more_than_the_send_buffer_holds_breaks_the_link() -> None:
     cluster = topology(free_ports(2))
     two = End(cluster, "n2")
-    limit, peers.SEND_BUFFER_BYTES_MAX = peers.SEND_BUFFER_BYTES_MAX, 32 << 20
+    limit, link_module.SEND_BUFFER_BYTES_MAX = link_module.SEND_BUFFER_BYTES_MAX, 32 << 20
     try:
         async with started(two):
             stranger = await (await Stranger().dial(two.port)).hello(two, "n1")
@@ -411,4 +415,81 @@ async def test_more_than_the_send_buffer_holds_breaks_the_link() -> None:
             two.say("n1", (24, 0, Parts([bytes(24 << 20)])))
             await until(lambda: "n1" not in two.peers.links)
     finally:
-        peers.SEND_BUFFER_BYTES_MAX = limit
+        link_module.SEND_BUFFER_BYTES_MAX = limit
+
+
+@in_a_loop
+async def test_a_peer_that_floods_gets_its_share_of_each_turn_and_no_more() -> None:
+    cluster = topology(free_ports(3))
+    end = End(cluster, "n3")
+    async with started(end):
+        flooding = await (await Stranger().dial(end.port)).hello(end, "n1")
+        other = await (await Stranger().dial(end.port)).hello(end, "n2")
+        turns: list[int] = []
+
+        def turn() -> None:
+            turns.append(len(end.got))
+            if len(end.got) < 50_001:
+                end.peers.loop.call_soon(turn)
+
+        end.peers.loop.call_soon(turn)
+        flooding.writer.write(frame([[20, 0, n] for n in range(25_000)]))
+        flooding.writer.write(b"".join(frame([[20, 0, n]]) for n in range(25_000, 50_000)))
+        await until(lambda: len(end.got) > 0)
+        other.writer.write(frame([[20, 0, b"me too"]]))
+        await until(lambda: len(end.got) == 50_001, 20)
+        assert max(after - before for before, after in itertools.pairwise(turns)) <= 2048
+        assert [message[2] for peer, message in end.got if peer == "n1"] == list(range(50_000))
+        assert end.got[-1][0] == "n1"
+        flooding.close()
+        other.close()
+
+
+def read(data: bytes, *, trusted: bool = True) -> list[Any]:
+    reader = FrameReader()
+    reader.trusted = trusted
+    reader.feed(data)
+    found = []
+    while (messages := reader.next()) is not None:
+        found.append(messages)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ((frames.FRAME_BYTES_MAX + 1).to_bytes(4, "little"), "too long"),
+        (frames.LAST.to_bytes(4, "little"), "flags"),
+        (frames.RAW.to_bytes(4, "little"), "flags"),
+        ((1 | frames.FRAGMENT | frames.RAW).to_bytes(4, "little") + crc32(b"x").to_bytes(4, "little") + b"x", None),
+    ],
+    ids=["length", "last", "raw", "a raw fragment alone"],
+)
+def test_what_no_sender_makes_is_refused_before_it_is_kept(bad: bytes, reason: str | None) -> None:
+    good = frame([[20, 0, 1]])
+    if reason is None:
+        assert read(good + bad) == [[[20, 0, 1]]]
+        return
+    with pytest.raises(frames.BadFrame, match=reason):
+        read(good + bad.ljust(8, b"\0"))
+
+
+def test_fragments_that_never_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES_MAX", 10_000)
+    fragment = frames.header(bytes(1000), frames.FRAGMENT | frames.RAW) + bytes(1000)
+    assert read(10 * fragment) == []
+    with pytest.raises(frames.BadFrame, match="a message is too long"):
+        read(11 * fragment)
+
+
+@in_a_loop
+async def test_a_turn_with_more_than_a_frame_may_hold_arrives_all_the_same() -> None:
+    cluster = topology(free_ports(2))
+    one, two = End(cluster, "n1"), End(cluster, "n2")
+    async with started(one, two):
+        await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
+        content = os.urandom(LONG_BYTES - 1)
+        one.say("n2", *[(20, shard, content) for shard in range(10)], (20, 0, b"last"))
+        await until(lambda: len(two.got) == 11, 20)
+        assert sorted(message[1] for _, message in two.got) == [0, 0, *range(1, 10)]
+        assert [message[2] for _, message in two.got if message[1] == 0] == [content, b"last"]

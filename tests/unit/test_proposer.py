@@ -17,6 +17,7 @@ from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
 from respkv.shard.batch import Ops, encode_runs
 from respkv.shard.proposer import FORWARD, FORWARDED, READ, READ_DONE, Proposer
+from respkv.shard.transaction import Watched, exec_args
 from tests.unit.raft_world import Broken, Client, Recorder, World, WorldNode, reads, writes
 from tests.unit.test_group_faults import memory_directory, restart
 
@@ -364,20 +365,78 @@ def test_a_snapshot_ends_what_is_under_way_as_may_have_been_applied_and_nothing_
     idle(world)
 
 
-def test_installed_fails_every_open_batch_once(make: Callable[..., World]) -> None:
+def test_a_snapshot_ends_what_this_node_proposed_and_what_it_forwarded_waits_for_the_leaders_word(
+    make: Callable[..., World],
+) -> None:
     world = make()
     leader = world.leader()
     world.settle(0.3)
-    world.intercept = lambda source, target, message: message[0] not in {ACK, FORWARD}
+    held: list[tuple[str, str, Any]] = []
+    world.intercept = lambda source, target, message: message[0] != ACK and not _hold(held, source, target, message)
     follower = world.followers()[0]
     forwarded, proposed = writes(world, follower, [b"f"]), writes(world, leader, [b"p"])
     world.run(0.02)
-    for node in (leader, follower):
-        node.proposer.installed()
-    assert (outcome(forwarded), outcome(proposed)) == ("TIMEOUT", "TIMEOUT")
+    follower.proposer.installed()
+    assert forwarded.ended == 0
+    world.intercept = lambda source, target, message: True
+    world.run(0.02)
+    for source, target, message in held:
+        world.nodes[target].proposer.receive(source, message)
+    world.settle(0.3)
+    assert (outcome(forwarded), outcome(proposed)) == ("applied", "applied")
+    own = writes(world, leader, [b"own"])
+    world.run(0.0001)
+    leader.proposer.installed()
+    assert outcome(own) == "TIMEOUT"
+    world.settle(3)
+    idle(world)
+
+
+@pytest.mark.parametrize("first", ["the snapshot", "the link"])
+def test_a_forwarded_batch_of_which_nobody_can_tell_any_more_is_unknown_at_once(
+    make: Callable[..., World], first: str
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] not in {FORWARDED, APPEND}
+    follower = world.followers()[0]
+    client = writes(world, follower, [b"f"])
+    world.run(0.02)
+    steps = [follower.proposer.installed, lambda: follower.proposer.link_lost(leader.name)]
+    for step in steps if first == "the snapshot" else reversed(steps):
+        assert client.ended == 0
+        step()
+    assert outcome(client) == "TIMEOUT"
     world.intercept = lambda source, target, message: True
     world.settle(3)
     idle(world)
+
+
+def test_a_forwarded_batch_that_a_snapshot_may_hold_is_not_proposed_again_in_a_later_term(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] != FORWARDED
+    follower = world.followers()[0]
+    client = writes(world, follower, [b"f"])
+    world.run_until(lambda: leader.machine.ops == [b"f"] and follower.proposer._forwards)
+    follower.proposer.installed()
+    follower.proposer._resolve_older(leader.group.term + 1)
+    assert outcome(client) == "TIMEOUT"
+    assert not follower.proposer._queue
+    world.intercept = lambda source, target, message: True
+    world.settle(3)
+    assert leader.machine.ops == [b"f"]
+    idle(world)
+
+
+def _hold(held: list[tuple[str, str, Any]], source: str, target: str, message: Any) -> bool:
+    if message[0] == FORWARDED:
+        held.append((source, target, message))
+    return message[0] == FORWARDED
 
 
 # --- reads ---
@@ -737,3 +796,72 @@ def test_whatever_breaks_every_client_is_told_the_truth_once(tmp_path: Path, mon
 
 def test_a_recorder_replays_its_history() -> None:
     assert Recorder([]).ops == []
+
+
+# --- transactions with watched keys ---
+
+
+class AllAbsent:
+    """A database without keys."""
+
+    def fingerprint(self, key: bytes) -> bytes:
+        return b""
+
+
+def watch(node: WorldNode, key: bytes) -> Watched:
+    fingerprint, stamp = node.machine.watches.issue(AllAbsent(), [key])  # type: ignore[arg-type]
+    return Watched(key, fingerprint, stamp)
+
+
+def executes(node: WorldNode, watched: Watched, name: bytes) -> Client:
+    client = Client(node.name, [name])
+    assert node.proposer is not None
+    node.proposer.write_guarded(client, 0, exec_args([watched], [[b"SET", name, b"1"]]))
+    return client
+
+
+def test_the_leader_judges_transactions_wherever_they_come_from(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    follower = world.followers()[0]
+    known, unknown = watch(leader, b"k"), watch(follower, b"k")
+    clients = [executes(node, watched, b"x") for node in (leader, follower) for watched in (known, unknown)]
+    world.settle(0.3)
+    assert [client.answers[0] is None for client in clients] == [False, True, False, True]
+    idle(world)
+
+
+def test_a_transaction_waits_for_what_is_under_way_and_may_write_its_keys(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    watched = watch(leader, b"k")
+    first = Client(leader.name, [b"k"])
+    leader.proposer.write(first, 0, [b"SET", b"k", b"1"])
+    leader.proposer.pump()  # it is under way
+    assert leader.proposer._proposals
+    second = executes(leader, watched, b"x")
+    behind = writes(world, leader, [b"behind"])
+    leader.proposer.pump()
+    assert len(leader.proposer._proposals) == 1
+    leader.machine.watches.wrote([b"k"])  # as the machine does when it is applied
+    world.settle(0.3)
+    assert (first.ended, second.answers, behind.ended) == (1, {0: None}, 1)
+    assert leader.machine.ops[-2:] == [b"k", b"behind"]
+    idle(world)
+
+
+def test_a_new_leader_does_not_know_what_the_last_one_vouched_for(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    watched = watch(leader, b"k")
+    follower = world.followers()[0]
+    leader.group.transfer(follower.name)
+    world.settle(0.5)
+    assert world.leader() is follower
+    client = executes(leader, watched, b"x")
+    world.settle(0.3)
+    assert client.answers == {0: None}
+    assert leader.machine.watches.stamps == {}
+    idle(world)

@@ -5,7 +5,20 @@ Importing the package fills the command table with them. Each is a function `fn(
 Redis has the case, and where respkv differs the docstring says how.
 """
 
-from respkv.server.commands import admin, client, cluster, config, connection, debug, describe, info, keys, memory, wait
+from respkv.server.commands import (
+    admin,
+    client,
+    cluster,
+    config,
+    connection,
+    debug,
+    describe,
+    info,
+    keys,
+    memory,
+    transactions,
+    wait,
+)
 
 __all__ = ["admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
-           "wait"]  # fmt: skip
+           "transactions", "wait"]  # fmt: skip

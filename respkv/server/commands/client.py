@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from respkv import errors
+from respkv.cluster.slots import slot_of
 from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.raft.group import Clock
@@ -123,7 +124,8 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
     none.
     """
     session = connection.session
-    flags = ("r" if session.readonly else "") + ("e" if session.no_evict else "") + ("c" if connection.closing else "")
+    flags = _flags(connection)
+    queue = session.transaction
     fields = {
         "id": session.id,
         "addr": session.address,
@@ -137,11 +139,11 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "sub": 0,
         "psub": 0,
         "ssub": 0,
-        "multi": -1,
+        "multi": -1 if queue is None else queue.count,
         "qbuf": connection.input_bytes,
         "qbuf-free": 0,
         "argv-mem": 0,
-        "multi-mem": 0,
+        "multi-mem": 0 if queue is None else queue.bytes,
         "rbs": 0,
         "rbp": 0,
         "obl": 0,
@@ -155,8 +157,32 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "resp": session.protocol,
         "lib-name": session.lib_name.decode(),
         "lib-ver": session.lib_version.decode(),
+        "watch": len(session.watched),
     }
     return " ".join(f"{name}={value}" for name, value in fields.items()).encode() + b"\n"
+
+
+def _flags(connection: Connection) -> str:
+    """In Redis's order."""
+    session = connection.session
+    found = {
+        "x": session.transaction is not None,
+        "d": _is_dirty(connection),
+        "c": connection.closing,
+        "r": session.readonly,
+        "e": session.no_evict,
+    }
+    return "".join(flag for flag, is_set in found.items() if is_set) or "N"
+
+
+def _is_dirty(connection: Connection) -> bool:
+    """Whether a watched key is known here to have changed: where this node holds no replica, that is never."""
+    for key, watched in connection.session.watched.items():
+        proposer = connection.server.proposer_of_slot[slot_of(key)]
+        machine = proposer.machine
+        if machine is not None and not machine.is_as_watched(watched, vouch=proposer.leads):
+            return True
+    return False
 
 
 @command("CLIENT|KILL", kind="server", arity=-3, flags="admin loading stale noscript", group="connection",

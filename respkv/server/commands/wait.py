@@ -59,6 +59,8 @@ def wait(call: Call) -> Later:
     behind = [each for each in proposers if has_open_writes(call.connection, call.burst, each)]
     barrier = _Barrier(behind) if behind else None
     deadline = Clock.now() + timeout_ms / 1000 if timeout_ms else _FOREVER
+    if call.in_transaction:
+        deadline = Clock.now()
     shards = [proposer.shard for proposer in proposers]
     call.server.holders.start(_wait(call, barrier, shards, wanted, deadline, call.later()))
     return LATER
