@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from respkv.commands.describe import info
 from respkv.commands.table import COMMANDS
-from tests.cluster import NodeProcess
+from tests.cluster import NodeProcess, TestCluster, running_cluster
 from tests.compat.asked import (
     commands,
     compressible,
@@ -113,6 +113,42 @@ def test_a_node_does_what_is_in_one_slot_as_redis(
     strings_redis: StringsTarget, node: StringsTarget, script: list[Command]
 ) -> None:
     assert_same(strings_redis, node, script)
+
+
+@pytest.fixture(scope="module")
+def one_shard(tmp_path_factory: pytest.TempPathFactory, protocol: int) -> Iterator[StringsTarget]:
+    with running_cluster(tmp_path_factory.mktemp("one-shard"), nodes=1, shards=1) as cluster:
+        target = StringsTarget(cluster.nodes[0].port, protocol)
+        yield target
+        target.close()
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(script=st.lists(node_commands, max_size=40))
+@example(script=[[b"MSETNX", b"a", b"1", b"b", b"2"], [b"RENAME", b"a", b"c"], [b"BITOP", b"OR", b"a", b"b", b"c"]])
+def test_a_node_of_one_shard_answers_as_redis_whatever_the_keys(
+    strings_redis: StringsTarget, one_shard: StringsTarget, script: list[Command]
+) -> None:
+    assert_same(strings_redis, one_shard, script)
+
+
+@pytest.fixture(scope="module")
+def members(shared_cluster: TestCluster, protocol: int) -> Iterator[list[StringsTarget]]:
+    targets = [StringsTarget(node.port, protocol) for node in shared_cluster.nodes]
+    yield targets
+    for target in targets:
+        target.close()
+
+
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@given(
+    script=st.lists(node_commands.filter(lambda args: not is_atomic_over_shards(args)), max_size=30),
+    which=st.integers(0, 2),
+)
+def test_any_node_of_a_cluster_answers_as_redis(
+    strings_redis: StringsTarget, members: list[StringsTarget], which: int, script: list[Command]
+) -> None:
+    assert_same(strings_redis, members[which], script)
 
 
 @settings(suppress_health_check=list(HealthCheck))
