@@ -37,7 +37,7 @@ from respkv.disk import Disk
 from respkv.listener import listen
 from respkv.log import set_level
 from respkv.metrics import Histogram
-from respkv.offload import Worker, make_syncer
+from respkv.offload import Syncer, Worker
 from respkv.raft.identity import Identity
 from respkv.raft.journal import JournalInUse
 from respkv.raft.log import ShardLog
@@ -103,9 +103,7 @@ class Node:
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
         fsync_seconds = Histogram()
-        self._syncer = make_syncer(
-            self._loop, self._synced, self._disk, fsync_seconds.observe, thread=config.journal_sync == "thread"
-        )
+        self._syncer = Syncer(self._loop, self._synced, self._disk.sync, fsync_seconds.observe)
         self.peers = Peers(
             self.topology,
             node,

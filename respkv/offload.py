@@ -1,7 +1,6 @@
-"""What must not hold the event loop: waiting for the disk. Completions come back to the loop.
+"""What must not hold the event loop: waiting for the disk. Jobs run in threads, completions come back to the loop.
 
-A hop to a thread and back costs 50-150 us, so only fdatasync and its like go there; and the journal's, after every turn
-that wrote, goes to the kernel's workers where it has them (`respkv.aio`).
+A hop to a thread and back costs 50-150 us, so only fdatasync and its like go there.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-
-from respkv.aio import AioContext
-from respkv.disk import Disk
+from queue import SimpleQueue
 
 Job = Callable[[], None]
 Done = Callable[[BaseException | None], None]
@@ -90,32 +87,28 @@ class Syncer:
         self._done = done
         self._sync = sync
         self._observe = observe
-        self._condition = threading.Condition()
-        self._request: tuple[tuple[int, ...], int] | None = None
-        self._stopping = False
+        self._requests: SimpleQueue[tuple[tuple[int, ...], int] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
         self._thread.start()
 
     def request(self, descriptors: tuple[int, ...], sequence: int) -> None:
-        with self._condition:
-            self._request = (descriptors, sequence)
-            self._condition.notify()
+        self._requests.put((descriptors, sequence))
 
     def stop(self) -> None:
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
+        """Waits for what is under way."""
+        self._requests.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            with self._condition:
-                while self._request is None and not self._stopping:
-                    self._condition.wait()
-                if self._request is None:
-                    return
-                descriptors, sequence = self._request
-                self._request = None
+        requests = self._requests
+        while (request := requests.get()) is not None:
+            while not requests.empty():
+                newer = requests.get()
+                if newer is None:
+                    requests.put(None)  # ends the thread after this one
+                    break
+                request = newer
+            descriptors, sequence = request
             error: BaseException | None = None
             started = time.monotonic()
             try:
@@ -128,88 +121,3 @@ class Syncer:
                 self._loop.call_soon_threadsafe(self._done, sequence, error)
             except RuntimeError:  # the loop is closed
                 return
-
-
-class AioSyncer:
-    """`Syncer` without its thread."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        done: Callable[[int, BaseException | None], None],
-        context: AioContext,
-        observe: Callable[[float], None] = lambda _: None,
-    ) -> None:
-        self._loop = loop
-        self._done = done
-        self._context = context
-        self._observe = observe
-        self._waiting: tuple[tuple[int, ...], int] | None = None
-        self._sequence = 0
-        self._open = 0
-        self._error: BaseException | None = None
-        self._started = 0.0
-        loop.add_reader(context.fd, self._finished)
-
-    def request(self, descriptors: tuple[int, ...], sequence: int) -> None:
-        if self._open:
-            self._waiting = (descriptors, sequence)
-        else:
-            self._start(descriptors, sequence)
-
-    def _start(self, descriptors: tuple[int, ...], sequence: int) -> None:
-        self._sequence, self._error = sequence, None
-        self._started = time.monotonic()
-        self._open = len(descriptors)
-        for descriptor in descriptors:
-            try:
-                self._context.submit(descriptor)
-            except OSError:  # short of memory, or of a file system that cannot do it: then here and now
-                self._loop.call_soon(self._ended, self._sync_here(descriptor))
-
-    def _sync_here(self, descriptor: int) -> BaseException | None:
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            return error
-        return None
-
-    def _finished(self) -> None:
-        for error in self._context.finished():
-            self._ended(error)
-
-    def _ended(self, error: BaseException | None) -> None:
-        self._open -= 1
-        self._error = self._error or error
-        if self._open:
-            return
-        self._observe(time.monotonic() - self._started)
-        sequence, failure = self._sequence, self._error
-        if self._waiting is not None and failure is None:
-            descriptors, following = self._waiting
-            self._waiting = None
-            self._start(descriptors, following)
-        self._done(sequence, failure)
-
-    def stop(self) -> None:
-        """Waits for what is under way."""
-        self._loop.remove_reader(self._context.fd)
-        self._context.close()
-
-
-def make_syncer(
-    loop: asyncio.AbstractEventLoop,
-    done: Callable[[int, BaseException | None], None],
-    disk: Disk,
-    observe: Callable[[float], None],
-    *,
-    thread: bool = False,
-) -> Syncer | AioSyncer:
-    """The syncer for the journal: with a thread only if it is asked for, `disk` is not the plain one, or the kernel
-    offers nothing else."""
-    if not thread and type(disk).sync is Disk.sync:
-        try:
-            return AioSyncer(loop, done, AioContext(), observe)
-        except OSError:
-            pass
-    return Syncer(loop, done, disk.sync, observe)

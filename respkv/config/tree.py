@@ -106,12 +106,6 @@ class Config:
         choice("always", "everysec", "no"),
         "When writes reach the disk: before they are answered, every second, or when the system likes.",
     )
-    journal_sync: str = option(
-        "auto",
-        "journal-sync",
-        choice("auto", "thread"),
-        "Who waits for the journal's fdatasync: the kernel's own workers if it offers them, or a thread.",
-    )
     cluster_timeout_ms: int = option(
         5000, "cluster-timeout-ms", integer(1, 3_600_000), "Longest a command waits for its shard.", live=True
     )

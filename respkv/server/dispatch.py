@@ -255,8 +255,7 @@ def _run_on(
     connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
 ) -> Reply | Later:
     if spec.is_write:
-        if proposer.refusal is not None:
-            raise proposer.refusal
+        check_refusal(proposer, spec)
         proposer.write(burst, token, args)
         return LATER
     if has_open_writes(connection, burst, proposer):
@@ -271,6 +270,12 @@ def _run_on(
             return LATER
     proposer.read(burst, token, args)
     return LATER
+
+
+def check_refusal(proposer: Proposer, spec: Spec) -> None:
+    """Raises the reason for which the shard takes no such write now."""
+    if proposer.refusal is not None and spec.is_write:
+        raise proposer.refusal
 
 
 def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
@@ -296,8 +301,7 @@ def _span(
     targets = [server.proposers[shard] for shard, _ in parts]
     if spec.is_write:
         for proposer in targets:
-            if proposer.refusal is not None:
-                raise proposer.refusal
+            check_refusal(proposer, spec)
     spanning = Spanning(burst, token, args, spread, parts)
     burst.pending += 1
     spanning.pending = 1

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class Execution(Steps):
     """One EXEC. A transaction of reads and nothing else needs no entry in the log.
 
-    Replies of shards come with the token `~shard`, those of commands about the server with their position.
+    Replies of shards come with the token `~shard`, those of commands about the server with their position. `replies`
+    takes, as that of a burst does, what such a command has encoded itself.
     """
 
-    __slots__ = ("_plan", "_protocols", "_replies", "_results")
+    __slots__ = ("_plan", "_protocols", "_replies", "_results", "replies")
 
     def __init__(self, call: Call, burst: Burst, plan: Plan, size: int) -> None:
         super().__init__(call, burst, size)
@@ -33,6 +34,7 @@ class Execution(Steps):
         self._replies: list[Reply] = [None] * len(plan.commands)
         self._results: dict[int, Any] = {}
         self._protocols: dict[int, int] = {}
+        self.replies: dict[int, bytes] = {}
 
     def put(self, token: int, value: Reply) -> None:
         if token < 0:
@@ -117,5 +119,5 @@ class Execution(Steps):
         protocol, parts = self._burst.protocol, [b"*%d\r\n" % len(self._replies)]
         for position, element in enumerate(self._replies):
             protocol = self._protocols.get(position, protocol)
-            parts.append(encode(element, protocol))
+            parts.append(self.replies[position] if position in self.replies else encode(element, protocol))
         return b"".join(parts)

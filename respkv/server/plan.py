@@ -16,7 +16,7 @@ from respkv.cluster.slots import slot_of
 from respkv.commands.spread import Part as SpreadPart
 from respkv.commands.table import Spec, spec_keys
 from respkv.reply import Reply, RespError
-from respkv.server.dispatch import home_of, permit
+from respkv.server.dispatch import check_refusal, home_of, permit
 from respkv.shard.transaction import Watched
 
 if TYPE_CHECKING:
@@ -106,7 +106,12 @@ class Plan:
         self.spread.append((position, parts, [self._errand(shard).add(spec, words) for shard, words in parts]))
 
     def _check_writable(self) -> None:
-        for shard, errand in self.errands.items():
-            refusal = self._connection.server.proposers[shard].refusal
-            if errand.is_write and refusal is not None:
-                raise errors.exec_abort_because(refusal)
+        """All shards take what they are to write. Raises EXECABORT."""
+        proposers = self._connection.server.proposers
+        asked = [(position, shard) for position, shard, _ in self.places]
+        asked += [(position, shard) for position, parts, _ in self.spread for shard, _ in parts]
+        try:
+            for position, shard in asked:
+                check_refusal(proposers[shard], self.commands[position][0])
+        except RespError as error:
+            raise errors.exec_abort_because(error) from None

@@ -13,7 +13,7 @@ import structlog
 from respkv import errors
 from respkv.commands.table import COMMANDS, Spec, spec_keys
 from respkv.reply import QUEUED, Reply
-from respkv.server.dispatch import home_of
+from respkv.server.dispatch import check_refusal, home_of
 
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
@@ -32,15 +32,16 @@ class Queue:
     count     how many have come, those that are not kept any more included
     bytes     about what they take in memory
     broken    one was refused
+    is_write  one is a write
     """
 
-    __slots__ = ("broken", "bytes", "commands", "count")
+    __slots__ = ("broken", "bytes", "commands", "count", "is_write")
 
     def __init__(self) -> None:
         self.commands: list[tuple[Spec, list[bytes]]] = []
         self.count = 0
         self.bytes = 0
-        self.broken = False
+        self.broken = self.is_write = False
 
     def add(self, connection: Connection, spec: Spec, args: list[bytes]) -> Reply:
         """Raises what refuses the command."""
@@ -51,9 +52,7 @@ class Queue:
                 args[0] = args[0].upper()
             keys = spec_keys(spec, args)
             if keys:
-                proposer = home_of(connection, keys, any_slot=spec.spread is not None)
-                if spec.is_write and proposer.refusal is not None:
-                    raise proposer.refusal
+                check_refusal(home_of(connection, keys, any_slot=spec.spread is not None), spec)
         if not self.broken:
             self._keep(connection, spec, args)
         return QUEUED
@@ -67,6 +66,7 @@ class Queue:
         if self.bytes > BYTES_MAX or self.count > COMMANDS_MAX:
             raise errors.transaction_too_large(COMMANDS_MAX, BYTES_MAX)
         self.commands.append((spec, args))
+        self.is_write = self.is_write or spec.is_write
 
     def spoil(self) -> None:
         """A command was refused: what was queued will never run."""

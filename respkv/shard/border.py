@@ -19,8 +19,9 @@ from respkv.cluster.slots import SLOTS
 from respkv.raft.log import ShardLog
 from respkv.raft.long import LAST, LAST_HEAD_BYTES, is_whole
 from respkv.reply import LongBulk, NullArray, RespError, Simple, Verbatim
-from respkv.shard.batch import Entry, Ops, Puts, Run, decode_entry, decode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, Run, decode_entry, decode_runs
 from respkv.shard.long import LongEntry, LongRun, decode_head, decode_long_runs, values_of
+from respkv.shard.transaction import EXEC_OP
 
 FORWARD = 20  # shard, request, term or -1, runs
 FORWARDED = 21  # shard, request, status, values or (leader, term)
@@ -144,6 +145,8 @@ def _check_runs(runs: Sequence[LongRun], possible: Possible) -> None:
             _check_puts(run)
         elif isinstance(run, Ops):
             check_commands(run.commands, possible)
+            if type(run) is Guarded and [args[0] for args in run.commands] != [EXEC_OP]:
+                raise BadMessage("a guarded run that is not one transaction")
         elif not (0 <= run.slot < SLOTS and run.value_bytes >= 0):
             raise BadMessage("a long value in a slot, or of a size, that cannot be")
 

@@ -1,4 +1,4 @@
-"""Transactions as clients use them: pipelines, `transaction()` and locks of redis-py, and its cluster client."""
+"""Transactions as clients use them: pipelines and `transaction()` of redis-py, and its cluster client."""
 
 from __future__ import annotations
 

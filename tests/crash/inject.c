@@ -2,22 +2,17 @@
  *
  * Preloaded (LD_PRELOAD) into a node; CRASH_FAULTS names the file of `struct faults` that both sides map. A call fails
  * when its error number is set, its path contains `match`, and `skip` earlier ones have been let through. What fails is
- * never carried out, but for syncs by the kernel's workers (io_submit): those are, and are said to have failed.
- * CLOCK_REALTIME is shifted, the monotonic clocks are not: as when somebody sets the time of day.
+ * never carried out. CLOCK_REALTIME is shifted, the monotonic clocks are not: as when somebody sets the time of day.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/aio_abi.h>
-#include <pthread.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -84,57 +79,6 @@ static int slow_or_failed_sync(int fd)
 
 int fdatasync(int fd) { return slow_or_failed_sync(fd) ? -1 : REAL(fdatasync)(fd); }
 int fsync(int fd) { return slow_or_failed_sync(fd) ? -1 : REAL(fsync)(fd); }
-
-static int32_t async_errno; /* what the next finished asynchronous sync is said to have met */
-
-struct late { /* a sync that is submitted after a delay */
-    long context;
-    struct iocb request;
-};
-
-static void *submit_late(void *argument)
-{
-    struct late *late = argument;
-    struct iocb *request = &late->request;
-    usleep(1000u * (unsigned)faults->sync_delay_ms);
-    REAL(syscall)(SYS_io_submit, late->context, 1L, &request);
-    free(late);
-    return NULL;
-}
-
-static long submit(long context, struct iocb *request)
-{
-    pthread_t thread;
-    struct late *late;
-    if (fails_at((int)request->aio_fildes, faults->sync_errno))
-        async_errno = errno;
-    if (!faults->sync_delay_ms || !(late = malloc(sizeof *late)))
-        return REAL(syscall)(SYS_io_submit, context, 1L, &request);
-    late->context = context;
-    late->request = *request;
-    if (pthread_create(&thread, NULL, submit_late, late) == 0)
-        pthread_detach(thread);
-    return 1;
-}
-
-/* Python has no wrappers of the asynchronous calls: it makes them by number. */
-long syscall(long number, ...)
-{
-    long a[6];
-    va_list arguments;
-    va_start(arguments, number);
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(arguments, long);
-    va_end(arguments);
-    if (number == SYS_io_submit && a[1] == 1)
-        return submit(a[0], *(struct iocb **)a[2]);
-    long result = REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (number == SYS_io_getevents && result > 0 && async_errno) {
-        ((struct io_event *)a[3])[result - 1].res = -async_errno;
-        async_errno = 0;
-    }
-    return result;
-}
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
 {

@@ -33,7 +33,7 @@ def library() -> Path | None:
     if compiler is None or os.environ.get("CRASH_INJECT") == "python" or sys.platform != "linux":
         return None
     binary = Path(tempfile.mkdtemp(prefix="respkv-inject-")) / "inject.so"
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(binary), str(SOURCE), "-ldl", "-pthread"]
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(binary), str(SOURCE), "-ldl"]
     done = subprocess.run(command, capture_output=True, timeout=COMPILE_S)
     return binary if done.returncode == 0 else None
 

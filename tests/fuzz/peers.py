@@ -31,9 +31,10 @@ from respkv.reply import NULL_ARRAY, OK, LongBulk, RespError, Simple, Verbatim
 from respkv.resp.encoder import encode as encode_reply
 from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
 from respkv.shard import border
-from respkv.shard.batch import Entry, Ops, Puts, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
 from respkv.shard.long import LongEntry, LongPut, encode_head
 from respkv.shard.replica import Replica
+from respkv.shard.transaction import WATCH_OP, Watched, exec_args
 from respkv.shard.waiting import Part
 from respkv.storage.record import encode_puts
 from tests.fuzz.source import anything, bend, cut, mutate, some_bytes
@@ -173,11 +174,18 @@ def frames_after_the_handshake(rng: Random) -> None:
 
 # --- messages
 
+_READS = [[b"GET", b"k"], [b"DBSIZE"], [b"SCAN", b"0"]]
+
 
 def runs(rng: Random) -> list[Any]:
     keys, values = [b"a", b"b"], [some_bytes(rng), b"v"]
     sizes, records = encode_puts(keys, values)
-    return [Puts([1, 2], keys, sizes, records), Ops([[b"INCR", b"n"], [b"SET", b"k", b"v", b"EX", b"9"]])]
+    transaction = exec_args([Watched(b"k", b"", 1)], [[b"INCR", b"n"], [b"GET", b"k"]])
+    return [
+        Puts([1, 2], keys, sizes, records),
+        Ops([[b"INCR", b"n"], [b"SET", b"k", b"v", b"EX", b"9"], [WATCH_OP, b"k"], transaction]),
+        Guarded([transaction]),
+    ]
 
 
 def entries(rng: Random, index: int, term: int) -> list[Any]:
@@ -250,7 +258,7 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
         (
             [border.FORWARD, 0, 1, term, encode_runs(runs(rng))],
             [border.FORWARDED, 0, request, *outcome],
-            [border.READ, 0, 3, term, [[b"GET", b"k"], [b"DBSIZE"], [b"SCAN", b"0"]]],
+            [border.READ, 0, 3, term, [*_READS, exec_args([], _READS), [WATCH_OP, b"k"]]],
             [border.READ_DONE, 0, request, *outcome],
             [border.READ_DONE, 0, request, 0, [LongBulk(4, [])], [b"ab", b"cd"]],
             [border.FORWARD_LONG, 0, 1, term, long_runs, [b"lo", b"ng"]],

@@ -6,7 +6,7 @@ when a reply does not come for long, and now and then. What it sent and was told
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import hiredis
 
 from respkv.server.connection import Connection
 from tests.sim.linearizable import Operation
-from tests.sim.model import CLEARS, reply_of
+from tests.sim.model import CLEARS, commands_of, reply_of
+from tests.sim.watch import Broken
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -64,6 +65,7 @@ class Client:
         self.node: SimNode | None = None
         self.stopped = False
         self.waiting: list[Operation] = []
+        self._replies: list[Any] = []
         self._life = 0
         self._epoch = 0
         self._connection: Connection | None = None
@@ -87,7 +89,7 @@ class Client:
 
     def _leave(self) -> None:
         self._epoch += 1
-        self.waiting = []
+        self.waiting, self._replies = [], []
         if self.node is not None and self.node.up and self.node.life == self._life and self._connection is not None:
             self.world.at(self.world.now, self.node, partial(self._connection.connection_lost, None))
         self.node = self._connection = None
@@ -122,7 +124,7 @@ class Client:
         assert node is not None
         session = (self.number, len(world.history.operations))
         self.waiting = [world.history.invoke(self.number, args, world.now, session) for args in commands]
-        data = b"".join(map(_encoded, commands))
+        data = b"".join(_encoded(words) for args in commands for words in _sent(args))
         world.at(world.now + self._rng.uniform(*LATENCY_S), node, partial(self._arrive, self._epoch, data))
         self._later(world.timeout_ms / 1000 + PATIENCE_S, partial(self._impatient, len(world.history.operations)))
 
@@ -146,8 +148,14 @@ class Client:
             return
         self._reader.feed(data)
         while self.waiting and (reply := self._reader.gets()) is not False:
-            operation = self.waiting.pop(0)
-            self._complete(operation, reply)
+            self._replies.append(reply)
+            if len(self._replies) < len(_sent(self.waiting[0].args)):
+                continue
+            operation, replies, self._replies = self.waiting.pop(0), self._replies, []
+            if operation.args[0] == b"TRANSACTION":
+                self._complete_transaction(operation, replies)
+            else:
+                self._complete(operation, reply)
             if not self.waiting:
                 self._later(self._rng.expovariate(1 / self.world.scenario.think_s), self._go)
 
@@ -158,7 +166,36 @@ class Client:
         operation.complete(self.world.now, reply_of(operation.args, str(reply) if error else reply, error=error))
 
 
-def _encoded(args: list[bytes]) -> bytes:
+    def _complete_transaction(self, operation: Operation, replies: list[Any]) -> None:
+        """A transaction that was called off has told what the watched key was, and no more."""
+        result, watched = replies[-1], operation.args[1]
+        if watched and any(isinstance(reply, Exception) for reply in replies[:2]):  # so nothing is watched
+            operation.args = (operation.args[0], b"", *operation.args[2:])
+            watched = b""
+        if isinstance(result, Exception):
+            self._complete(operation, result)
+        elif isinstance(result, list):
+            told = [
+                reply_of(words, reply, error=isinstance(reply, Exception))
+                for words, reply in zip(commands_of(operation.args), result, strict=True)
+            ]
+            operation.complete(self.world.now, [replies[1], *told] if watched else told)
+        elif watched:
+            operation.args = (b"GET", watched)
+            self._complete(operation, replies[1])
+        else:
+            raise Broken(f"a transaction that watches nothing was called off: {operation}")
+
+
+def _sent(args: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """The commands that one operation consists of."""
+    if args[0] != b"TRANSACTION":
+        return [args]
+    watch: list[Sequence[bytes]] = [[b"WATCH", args[1]], [b"GET", args[1]]] if args[1] else []
+    return [*watch, [b"MULTI"], *commands_of(args), [b"EXEC"]]
+
+
+def _encoded(args: Sequence[bytes]) -> bytes:
     return b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%s\r\n" % (len(arg), arg) for arg in args)
 
 

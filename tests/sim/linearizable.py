@@ -37,7 +37,7 @@ STEPS_MAX: Final = 200_000
 SHOWN_MAX: Final = 40
 
 Outcome = Literal["applied", "unknown", "not applied"]
-NOT_APPLIED_CODES: Final = frozenset(("CLUSTERDOWN", "BUSY", "MISCONF"))
+NOT_APPLIED_CODES: Final = frozenset(("CLUSTERDOWN", "BUSY", "MISCONF", "EXECABORT"))
 UNKNOWN_CODES: Final = frozenset(("TIMEOUT",))
 
 

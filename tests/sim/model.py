@@ -226,6 +226,12 @@ def _clear(db: Db, args: Args) -> Any:
     return OK
 
 
+def _transaction(db: Db, args: Args) -> list[Any]:
+    """What a transaction that was not called off has answered; before that, what the watched key was."""
+    replies = [db[args[1]][0] if args[1] in db else None] if args[1] else []
+    return replies + [COMMANDS[words[0]](db, words) for words in commands_of(args)]
+
+
 COMMANDS: Final[dict[bytes, Callable[[Db, Args], Any]]] = {
     b"SET": _set, b"SETNX": _setnx, b"SETEX": _setex, b"PSETEX": _setex, b"GET": _get, b"GETSET": _getset,
     b"GETDEL": _getdel, b"GETEX": _getex, b"APPEND": _append, b"STRLEN": _strlen, b"INCR": _adder(1),
@@ -235,6 +241,7 @@ COMMANDS: Final[dict[bytes, Callable[[Db, Args], Any]]] = {
     b"TTL": _ttl, b"PTTL": _ttl, b"EXPIRETIME": _ttl, b"PEXPIRETIME": _ttl, b"FLUSHALL": _clear, b"FLUSHDB": _clear,
     b"RENAME": _rename, b"RENAMENX": _rename, b"COPY": _copy, b"GETRANGE": _getrange, b"SETRANGE": _setrange,
     b"GETBIT": _getbit, b"SETBIT": _setbit, b"BITCOUNT": _bitcount,
+    b"TRANSACTION": _transaction,
 }  # fmt: skip
 
 READS: Final = frozenset((
@@ -248,12 +255,31 @@ _ZERO_IS_NO_EFFECT: Final = frozenset((b"SETNX", b"MSETNX", b"DEL", b"UNLINK", b
                                 b"RENAMENX", b"COPY"))  # fmt: skip
 
 
+NEXT: Final = b"|"
+
+
+def commands_of(args: Sequence[bytes]) -> list[Args]:
+    """The commands of `TRANSACTION watched-key | command | command ...`: MULTI and EXEC as one operation.
+
+    With a watched key it is WATCH, GET of that key, and then the transaction; else the first word is empty.
+    """
+    found: list[Args] = []
+    for word in args[2:]:
+        if word == NEXT:
+            found.append(())
+        else:
+            found[-1] += (word,)
+    return found
+
+
 def keys_of(args: Sequence[bytes]) -> tuple[bytes, ...]:
     """The keys that a command is about; none for one that clears everything. Raises KeyError for a command unknown."""
     name = args[0]
     COMMANDS[name]
     if name in CLEARS:
         return ()
+    if name == b"TRANSACTION":
+        return tuple(dict.fromkeys(key for words in commands_of(args) for key in keys_of(words)))
     if name in {b"MSET", b"MSETNX"}:
         return tuple(args[1::2])
     if name in {b"MGET", b"DEL", b"UNLINK", b"EXISTS", b"TOUCH"}:

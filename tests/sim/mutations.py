@@ -28,8 +28,10 @@ from respkv.raft.receiving import Receiving
 from respkv.server import dispatch
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
+from respkv.shard.transaction import exec_args, transaction_of
 from respkv.shard.upkeep import Upkeep
 from respkv.shard.waiting import Read
+from respkv.shard.watches import Watches
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.recovery import Recovery
 from tests.sim.scenario import FAULTS, Scenario
@@ -300,7 +302,7 @@ def reads_before_first_entry(replace: Callable[..., None]) -> None:
     replace(Core, "readable", property(lambda self: self.leader))
 
 
-@mutation("reads in readindex mode ask nobody", **{**_HALF_DEAF, "clients": 4, "think_s": 0.05}, read_mode="readindex")
+@mutation("reads in readindex mode ask nobody", **{**_HALF_DEAF, "clients": 6, "think_s": 0.02}, read_mode="readindex")
 def reads_without_majority(replace: Callable[..., None]) -> None:
     original = Read.__init__
 
@@ -411,6 +413,18 @@ def sync_error_ignored(replace: Callable[..., None]) -> None:
 )
 def tail_not_written_again(replace: Callable[..., None]) -> None:
     replace(Recovery, "_write_again", lambda self, file: None)
+
+
+@mutation("EXEC does not look at the watched keys", **_SMALL, **_BUSY, kinds=("transaction",), keys=2)
+def watched_keys_ignored(replace: Callable[..., None]) -> None:
+    original = Machine._exec
+
+    def execute(self: Machine, args: list[bytes], context: Any) -> Any:
+        transaction = transaction_of(args)
+        return original(self, exec_args([], transaction.commands) if transaction else args, context)
+
+    replace(Machine, "_exec", execute)
+    replace(Watches, "judge", lambda self, runs, under_way: True)
 
 
 def find(name: str, seeds: Iterable[int]) -> tuple[int, Result | None]:

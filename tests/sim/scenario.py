@@ -105,6 +105,8 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
     )  # fmt: skip
     if rng.random() < 0.05:
         scenario = replace(scenario, leader_stays=True)
+    if not bias and rng.random() < 0.3:
+        scenario = replace(scenario, kinds=(*scenario.kinds, "transaction"))
     if bias:
         merged = dict(bias)
         if "faults" in bias:

@@ -25,9 +25,12 @@ from respkv.raft import journal as journal_module
 from respkv.raft.log import ShardLog
 from respkv.shard import machine as machine_module
 from respkv.shard import proposer as proposer_module
+from respkv.shard import reads as reads_module
 from respkv.shard import repair as repair_module
 from respkv.shard import replica as replica_module
 from respkv.shard import upkeep as upkeep_module
+from respkv.shard.reads import Reads
+from respkv.shard.waiting import Read
 from respkv.storage import bitcask as bitcask_module
 
 if TYPE_CHECKING:
@@ -159,6 +162,21 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
 
         __hash__ = ShardLog.__hash__
 
+    class SimRead(Read):
+        """Remembers how much of each shard had been applied anywhere when it was asked."""
+
+        __slots__ = ("seen",)
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.seen = dict(world.watch.applied_max)
+
+    def answer(self: Reads, read: SimRead, machine: Any) -> None:
+        world.watch.read_served(self._proposer.shard, self._proposer.group.applied, read.seen)
+        answer_read(self, read, machine)
+
+    answer_read = Reads._answer
+
     class SimOs:
         """`os` with a random salt that comes from the seed."""
 
@@ -187,6 +205,8 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (proposer_module, "wall_ms", world.wall_ms),
         (replica_module, "Machine", SimMachine),
         (replica_module, "SLOTS", SLOTS),
+        (reads_module, "Read", SimRead),
+        (Reads, "_answer", answer),
         (upkeep_module, "asyncio", _Asyncio(world)),
         (bitcask_module, "os", SimOs()),
         (identity_module, "os", SimOs()),

@@ -67,7 +67,11 @@ def _field(value: Any) -> str:
     if isinstance(value, bytes):
         return f"({len(value)} bytes)"
     if isinstance(value, list):
-        if value and isinstance(value[0], list | tuple) and len(value[0]) == 3 and isinstance(value[0][0], bytes):
+        if value and all(map(_is_entry, (value[0], value[-1]))):
             return f"[entries {value[0][1]}..{value[-1][1]}]"
         return f"[{len(value)}: {str(value)[:60]}]" if value else "[]"
     return str(value)
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and isinstance(value[0], bytes)

@@ -1,12 +1,13 @@
 """What must hold at every moment (Ongaro's thesis, figure 3.2, and what respkv adds), checked as things happen.
 
 - Election safety: one leader per term.
-- Commitment: what is applied first anywhere is on the disks of a majority then (of nodes that are down, maybe).
+- Commitment: what is applied first anywhere is on the disks of a majority (maybe on those of nodes that are down).
 - Log matching: an entry of one index and term is the same everywhere, and so is what comes before it.
 - State machine safety: all replicas apply the same entries in the same order, each once, none left out.
 - Leader completeness: a new leader holds everything that was applied anywhere before.
 - Lease exclusivity: while a lease is valid (in true time) there is no other one, no leader of a later term, and no
   replica that has applied what the holder has not.
+- A read reflects all that had been applied anywhere when it was asked.
 - A log does not end before what was applied.
 - A leader stays as long as all that happens is that one follower has trouble with its links (in such scenarios).
 - A process that a promise of the disk was kept to never fails on its own.
@@ -114,6 +115,11 @@ class Watch:
                 for replica in self._world.replicas_of(shard):
                     if replica.group.leader and replica.group.term > term:
                         raise Broken(f"shard {shard}: {replica.node} leads while {holders[0].node} has a lease")
+
+    def read_served(self, shard: int, applied: int, seen: dict[int, int]) -> None:
+        """A leader answers a read that was asked when `seen` had been applied somewhere."""
+        if applied < seen.get(shard, 0):
+            raise Broken(f"shard {shard}: a read is answered from {applied}, asked when {seen[shard]} was applied")
 
     def node_failed(self, node: SimNode, error: BaseException) -> None:
         if isinstance(error, Broken):

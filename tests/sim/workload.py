@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from tests.sim.model import NEXT
 from tests.sim.scenario import Scenario
 
 Value = Callable[[], bytes]
@@ -122,6 +123,19 @@ def _bits(number: int, value: Value, rng: random.Random) -> list[bytes]:
             return [b"GETRANGE", key, b"0", b"9"]
 
 
+def _transaction(number: int, value: Value, rng: random.Random) -> list[bytes]:
+    """Several commands on keys that are together; half of them watch one."""
+    generate, keys = rng.choice((
+        (_string, [b"s%d" % number]), (_counter, [b"c%d" % number]), (_group, [b"{g%d}1" % number, b"{g%d}2" % number]),
+    ))  # fmt: skip
+    if rng.random() < 0.4:
+        return generate(number, value, rng)
+    commands = [generate(number, value, rng) for _ in range(rng.randint(1, 4))]
+    flat = [word for words in commands if words[0] != b"MGET" for word in (NEXT, *words)]
+    watched = rng.choice((b"", keys[0])) if any(keys[0] in words for words in commands) else b""
+    return [b"TRANSACTION", watched, *(flat or [NEXT, b"GET", keys[0]])]
+
+
 def _flush(number: int, value: Value, rng: random.Random) -> list[bytes]:
     return [b"FLUSHALL"] if rng.random() < 0.1 else _string(number, value, rng)
 
@@ -133,6 +147,7 @@ _GENERATORS: dict[str, Generator] = {
     "group": _group,
     "expiring": _expiring,
     "bits": _bits,
+    "transaction": _transaction,
     "flush": _flush,
 }
 

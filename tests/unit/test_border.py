@@ -14,8 +14,9 @@ from respkv.raft.log import NO_OP
 from respkv.raft.long import LAST, PIECE
 from respkv.reply import LongBulk, RespError, Simple, Verbatim
 from respkv.shard import border
-from respkv.shard.batch import Entry, Ops, Puts, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
 from respkv.shard.machine import EXPIRE_OP, Machine
+from respkv.shard.transaction import EXEC_OP, Watched, exec_args
 from respkv.storage.record import encode_puts
 
 
@@ -94,6 +95,8 @@ def commands(*args: list[bytes]) -> bytes:
     return encode_runs([Ops(list(args))])
 
 
+TRANSACTION = exec_args([Watched(b"k", b"", 1)], [[b"INCR", b"n"]])
+
 BAD_RUNS = [
     b"",
     b"\xff",
@@ -109,6 +112,10 @@ BAD_RUNS = [
     commands([b"SET", b"a"]),
     commands([b"PING"]),
     commands([b"FLUSHALL"], [b"SHUTDOWN"]),
+    commands([EXEC_OP, b"\xc1"]),
+    encode_runs([Guarded([])]),
+    encode_runs([Guarded([[b"INCR", b"n"]])]),
+    encode_runs([Guarded([TRANSACTION, TRANSACTION])]),
 ]
 
 
@@ -124,7 +131,7 @@ def test_what_cannot_be_applied_gets_into_no_log(runs: bytes) -> None:
 
 
 def test_what_can_be_applied_passes() -> None:
-    runs = [puts(), Ops([[b"INCR", b"n"], [EXPIRE_OP, b"a"], [b"GET", b"a"]])]
+    runs = [puts(), Ops([[b"INCR", b"n"], [EXPIRE_OP, b"a"], [b"GET", b"a"], TRANSACTION]), Guarded([TRANSACTION])]
     assert border.checked_runs(encode_runs(runs), Machine.can_apply) == runs
     border.check_entries(LOG, [(encode_entry(Entry(1, 2, [], runs)), 5, 3)], Machine.can_apply)  # type: ignore[arg-type]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from respkv.aio import AioContext
 from respkv.disk import Disk
-from respkv.offload import AioSyncer, Syncer, make_syncer
+from respkv.offload import Syncer
 
 Outcomes = list[tuple[int, BaseException | None]]
-Body = Callable[[Syncer | AioSyncer, Outcomes], object]
+Body = Callable[[Syncer], object]
 
 
 class OwnDisk(Disk):
@@ -28,15 +27,14 @@ class OwnDisk(Disk):
         self.synced.append(fd)
 
 
-def with_syncer(body: Body, wanted: Callable[[Outcomes], bool], *, thread: bool) -> Outcomes:
-    """Runs `body(syncer, outcomes)` on a loop until `wanted(outcomes)`."""
+def with_syncer(body: Body, wanted: Callable[[Outcomes], bool], disk: Disk | None = None) -> Outcomes:
+    """Runs `body(syncer)` on a loop until `wanted(outcomes)`."""
 
     async def run() -> Outcomes:
         outcomes: Outcomes = []
-        loop = asyncio.get_running_loop()
-        syncer = make_syncer(loop, lambda *outcome: outcomes.append(outcome), Disk(), lambda _: None, thread=thread)
-        assert isinstance(syncer, Syncer if thread else AioSyncer)
-        body(syncer, outcomes)
+        sync = (disk or Disk()).sync
+        syncer = Syncer(asyncio.get_running_loop(), lambda *outcome: outcomes.append(outcome), sync)
+        body(syncer)
         async with asyncio.timeout(20):
             while not wanted(outcomes):  # noqa: ASYNC110 - they come without an event
                 await asyncio.sleep(0.001)
@@ -53,40 +51,27 @@ def descriptor(tmp_path: Path) -> int:
     return fd
 
 
-def kernel_offers_it() -> bool:
-    try:
-        AioContext().close()
-    except OSError:
-        return False
-    return True
+def test_a_request_is_done_once(descriptor: int) -> None:
+    disk = OwnDisk()
+    assert with_syncer(lambda syncer: syncer.request((descriptor,), 7), bool, disk) == [(7, None)]
+    assert disk.synced == [descriptor]
 
 
-ways = pytest.mark.parametrize("thread", [True] + [False] * kernel_offers_it())
-
-
-@ways
-def test_a_request_is_done_once(descriptor: int, thread: bool) -> None:
-    outcomes = with_syncer(lambda syncer, _: syncer.request((descriptor,), 7), bool, thread=thread)
-    assert outcomes == [(7, None)]
-
-
-@ways
-def test_the_newest_of_the_requests_that_waited_stands_for_them(descriptor: int, thread: bool) -> None:
-    def ask(syncer: Syncer | AioSyncer, _: Outcomes) -> None:
+def test_the_newest_of_the_requests_that_waited_stands_for_them(descriptor: int) -> None:
+    def ask(syncer: Syncer) -> None:
         for sequence in range(1, 101):
             syncer.request((descriptor, descriptor), sequence)
 
-    outcomes = with_syncer(ask, lambda outcomes: bool(outcomes) and outcomes[-1][0] == 100, thread=thread)
+    outcomes = with_syncer(ask, lambda outcomes: bool(outcomes) and outcomes[-1][0] == 100)
     sequences = [sequence for sequence, _ in outcomes]
     assert sequences == sorted(set(sequences))
     assert len(sequences) < 100
     assert all(error is None for _, error in outcomes)
 
 
-@ways
-def test_an_error_arrives_and_nothing_is_synced_after_it(descriptor: int, thread: bool) -> None:
+def test_an_error_arrives_and_nothing_is_synced_after_it(descriptor: int) -> None:
     reader, writer = os.pipe()  # a pipe cannot be synced
-    outcomes = with_syncer(lambda syncer, _: syncer.request((descriptor, writer), 3), bool, thread=thread)
+    outcomes = with_syncer(lambda syncer: syncer.request((descriptor, writer), 3), bool)
     ((sequence, error),) = outcomes
     assert sequence == 3
     assert isinstance(error, OSError)
@@ -95,16 +80,14 @@ def test_an_error_arrives_and_nothing_is_synced_after_it(descriptor: int, thread
     os.close(writer)
 
 
-def test_another_disk_than_the_plain_one_is_asked_itself(descriptor: int) -> None:
+def test_what_was_asked_is_done_before_the_end(descriptor: int) -> None:
     disk = OwnDisk()
 
     async def run() -> None:
-        done = asyncio.Event()
-        syncer = make_syncer(asyncio.get_running_loop(), lambda *_: done.set(), disk, lambda _: None)
-        syncer.request((descriptor,), 1)
-        async with asyncio.timeout(20):
-            await done.wait()
+        syncer = Syncer(asyncio.get_running_loop(), lambda *_: None, disk.sync)
+        for sequence in range(20):
+            syncer.request((descriptor,), sequence)
         syncer.stop()
 
     asyncio.run(run())
-    assert disk.synced == [descriptor]
+    assert disk.synced

@@ -7,7 +7,6 @@ that matter come from Python, so the faults are the same.
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 import time
@@ -47,10 +46,6 @@ def _install(faults: Faults) -> None:
         faults.hits += 1
         raise OSError(number, os.strerror(number), path)
 
-    def no_eventfd(*_args: Any) -> int:
-        """Without it the node syncs in a thread, by os.fdatasync."""
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
     def replace(name: str, error: str, position: int = 0) -> None:
         real: Callable[..., Any] = getattr(os, name)
 
@@ -65,7 +60,6 @@ def _install(faults: Faults) -> None:
 
     replace("fdatasync", "sync_errno")
     replace("fsync", "sync_errno")
-    os.eventfd = no_eventfd
     replace("pwrite", "write_errno")
     replace("posix_fallocate", "write_errno")
     replace("replace", "rename_errno", 1)
