@@ -16,6 +16,7 @@ from django.conf import settings as django_settings
 from django.contrib.sessions.backends.cache import SessionStore
 from django.core.cache import caches
 from django.core.cache.backends.redis import RedisCache as DjangoCache
+from redis.exceptions import ResponseError
 
 from tests.cluster import NodeProcess, TestCluster, wait_until
 
@@ -57,8 +58,12 @@ def test_the_cache_of_django_keeps_values_and_their_time(django_cache: DjangoCac
     assert cache.delete("lazy") is False
 
 
-def test_the_cache_of_django_does_many_at_once_and_counts(django_cache: DjangoCache) -> None:
-    cache = django_cache
+def test_the_cache_of_django_does_many_at_once_and_counts(node: NodeProcess) -> None:
+    """`set_many` is one transaction: with several shards its keys need a hash tag."""
+    url = f"redis://127.0.0.1:{node.port}"
+    with pytest.raises(ResponseError, match="same slot"):
+        DjangoCache(url, {}).set_many({f"key{number}": number for number in range(100)})
+    cache = DjangoCache(url, {"TIMEOUT": 100, "KEY_PREFIX": "{site}"})
     values = {f"key{number}": number for number in range(100)}
     assert cache.set_many(values, timeout=None) == []
     assert cache.get_many([*values, "none"]) == values
@@ -72,8 +77,12 @@ def test_the_cache_of_django_does_many_at_once_and_counts(django_cache: DjangoCa
     cache.set("versioned", "one")
     assert cache.incr_version("versioned") == 2
     assert cache.get("versioned", version=2) == "one"
+    assert cache.set_many({"brief": 1}, timeout=50) == []
+    with node.client() as client:
+        assert 40 < client.ttl("{site}:1:brief") <= 50
     assert cache.clear() is True
     assert cache.get_many(values) == {}
+    cache.close()
 
 
 def test_sessions_of_django_in_its_cache(node: NodeProcess) -> None:
@@ -122,7 +131,7 @@ def test_the_cache_of_cachelib(node: NodeProcess) -> None:
 def test_the_cache_of_aiocache(node: NodeProcess) -> None:
     async def job() -> None:
         cache = RedisCache(
-            endpoint="127.0.0.1", port=node.port, namespace="app:", serializer=JsonSerializer(), pool_max_size=10
+            endpoint="127.0.0.1", port=node.port, namespace="app:", serializer=JsonSerializer(), pool_max_size=60
         )
         assert await cache.set("key", {"a": [1, 2]}, ttl=100)
         assert await cache.get("key") == {"a": [1, 2]}

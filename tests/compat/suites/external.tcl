@@ -5,9 +5,14 @@
 # a test that raises fails alone (Redis's --durable), what is unknown to the server between tests is passed over,
 # every command that a test sends is told, and a failed test leaves its connection behind.
 #
-# Arguments: the runner's port, the server's port, the file with the names of tests to leave out, further options.
+# With "own" as fourth argument, tests that Redis runs only on servers that it starts itself run too: for each
+# `start_server` the runner starts a fresh server with the settings that are asked for.
+#
+# Arguments: the runner's port, the server's port, the file with the names of tests to leave out, "shared" or "own",
+# further options.
 
-set options [lrange $argv 3 end]
+set own_servers [expr {[lindex $argv 3] eq "own"}]
+set options [lrange $argv 4 end]
 set argv [list --client [lindex $argv 0] --host 127.0.0.1 --port [lindex $argv 1] --skipfile [lindex $argv 2] \
     --singledb --durable {*}$options]
 set argc [llength $argv]
@@ -43,13 +48,41 @@ proc ::redis::__dispatch__ {id method args} {
     if {$::cur_test ne {}} {
         tailcall ::redis::dispatch_of_redis $id $method {*}$args
     }
-    # Preparations between tests: Redis may know what this server does not.
+    # Preparations between tests: Redis may know what this server does not, or let in who began before a password.
     set code [catch {uplevel 1 [list ::redis::dispatch_of_redis $id $method {*}$args]} result]
-    if {$code == 1 && [string match -nocase "*unknown command*" $result]} {
+    if {$code == 1 && [regexp -nocase "unknown command|^NOAUTH" $result]} {
         send_data_packet $::test_server_fd passed-over "$method: $result"
         return {}
     }
     return -code $code $result
+}
+
+# --- servers of a test's own
+
+if {$own_servers} {
+    rename tags_acceptable tags_acceptable_of_redis
+    proc tags_acceptable {tags reason} {
+        upvar $reason why
+        tags_acceptable_of_redis [lsearch -all -inline -not -exact $tags "external:skip"] why
+    }
+
+    proc start_server {options {code undefined}} {
+        array set asked {tags {} overrides {} config_lines {}}
+        array set asked $options
+        set tags [string map {\" ""} $asked(tags)]
+        set ::tags [concat $::tags $tags]
+        if {$code ne "undefined" && [tags_acceptable $::tags why]} {
+            send_data_packet $::test_server_fd server-wanted [join [concat $asked(overrides) $asked(config_lines)] "\n"]
+            set outer [list $::host $::port]
+            set ::port [read $::test_server_fd [gets $::test_server_fd]]
+            run_external_server_test $code {}
+            send_data_packet $::test_server_fd server-unwanted $::port
+            lassign $outer ::host ::port
+        } else {
+            send_data_packet $::test_server_fd ignore "a server without tests, or of tags that are left out"
+        }
+        set ::tags [lrange $::tags 0 end-[llength $tags]]
+    }
 }
 
 # --- one test

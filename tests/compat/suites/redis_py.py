@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from tests.cluster import running_cluster, running_redis
-from tests.compat.suites.report import Outcome, save, show
+from tests.compat.suites.report import Outcome, missing, save, show
 from tests.compat.suites.tcl import FAST, known_commands
 
 FILES = [
@@ -60,8 +60,7 @@ def run(asked: argparse.Namespace, port: int, nodes: int, log: Path) -> list[Out
     found: dict[str, Outcome] = {}
     for row in map(json.loads, rows.read_text().splitlines()):
         file, _, name = row["name"].partition("::")
-        missing = tuple(sorted(set(row["sent"]) - known))
-        found[row["name"]] = Outcome(file, name, row["status"], row["message"], missing)
+        found[row["name"]] = Outcome(file, name, row["status"], row["message"], missing(row["sent"], known))
     return list(found.values())
 
 

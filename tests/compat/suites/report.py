@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +21,21 @@ from rich.table import Table
 # What a failure tells by its text to be about what respkv does not want to be.
 _ASIDE = (
     (r"'(zset|hash|list|set|stream|hll)-[a-z-]+'", "needs settings of collections"),
+    (r"'lua-time-limit'|'busy-reply-threshold'", "needs scripts"),
     (r"(?i)'appendonly'|loadaof|debug reload|'repl-[a-z-]+'|bgsave|bgrewriteaof|slaveof", "needs Redis's files"),
+    (r'key "\w+" not known in dictionary|\.manifest', "needs Redis's files"),
 )
+
+
+_LIST = Path(__file__).parents[3] / "docs" / "compatibility.toml"
+REDIS_COMMANDS = frozenset(
+    name for names in tomllib.loads(_LIST.read_text())["commands"].values() for name in names.split()
+)
+
+
+def missing(sent: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Which commands of Redis were sent to a server that knows others; names that tests make up are none."""
+    return tuple(sorted((set(sent) & REDIS_COMMANDS) - set(known)))
 
 
 @dataclass(frozen=True)

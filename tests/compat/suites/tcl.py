@@ -2,8 +2,11 @@
 
 Nothing of Redis is in this repository: DIRECTORY holds its source (a checkout of tag 7.0.15), and its harness runs in
 external mode with one database, as `external.tcl` says. Each file gets a respkv of its own, with `--nodes 3` the
-standalone view of a cluster of three nodes and three shards. A test that hangs loses its connections and fails; if
-that does not help, the file goes on behind it with a new client. Needs tclsh and, for some files, redis-cli.
+standalone view of a cluster of three nodes and three shards. With `--own-servers` those tests run too that Redis does
+not run in external mode, each block on a fresh server with the settings it wants.
+
+A test that hangs loses its connections and fails; if that does not help, the file goes on behind it with a new client.
+Needs tclsh and, for some files, redis-cli.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from respkv.client import Address, Client, ClientError
+from respkv.config.tree import options
 from tests.cluster import NodeProcess, running_cluster, running_redis
-from tests.compat.suites.report import Outcome, save, show
+from tests.compat.suites.report import Outcome, missing, save, show
 
 FILES = [
     "unit/type/string", "unit/type/incr", "unit/keyspace", "unit/scan", "unit/expire", "unit/protocol", "unit/info",
@@ -51,8 +55,7 @@ class TclClient:
     connection: socket.socket
     buffer: bytes = b""
 
-    def ask(self, path: str) -> None:
-        payload = f"run {path}"
+    def tell(self, payload: str) -> None:
         self.connection.sendall(f"{len(payload)}\n{payload}".encode())
 
     def message(self, timeout_s: float) -> tuple[str, str]:
@@ -98,16 +101,51 @@ def harness(checkout: Path) -> Iterator[Path]:
 
 @contextmanager
 def running_client(directory: Path, port: int, leave_out: list[str], options: list[str]) -> Iterator[TclClient]:
+    """`options`: "shared" or "own", and then what else the harness is told."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         skips = directory / "skip.txt"
         skips.write_text("\n".join(leave_out))
-        command = ["tclsh", str(DRIVER), str(listener.getsockname()[1]), str(port), str(skips)]
-        command += ["--tags", DENIED_TAGS, *options]
+        command = ["tclsh", str(DRIVER), str(listener.getsockname()[1]), str(port), str(skips), *options]
+        command += ["--tags", DENIED_TAGS]
         process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         listener.settimeout(20)
         connection, _ = listener.accept()
     with closing(TclClient(process, connection)) as client:
         yield client
+
+
+class OwnServers:
+    """The servers that tests ask for: fresh ones, with the settings of theirs that respkv has."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._running: dict[int, ExitStack] = {}
+
+    @property
+    def ports(self) -> list[int]:
+        return list(self._running)
+
+    def start(self, settings: str) -> int:
+        """From names and values in turn, one a line; returns the port."""
+        words = settings.split("\n") if settings else []
+        asked = dict(zip(words[::2], words[1::2], strict=True))
+        if "aclfile" in asked:
+            asked["aclfile"] = str(self.directory / asked.get("dir", "") / asked["aclfile"])
+        ours = set(options()) - {"dir", "port", "bind"}
+        kept = {name: value for name, value in asked.items() if name in ours}
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="respkv-own-")))
+            variables = {options()[name].variable.removeprefix("RESPKV_"): value for name, value in kept.items()}
+            cluster = stack.enter_context(running_cluster(place, nodes=1, shards=1, **FAST | variables))
+            self._running[cluster.port] = stack.pop_all()
+            return cluster.port
+
+    def stop(self, port: int) -> None:
+        self._running.pop(port).close()
+
+    def close(self) -> None:
+        for port in self.ports:
+            self.stop(port)
 
 
 @dataclass
@@ -126,10 +164,13 @@ class FileRun:
 
     def run(self) -> list[Outcome]:
         for _ in range(RESUMES_MAX):
-            with running_client(self.directory, self.port, self.seen, self.options) as client:
-                client.ask(self.path)
+            with (
+                running_client(self.directory, self.port, self.seen, self.options) as client,
+                closing(OwnServers(self.directory)) as servers,
+            ):
+                client.tell(f"run {self.path}")
                 try:
-                    self._follow(client)
+                    self._follow(client, servers)
                     return self.outcomes
                 except (Ended, TimeoutError) as error:
                     reason = "the test's process ended" if isinstance(error, Ended) else "hangs"
@@ -139,17 +180,23 @@ class FileRun:
                     self._add(self.current, "failed", reason)
         return self.outcomes
 
-    def _follow(self, client: TclClient) -> None:
+    def _follow(self, client: TclClient, servers: OwnServers) -> None:
         self.current = ""
         while True:
             try:
                 status, data = client.message(HANG_S)
             except TimeoutError:
-                disconnect_all(self.port)
+                for port in [self.port, *servers.ports]:
+                    disconnect_all(port)
                 status, data = client.message(HANG_S)
             if status == "done":
                 return
-            self._told(status, data)
+            if status == "server-wanted":
+                client.tell(str(servers.start(data)))
+            elif status == "server-unwanted":
+                servers.stop(int(data))
+            else:
+                self._told(status, data)
 
     def _told(self, status: str, data: str) -> None:
         if status == "testing":
@@ -162,8 +209,7 @@ class FileRun:
         elif status == "ignore" or (status == "skip" and data not in self.seen):
             self._add(data, "skipped")
         elif status == "sent" and self.outcomes:
-            missing = tuple(sorted(set(data.split()) - self.known))
-            self.outcomes[-1] = replace(self.outcomes[-1], missing=missing)
+            self.outcomes[-1] = replace(self.outcomes[-1], missing=missing(data.split(), self.known))
         elif status == "exception":
             self._add(self.current or "(between tests)", "failed", data)
         elif status == "passed-over" and self.verbose:
@@ -190,24 +236,25 @@ def known_commands(port: int) -> frozenset[str]:
 
 
 @contextmanager
-def server(kind: str, options: dict[str, str]) -> Iterator[tuple[int, NodeProcess | None]]:
+def server(kind: str, settings: dict[str, str]) -> Iterator[tuple[int, NodeProcess | None]]:
     """A server of `kind` and the port to test: "redis", or a number of respkv nodes with three shards."""
     with tempfile.TemporaryDirectory(prefix="respkv-suite-") as name:
         if kind == "redis":
             with running_redis(Path(name)) as port:
                 yield port, None
             return
-        count, shards = int(kind), int(options.pop("SHARDS", "3"))
-        with running_cluster(Path(name), nodes=count, shards=shards, **FAST | options) as cluster:
+        count, shards = int(kind), int(settings.pop("SHARDS", "3"))
+        with running_cluster(Path(name), nodes=count, shards=shards, **FAST | settings) as cluster:
             if count > 1:
                 cluster.wait_home()
             yield cluster.nodes[0].port, cluster.nodes[0]
 
 
 def run_file(directory: Path, path: str, asked: argparse.Namespace) -> list[Outcome]:
-    options = dict(option.split("=", 1) for option in asked.set)
-    with server(asked.nodes, options) as (port, node):
-        outcomes = FileRun(directory, path, port, known_commands(port), asked.tcl, asked.verbose).run()
+    settings = dict(option.split("=", 1) for option in asked.set)
+    harness_options = ["own" if asked.own_servers else "shared", *asked.tcl]
+    with server(asked.nodes, settings) as (port, node):
+        outcomes = FileRun(directory, path, port, known_commands(port), harness_options, asked.verbose).run()
         if node is not None and not node.running:
             outcomes.append(Outcome(path, "(the node ended)", "failed", node.log()[-1500:]))
         elif node is not None and "Traceback" in node.log():
@@ -222,6 +269,7 @@ def main() -> None:
     parser.add_argument("--nodes", default="1", help="1, 3, or redis: a real redis-server to compare with")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of respkv; SHARDS=n")
     parser.add_argument("--tcl", action="append", default=[], help="option for the harness, such as --cluster-mode")
+    parser.add_argument("--own-servers", action="store_true", help="also what needs a server of its own")
     parser.add_argument("--output", type=Path, help="a file for all outcomes, as JSON")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("files", nargs="*", default=FILES, metavar="FILE", help="such as unit/type/string")
