@@ -6,7 +6,8 @@ Not for applications (they use any Redis client) and not for the server.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
@@ -29,19 +30,25 @@ class Address:
     host: str
     port: int
     password: str = ""
+    user: str = ""
+    tls: ssl.SSLContext | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """From `redis://[[user]:password@]host[:port]` or `host:port`. Raises ValueError(reason)."""
+        """From `redis[s]://[[user]:password@]host[:port]` or `host:port`. Raises ValueError(reason).
+
+        With `rediss` the server's certificate must be one that this machine trusts (SSL_CERT_FILE names others).
+        """
         parts = urlsplit(url if "://" in url else f"redis://{url}")
-        reason = f"must look like redis://[:password@]host:port, not {url!r}"
+        reason = f"must look like redis://[[user]:password@]host:port (or rediss://), not {url!r}"
         try:
             port = parts.port or 6379
         except ValueError:
             raise ValueError(reason) from None
-        if parts.scheme != "redis" or not parts.hostname or parts.path not in ("", "/", "/0"):
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.path not in ("", "/", "/0"):
             raise ValueError(reason)
-        return cls(parts.hostname, port, unquote(parts.password or ""))
+        context = ssl.create_default_context() if parts.scheme == "rediss" else None
+        return cls(parts.hostname, port, unquote(parts.password or ""), unquote(parts.username or ""), context)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -53,12 +60,12 @@ class Client:
     def __init__(self, address: Address, timeout_s: float = 2.0) -> None:
         self._reader = hiredis.Reader()
         try:
-            self._socket = socket.create_connection((address.host, address.port), timeout_s)
+            self._socket = _connected(address, timeout_s)
         except OSError as error:
             raise ClientError(f"cannot connect to {address}: {error.strerror or error}") from None
         try:
             if address.password:
-                self.call("AUTH", address.password)
+                self.call("AUTH", *filter(None, (address.user, address.password)))
         except ClientError:
             self.close()
             raise
@@ -98,6 +105,18 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _connected(address: Address, timeout_s: float) -> socket.socket:
+    """Raises OSError."""
+    plain = socket.create_connection((address.host, address.port), timeout_s)
+    if address.tls is None:
+        return plain
+    try:
+        return address.tls.wrap_socket(plain, server_hostname=address.host)
+    except OSError:
+        plain.close()
+        raise
 
 
 def parse_info(text: str) -> dict[str, str]:

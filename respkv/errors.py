@@ -181,6 +181,42 @@ def no_permission_key() -> RespError:
     return RespError("NOPERM this user has no permissions to access one of the keys used as arguments")
 
 
+def no_permission_channel() -> RespError:
+    return RespError("NOPERM this user has no permissions to access one of the channels used as arguments")
+
+
+def no_permission_any_more(reason: str) -> RespError:
+    """EXEC's reply for a command that might be run when it was queued."""
+    return RespError(
+        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. "
+        f"This command is no longer allowed for the following reason: {reason}"
+    )
+
+
+def acl_modifier(rule: bytes, reason: str) -> RespError:
+    return generic(f"Error in ACL SETUSER modifier '{quoted(rule, len(rule))}': {reason}")
+
+
+def users_unknown() -> RespError:
+    """A node that has no memory of its own must hear of the cluster's users before it can let anybody in."""
+    return RespError("LOADING the users of the cluster are not known here yet; the command was not applied")
+
+
+def protected_mode() -> RespError:
+    return RespError(
+        "DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the "
+        "default user. In this mode connections are only accepted from the loopback interface. If you want to connect "
+        "from external computers to Redis you may adopt one of the following solutions: 1) Just disable protected mode "
+        "sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Redis from "
+        "the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you "
+        "do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected "
+        "mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then "
+        "restarting the server. 3) If you started the server manually just for testing, restart it with the "
+        "'--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only "
+        "need to do one of the above things in order for the server to start accepting connections from the outside."
+    )
+
+
 def no_proto() -> RespError:
     return RespError("NOPROTO unsupported protocol version")
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 ACCEPTS_PER_TURN = 16
+HANDSHAKE_S = 10.0  # for TLS
 
 
 async def listen(
@@ -21,11 +24,76 @@ async def listen(
     address: str,
     port: int,
     backlog: int,
+    context: ssl.SSLContext | None = None,
 ) -> list[asyncio.Server]:
-    """Listens on `address` (all that it resolves to); close every server of the list. Raises OSError."""
-    servers = [await loop.create_server(factory, address, port, backlog=backlog)]
-    for own in servers[0].sockets:
-        for _ in range(ACCEPTS_PER_TURN - 1):
+    """Listens on `address` (all that it resolves to), with TLS if there is a `context`; close every server of the list.
+
+    Raises OSError.
+    """
+    handshake_s = HANDSHAKE_S if context is not None else None
+    first = await loop.create_server(
+        factory, address, port, backlog=backlog, ssl=context, ssl_handshake_timeout=handshake_s
+    )
+    return [first, *await _share(loop, factory, [first], ACCEPTS_PER_TURN - 1, backlog, context)]
+
+
+async def relisten(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], asyncio.BaseProtocol],
+    servers: Sequence[asyncio.Server],
+    backlog: int,
+    context: ssl.SSLContext,
+) -> list[asyncio.Server]:
+    """Goes on listening where `servers` did, with another `context`. Connections are neither refused nor closed."""
+    renewed = await _share(loop, factory, servers, ACCEPTS_PER_TURN, backlog, context)
+    for server in servers:
+        server.close()
+    return renewed
+
+
+async def _share(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], asyncio.BaseProtocol],
+    servers: Sequence[asyncio.Server],
+    count: int,
+    backlog: int,
+    context: ssl.SSLContext | None,
+) -> list[asyncio.Server]:
+    """`count` more handles for each socket of `servers`."""
+    handshake_s = HANDSHAKE_S if context is not None else None
+    found = []
+    for own in {sock.getsockname(): sock for server in servers for sock in server.sockets}.values():
+        for _ in range(count):
             shared = socket.fromfd(own.fileno(), own.family, own.type, own.proto)
-            servers.append(await loop.create_server(factory, sock=shared, backlog=backlog))
-    return servers
+            found.append(
+                await loop.create_server(
+                    factory, sock=shared, backlog=backlog, ssl=context, ssl_handshake_timeout=handshake_s
+                )
+            )
+    return found
+
+
+async def listen_unix(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], asyncio.BaseProtocol],
+    path: Path,
+    mode: int,
+    backlog: int,
+) -> asyncio.Server:
+    """Listens on a Unix socket at `path`, in the place of what a process that is gone has left there; `mode` are its
+    permissions, 0 leaves them to the umask. Raises OSError."""
+    _remove_leftover(path)
+    server = await loop.create_unix_server(factory, path, backlog=backlog)
+    _set_mode(path, mode)
+    return server
+
+
+def _remove_leftover(path: Path) -> None:
+    """Only a socket is removed: whatever else is there was not ours."""
+    if path.is_socket():
+        path.unlink()
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if mode:
+        path.chmod(mode)

@@ -27,14 +27,15 @@ import structlog
 import uvloop
 
 import respkv.server.commands  # noqa: F401 - fills the command table
-from respkv import errors
+from respkv import errors, tls
+from respkv.acl.users import UsersError
 from respkv.border import BadMessage
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Topology
-from respkv.config import Config
+from respkv.config import Config, ConfigError
 from respkv.config.live import Live
 from respkv.disk import Disk
-from respkv.listener import listen
+from respkv.doors import Doors
 from respkv.log import set_level
 from respkv.metrics import Histogram
 from respkv.offload import Syncer, Worker
@@ -47,6 +48,8 @@ from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
+from respkv.server.renaming import RenamingError
+from respkv.server.roll import SHARD, USERS_HAVE, USERS_TELL, Roll
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, open_journal
@@ -78,7 +81,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._dirty: list[Replica] = []
         self._scheduled = False
-        self._servers: list[asyncio.Server] = []
+        self._doors = Doors(self._loop, self.live, self._accept)
         self._tasks: list[asyncio.Task[None]] = []
         self._remote: list[Proposer] = []
         self._stop_metrics: Callable[[], None] = lambda: None
@@ -89,7 +92,7 @@ class Node:
         """Opens everything and serves.
 
         Raises:
-            StartError, JournalDamaged, JournalInUse, StorageError, OSError: with a text for the operator.
+            OSError and those of `_CANNOT_START`: with a text for the operator.
         """
         config, node = self.config, self.config.node
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,6 +116,7 @@ class Node:
             connected=self._link_up,
             disconnected=self._link_down,
             dirty=self._schedule,
+            tls=tls.peer_contexts(config),
         )
         self.replicas = {shard.id: self._make_replica(shard) for shard in shards}
         self.proposers = [self._proposer(shard) for shard in self.topology.shards]
@@ -128,13 +132,29 @@ class Node:
             wake=self._schedule,
             stop=self.stop,
         )
+        self.server.roll = Roll(
+            self.server.access,
+            self.proposers[SHARD],
+            self.replicas.get(SHARD),
+            self.peers,
+            config.dir / "users",
+            self._worker,
+            self._disk,
+        )
+        self.server.roll.start()
         if config.metrics_port:
             metrics = node_metrics(self.server, fsync_seconds)
             self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
         await self.peers.start(config.bind_addresses, config.peer_port)
         _tame_collector()
-        await self._listen()
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
+        await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
+        await self._doors.open()
+        if tls.is_used(config):
+            self._tls_wanted = tls.options_of(config)
+            self.live.guard(tls.check)
+            self.live.watch(self._watch_tls)
+            self._loop.add_signal_handler(signal.SIGHUP, self.renew_tls)
         log.info(
             "node_started",
             node=node,
@@ -169,15 +189,32 @@ class Node:
         self._remote.append(proposer)
         return proposer
 
-    async def _listen(self) -> None:
-        config = self.config
-        for address in config.bind_addresses:
-            for port, cluster_view in ((config.port, False), (config.cluster_port, True)):
-                factory = self._accept(cluster_view)
-                self._servers += await listen(self._loop, factory, address, port, config.tcp_backlog)
+    def _accept(self, cluster_view: bool, port_shift: int) -> Connection:
+        return Connection(self.server, cluster_view, port_shift)
 
-    def _accept(self, cluster_view: bool) -> Callable[[], Connection]:
-        return lambda: Connection(self.server, cluster_view)
+    # -- certificates
+
+    def _watch_tls(self, config: Config) -> None:
+        """CONFIG SET of something about TLS."""
+        if tls.options_of(config) != self._tls_wanted:
+            self._tls_wanted = tls.options_of(config)
+            self.renew_tls()
+
+    def renew_tls(self) -> None:
+        """Certificates are read anew, for what connects from now on: CONFIG SET, or SIGHUP as their files changed."""
+        task = self._loop.create_task(self._renew_tls(self.live.config))
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+
+    async def _renew_tls(self, config: Config) -> None:
+        try:
+            tls.check(config)
+            await self._doors.renew(config)
+            await self.peers.renew(tls.peer_contexts(config))
+        except ConfigError as error:
+            log.warning("certificates_not_renewed", option=error.option, reason=error.reason)
+        else:
+            log.info("certificates_renewed")
 
     # -- the turn
 
@@ -244,6 +281,8 @@ class Node:
                 replica = self.replicas.get(shard)
                 if replica is not None:
                     replica.receive(peer, message)
+            elif kind in {USERS_TELL, USERS_HAVE}:
+                self.server.roll.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:
@@ -256,12 +295,14 @@ class Node:
     def _link_up(self, peer: str) -> None:
         for replica in self.replicas.values():
             replica.link_up(peer)
+        self.server.roll.link_up(peer)
 
     def _link_down(self, peer: str) -> None:
         for replica in self.replicas.values():
             replica.link_down(peer)
         for proposer in self._remote:
             proposer.link_lost(peer)
+        self.server.roll.link_down(peer)
 
     # -- time
 
@@ -273,6 +314,7 @@ class Node:
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self.server.roll.tick()
                 for proposer in self.proposers:
                     proposer.tick()
                     proposer.remove_expired()
@@ -323,9 +365,9 @@ class Node:
 
     async def _shut_down(self) -> None:
         log.info("node_stopping", node=self.config.node)
-        for server in self._servers:
-            server.close()
+        self._doors.close()
         self.server.holders.stop()
+        self.server.roll.stop()
         for replica in self.replicas.values():
             replica.step_aside()
         end = time.monotonic() + STOP_S
@@ -368,11 +410,14 @@ def _allow_descriptors(wanted: int) -> None:
             log.warning("few_file_descriptors", allowed=soft, wanted=wanted, hint="raise ulimit -n or lower maxclients")
 
 
+_CANNOT_START = (StartError, JournalDamaged, JournalInUse, StorageError, UsersError, RenamingError, ConfigError)
+
+
 def run(config: Config) -> int:
     """Runs a node in the foreground until it is told to stop; returns the exit status. Logging is set up already."""
     try:
         return uvloop.run(_main(config))
-    except (StartError, JournalDamaged, JournalInUse, StorageError, OSError) as error:
+    except (*_CANNOT_START, OSError) as error:
         log.critical("node_cannot_start", error=str(error))
         return 1
 

@@ -227,12 +227,12 @@ class TestCluster:
 
     # -- life
 
-    def start(self) -> None:
+    def start(self, timeout_s: float = START_S) -> None:
         """Starts all nodes that do not run and waits until the cluster serves."""
         for node in self.nodes:
             if not node.running:
                 node.start()
-        self.wait_ready()
+        self.wait_ready(timeout_s)
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
         """Every running node answers, and all that hold a shard know the same leader of it."""
@@ -343,12 +343,15 @@ class TestCluster:
 
 
 @contextmanager
-def running_cluster(directory: Path, nodes: int = 3, shards: int = 3, **options: str) -> Iterator[TestCluster]:
-    """A cluster that serves; whatever is still running at the end is killed. `options` as in the environment, without
-    the prefix: `CLUSTER_TIMEOUT_MS="1000"`."""
+def running_cluster(
+    directory: Path, nodes: int = 3, shards: int = 3, *, start: bool = True, **options: str
+) -> Iterator[TestCluster]:
+    """A cluster that serves, or is still to be started; whatever is still running at the end is killed. `options` as in
+    the environment, without the prefix: `CLUSTER_TIMEOUT_MS="1000"`."""
     cluster = TestCluster(directory, nodes, shards, **options)
     try:
-        cluster.start()
+        if start:
+            cluster.start()
         yield cluster
     finally:
         for node in cluster.running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -65,7 +65,7 @@ def gather(first: Address) -> list[NodeStatus]:
 def _address_in(line: str, first: Address) -> Address:
     """The address in a line of CLUSTER NODES: `<id> <host>:<port>@<bus port>[,<name>] <flags> ...`."""
     host, _, port = line.split(" ")[1].partition("@")[0].rpartition(":")
-    return Address(host.strip("[]") or first.host, int(port), first.password)
+    return replace(first, host=host.strip("[]") or first.host, port=int(port))
 
 
 def ask(address: Address) -> NodeStatus:

@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from respkv import tls
 from respkv.cli.process import running_pid
 from respkv.cli.status import NodeStatus, find_leaders
 from respkv.client import Address, Client, ClientError, parse_info, parse_shards
@@ -56,7 +57,7 @@ class Process:
     @property
     def address(self) -> Address:
         node = self.config.self_node
-        return Address(node.host, node.port, self.config.requirepass)
+        return Address(node.host, node.port, self.config.requirepass, tls=tls.for_tools(self.config))
 
     @property
     def log(self) -> Path:
@@ -282,7 +283,7 @@ def _child(process: Process) -> subprocess.Popen[bytes]:
 def _taken(address: Address) -> bool:
     """Does somebody listen there?"""
     try:
-        Client(Address(address.host, address.port), timeout_s=1.0).close()
+        Client(replace(address, password=""), timeout_s=1.0).close()
     except ClientError:
         return False
     return True

@@ -21,7 +21,8 @@ import structlog
 from respkv.cluster.frames import Message
 from respkv.cluster.link import DEAD_AFTER_S, PING, Link
 from respkv.cluster.topology import Topology
-from respkv.listener import listen
+from respkv.listener import listen, relisten
+from respkv.tls import PeerContexts
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ class Peers:
             `BadMessage` that it raises breaks the link.
         connected, disconnected: called with the node's id when a link is ready and when it is gone.
         dirty: called when there is something to flush this turn.
+        tls: what links are encrypted with; None: they are not.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Peers:
         connected: Callable[[str], None],
         disconnected: Callable[[str], None],
         dirty: Callable[[], None],
+        tls: PeerContexts | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.secret = secret
@@ -64,6 +67,7 @@ class Peers:
         self._connected = connected
         self._disconnected = disconnected
         self._dirty = dirty
+        self._tls = tls
         self._waiting: list[Link] = []
         self._greeting: dict[Link, asyncio.TimerHandle] = {}  # in the order of their coming
         self._refused: dict[str, tuple[float, int]] = {}  # by reason: when one was told of, and how many were not since
@@ -75,11 +79,21 @@ class Peers:
         if len(self._topology.nodes) == 1:
             return
         for address in addresses:
-            self._servers += await listen(self.loop, lambda: Link(self, None), address, port, BACKLOG)
+            context = self._tls.listens if self._tls is not None else None
+            self._servers += await listen(self.loop, self._accept, address, port, BACKLOG, context)
         names = [node.id for node in self._topology.nodes]
         for name in names[names.index(self._node) + 1 :]:
             self._tasks.append(self.loop.create_task(self._dial(name)))
         self._tasks.append(self.loop.create_task(self._watch()))
+
+    def _accept(self) -> Link:
+        return Link(self, None)
+
+    async def renew(self, tls: PeerContexts | None) -> None:
+        """Links that are made from now on use other certificates."""
+        self._tls = tls
+        if tls is not None:
+            self._servers = await relisten(self.loop, self._accept, self._servers, BACKLOG, tls.listens)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -172,8 +186,13 @@ class Peers:
             if name not in self.links:
                 with contextlib.suppress(OSError, TimeoutError):
                     async with asyncio.timeout(HANDSHAKE_S):
+                        context = self._tls.dials if self._tls is not None else None
                         _, link = await self.loop.create_connection(
-                            lambda: Link(self, name), peer.host, peer.peer_port
+                            lambda: Link(self, name),
+                            peer.host,
+                            peer.peer_port,
+                            ssl=context,
+                            server_hostname=peer.host if context is not None else None,
                         )
                     await link.closed.wait()
                     delay = 0.05 if link.name is not None else delay

@@ -30,7 +30,7 @@ def parameters(config: Config) -> dict[str, Parameter]:
     """Every parameter that CONFIG GET knows, by name; the `[cluster]` table is not among them."""
     found = {name: Parameter(value, live=False, field=None, parse=None) for name, value in _FIXED.items()}
     for name, option in options().items():
-        if "." not in name:
+        if "." not in name and not isinstance(option.default, tuple):  # lists have no place on one line, as in Redis
             value = _as_text(getattr(config, option.field))
             found[name] = Parameter(value, option.live, option.field, option.parse)
     return found
@@ -46,11 +46,16 @@ class Live:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._watchers: list[Callable[[Config], None]] = []
+        self._guards: list[Callable[[Config], None]] = []
 
     def watch(self, watcher: Callable[[Config], None]) -> None:
         """Calls `watcher` with the configuration now and after each change."""
         self._watchers.append(watcher)
         watcher(self.config)
+
+    def guard(self, check: Callable[[Config], None]) -> None:
+        """Has `check` look at each configuration to be; it raises ConfigError to refuse it."""
+        self._guards.append(check)
 
     def set(self, pairs: Mapping[str, str]) -> None:
         """Changes all of `pairs` (name to text) or nothing.
@@ -67,6 +72,9 @@ class Live:
                 changes[parameter.field] = parameter.parse(value)
             except ValueError as error:
                 raise ConfigError(name, str(error)) from None
-        self.config = dataclasses.replace(self.config, **changes)
+        config = dataclasses.replace(self.config, **changes)
+        for check in self._guards:
+            check(config)
+        self.config = config
         for watcher in self._watchers:
             watcher(self.config)

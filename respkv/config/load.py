@@ -212,8 +212,8 @@ def _check(config: Config) -> None:
             f"must be at most half of election-timeout-ms ({config.election_timeout_ms}), not {config.heartbeat_ms}",
         )
     ports: dict[int, str] = {}
-    for name in ("port", "cluster-port", "peer-port", "metrics-port"):
+    for name in ("port", "cluster-port", "peer-port", "metrics-port", "tls-port", "tls-cluster-port"):
         port = getattr(config, name.replace("-", "_"))
         other = ports.setdefault(port, name)
-        if port and other != name:
+        if port and other != name and name != f"tls-{other}":
             raise ConfigError(name, f"{port} is already the {other}")

@@ -20,10 +20,14 @@ from respkv.config.values import (
     choice,
     directory,
     integer,
+    lines,
     path,
+    permissions,
     ratio,
+    secret,
     size,
     text,
+    tls_versions,
 )
 
 ENVIRONMENT_PREFIX: Final = "RESPKV_"
@@ -70,8 +74,13 @@ class Config:
     peer_port: int = option(0, "peer-port", PORT_OR_ZERO, "Port for the other nodes; 0 is port + 10000.")
 
     requirepass: str = option(
-        "", "requirepass", text(), "Password clients must give; empty is none.", live=True, secret=True
+        "", "requirepass", secret, "Password clients must give; empty is none.", live=True, secret=True
     )
+    protected_mode: str = option(
+        "yes", "protected-mode", choice("yes", "no"), "Without a password, only this machine may connect.", live=True
+    )
+    unixsocket: Path | None = option(None, "unixsocket", path, "Unix socket of the standalone view.")
+    unixsocketperm: str = option("0", "unixsocketperm", permissions, "Its mode, in octal digits; 0 leaves it alone.")
     maxclients: int = option(10_000, "maxclients", integer(1, 1_000_000), "Most client connections at once.", live=True)
     timeout_s: int = option(
         0, "timeout", integer(0, 1 << 31), "Seconds after which an idle client is closed; 0 is never.", live=True
@@ -93,6 +102,40 @@ class Config:
         "Replies waiting for one client before it is closed; 0 is no limit.",
         live=True,
     )
+
+    user: tuple[str, ...] = option((), "user", lines, "Users, each as in an ACL file without the first word.")
+    aclfile: Path | None = option(None, "aclfile", path, "File of users, for ACL LOAD and ACL SAVE.")
+    acl_pubsub_default: str = option(
+        "resetchannels",
+        "acl-pubsub-default",
+        choice("resetchannels", "allchannels"),
+        "What channels a new user may use.",
+        live=True,
+    )
+    acllog_max_len: int = option(128, "acllog-max-len", integer(0, 1 << 20), "Most entries of ACL LOG.", live=True)
+    rename_command: tuple[str, ...] = option(
+        (), "rename-command", lines, 'Commands under other names; "" for the new name disables one.'
+    )
+
+    tls_port: int = option(
+        0, "tls-port", PORT_OR_ZERO, "Port of the standalone view over TLS; the same as port: nothing else there."
+    )
+    tls_cluster_port: int = option(0, "tls-cluster-port", PORT_OR_ZERO, "The same for the cluster view.")
+    tls_cluster: str = option("no", "tls-cluster", choice("yes", "no"), "Whether nodes speak TLS with each other.")
+    tls_cert_file: Path | None = option(None, "tls-cert-file", path, "This node's certificate chain (PEM).", live=True)
+    tls_key_file: Path | None = option(None, "tls-key-file", path, "Its private key (PEM).", live=True)
+    tls_key_file_pass: str = option("", "tls-key-file-pass", secret, "What the key is encrypted with.", secret=True)
+    tls_ca_cert_file: Path | None = option(
+        None, "tls-ca-cert-file", path, "Who signs the certificates of clients and nodes (PEM).", live=True
+    )
+    tls_ca_cert_dir: Path | None = option(None, "tls-ca-cert-dir", path, "The same as a directory.", live=True)
+    tls_auth_clients: str = option(
+        "yes", "tls-auth-clients", choice("yes", "no", "optional"), "Whether clients show certificates.", live=True
+    )
+    tls_protocols: str = option(
+        "TLSv1.2 TLSv1.3", "tls-protocols", tls_versions, "Versions of TLS, separated by spaces.", live=True
+    )
+    tls_ciphers: str = option("", "tls-ciphers", text(), "Ciphers of TLS 1.2, as OpenSSL names them.", live=True)
 
     log_level: str = option(
         "info", "log-level", choice("debug", "info", "warning", "error"), "Least level that is logged.", live=True

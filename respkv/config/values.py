@@ -71,6 +71,13 @@ def choice(*words: str) -> Parser:
     return parse
 
 
+def secret(value: object) -> str:
+    """A password: any bytes."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text, not {shown(value)}")
+    return value
+
+
 def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty: bool = True) -> Parser:
     def parse(value: object) -> str:
         if not isinstance(value, str) or "\0" in value or "\n" in value:
@@ -82,10 +89,33 @@ def text(pattern: re.Pattern[str] | None = None, what: str = "a text", *, empty:
     return parse
 
 
+def lines(value: object) -> tuple[str, ...]:
+    """Several texts: a list in TOML, one a line elsewhere."""
+    found = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(line, str) and "\0" not in line for line in found):
+        raise ValueError(f"must be a list of texts, not {shown(value)}")
+    return tuple(stripped for line in found if (stripped := line.strip()))
+
+
+def permissions(value: object) -> str:
+    """The mode of a file, in octal digits."""
+    if isinstance(value, bool) or not re.fullmatch(r"0?[0-7]{1,3}", str(value)):
+        raise ValueError(f"must be octal digits such as 700, not {shown(value)}")
+    return str(value)
+
+
 def path(value: object) -> Path | None:
     if not isinstance(value, (str, Path)) or "\0" in str(value):
         raise ValueError(f"must be a path, not {shown(value)}")
     return Path(value) if str(value) else None
+
+
+def tls_versions(value: object) -> str:
+    """Versions of TLS that follow one another, separated by spaces."""
+    words = value.split() if isinstance(value, str) else []
+    if not words or not {word.lower() for word in words} <= {"tlsv1.2", "tlsv1.3"}:
+        raise ValueError(f"must be TLSv1.2, TLSv1.3 or both, not {shown(value)}")
+    return " ".join(words)
 
 
 def directory(value: object) -> Path:

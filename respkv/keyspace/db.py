@@ -20,6 +20,7 @@ from typing import Final
 from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
+from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, unpack
 from respkv.keyspace.values import STRING
 from respkv.storage.batch import EXPIRED, Batch
 from respkv.storage.bitcask import Bitcask
@@ -219,16 +220,35 @@ class Db:
         return True
 
     def flush_all(self) -> None:
-        self._writing().clear()
+        batch = self._writing()
+        kept = [(key, batch.get(key)) for bucket in self._system_buckets for key in batch.keys_in(bucket)]
+        batch.clear()
+        for key, record in kept:
+            assert record is not None
+            batch.put(key, record.value, record.type)
         self.idle.clear()
         self._new_deadlines = {}
+
+    # --- records of the system's own ---
+
+    @property
+    def _system_buckets(self) -> range:
+        return range(self.cask.shown_buckets, len(self.cask.buckets))
+
+    def system_record(self, name: bytes) -> SystemRecord:
+        """The record of this name; `NONE` if it was never written."""
+        record = self._source.get(system_key(name))
+        return NONE if record is None else unpack(record.value)
+
+    def set_system_record(self, name: bytes, record: SystemRecord) -> None:
+        self._writing().put(system_key(name), pack(record), TYPE)
 
     # --- the whole keyspace ---
 
     @property
     def slots(self) -> int:
         """How many slots there are: bounds of `scan` cursors."""
-        return len(self.cask.buckets)
+        return self.cask.shown_buckets
 
     def __len__(self) -> int:
         """How many live keys there are."""
@@ -257,11 +277,11 @@ class Db:
 
     def _records_by_slot(self, first: int) -> Iterator[tuple[int, Iterable[bytes]]]:
         if self._batch is None:
-            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), None), first):
+            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), self.slots), first):
                 if bucket:
                     yield slot, bucket
             return
-        changed = {bucket for bucket, *_ in self._batch.changes.values()}
+        changed = {bucket for bucket, *_ in self._batch.changes.values() if bucket < self.slots}
         kept = () if self._batch.cleared else (slot for slot in range(self.slots) if self.cask.buckets[slot])
         for slot in sorted(changed.union(kept)):
             if slot < first:
@@ -297,7 +317,7 @@ class Db:
         if self._batch is not None:  # inside MULTI: rare, and the batch keeps no counts
             return rng.choice(list(self.keys()))
         if self._ends[0] != self.cask.applied:
-            self._ends = (self.cask.applied, list(accumulate(map(len, self.cask.buckets))))
+            self._ends = (self.cask.applied, list(accumulate(map(len, islice(self.cask.buckets, self.slots)))))
         ends = self._ends[1]
         for _ in range(_RANDOM_TRIES_MAX):
             position = rng.randrange(ends[-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator
 from hashlib import sha1
+from itertools import islice
 from typing import Final, NamedTuple
 
 from respkv.keyspace.db import Db
@@ -34,7 +35,7 @@ def digest(db: Db) -> Generator[None, None, Digest]:
     """
     now_ms, first_applied = db.now_ms, db.cask.applied
     total, count, cost = 0, 0, 0
-    for bucket in db.cask.buckets:
+    for bucket in islice(db.cask.buckets, db.slots):
         for key in list(bucket):
             record = db.cask.get(key)
             if record is None or 0 < record.expire_ms <= now_ms:

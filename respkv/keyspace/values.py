@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 STRING: Final = 1
+KEY_BYTES_MAX: Final = 65_536
+"""The longest key that a client may use."""
 
 TYPE_NAMES: Final[dict[int, str]] = {STRING: "string"}
 

@@ -11,19 +11,22 @@ Back-pressure: reading stops while the client does not take its replies, and whi
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
+from respkv.acl.user import User
 from respkv.cluster.slots import slot_of
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.burst import Burst, PutBurst
-from respkv.server.dispatch import KEY_BYTES_MAX, dispatch
+from respkv.server.dispatch import dispatch
 from respkv.server.session import Session
 from respkv.storage.errors import Damaged
 
@@ -62,10 +65,11 @@ class Connection(asyncio.Protocol):
         "waiting",
     )
 
-    def __init__(self, server: Server, cluster_view: bool) -> None:
+    def __init__(self, server: Server, cluster_view: bool, port_shift: int = 0) -> None:
         self.server = server
-        self.session = Session(cluster_view=cluster_view, authenticated=not server.config.config.requirepass)
-        self.fast = self.session.authenticated
+        access = server.access
+        self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
+        self.session.port_shift = port_shift
         self.waiting: deque[Burst | PutBurst] = deque()
         self.closing = self.held = False
         self.flush_scheduled = False
@@ -77,18 +81,25 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
+        self.choose_way()
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         session = self.session
-        session.address = _address(transport.get_extra_info("peername"))
-        session.local_address = _address(transport.get_extra_info("sockname"))
+        here = transport.get_extra_info("sockname")
+        session.is_unix = not isinstance(here, tuple)
+        there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
+        session.address, session.local_address = _address(there), _address(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
-        if not self.server.admit(self):
-            transport.write(encode(errors.max_clients(), 2))
+        access = self.server.access
+        session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
+        self.permissions_changed()
+        refusal = self.server.admit(self)
+        if refusal is not None:
+            transport.write(encode(refusal, 2))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -441,23 +452,33 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def choose_way(self) -> None:
-        """Plain GET and SET are run at once if nothing is in the way; else they go through `dispatch`."""
-        session = self.session
-        self.fast = session.authenticated and session.transaction is None and not self.closing
-
-    def authenticated(self) -> None:
-        """The client has given the password."""
-        self.session.authenticated = True
-        self.choose_way()
-        self._parser.authenticated = True
+    def authenticated(self, user: User) -> None:
+        """The client has shown that it is `user`."""
+        self.session.user, self.session.logged_in = user, True
+        self.permissions_changed()
 
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
-        allowed = not self.server.config.config.requirepass
-        self.session.reset(authenticated=allowed)
+        access = self.server.access
+        self.session.reset(user=access.newcomer(), authenticated=access.open)
+        self.permissions_changed()
+
+    def permissions_changed(self) -> None:
+        """The session's user is another one, or may do other things."""
+        session = self.session
+        session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
         self.choose_way()
-        self._parser.authenticated = allowed
+
+    def choose_way(self) -> None:
+        """Plain GET and SET are run at once if nothing is in the way; else they go through `dispatch`."""
+        session, allowed = self.session, self.session.authenticated and self.session.user.everything
+        self.fast = allowed and session.transaction is None and not self.closing and self.server.plain_names
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, by an address that others cannot have."""
+        host = self.session.address.rpartition(":")[0].strip("[]")
+        return self.session.is_unix or host == "::1" or host.startswith(("127.", "::ffff:127."))
 
     @property
     def fd(self) -> int:
@@ -478,7 +499,7 @@ def _address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or "?:0")
+    return f"{os.fsdecode(name or '?')}:0"
 
 
 def _keep_alive(sock: Any, seconds: int) -> None:

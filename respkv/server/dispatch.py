@@ -18,8 +18,11 @@ from respkv.cluster.slots import slot_of
 from respkv.commands.spread import Part as SpreadPart
 from respkv.commands.spread import Spread
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server.access import MULTI, TOPLEVEL
+from respkv.server.renaming import original
 from respkv.server.session import command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
     from respkv.server.session import Session
 
 log = structlog.get_logger()
-
-KEY_BYTES_MAX = 65_536
 
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
@@ -73,6 +74,20 @@ class Call:
     @property
     def session(self) -> Session:
         return self.connection.session
+
+    def alone(self) -> Callable[[Reply], None]:
+        """As `later`; until then nothing is run that the client sends behind this command (EXEC sees to that
+        itself)."""
+        connection, answer = self.connection, self.later()
+        if self.in_transaction:
+            return answer
+        connection.hold()
+
+        def go_on_and_answer(reply: Reply) -> None:
+            connection.release()
+            answer(reply)
+
+        return go_on_and_answer
 
     def later(self) -> Callable[[Reply], None]:
         """A function to call once, with the reply."""
@@ -144,14 +159,25 @@ def failed(connection: Connection, args: Sequence[bytes], fault: Exception) -> R
 
 
 def permit(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
-    """Raises what forbids this client the command. Asked when it comes, inside MULTI too, and again by EXEC."""
-    if not connection.session.authenticated and "no_auth" not in spec.flags:
-        raise errors.no_auth()
+    """Raises what forbids this client the command. Asked when it comes, inside MULTI too."""
+    session = connection.session
+    if not session.authenticated and "no_auth" not in spec.flags:
+        raise connection.server.access.no_auth()
+    if not session.user.everything:
+        connection.server.access.check(connection, spec, args, TOPLEVEL if session.transaction is None else MULTI)
+
+
+def permit_still(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """Asked by EXEC for each command that `permit` has let into the queue."""
+    if not connection.session.user.everything:
+        connection.server.access.check_queued(connection, spec, args)
 
 
 def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) -> Reply | Later:
     queue = connection.session.transaction
     try:
+        if connection.server.renamed:
+            args = original(connection.server.renamed, args)
         spec = resolve(args)
         permit(connection, spec, args)
         if queue is not None and spec.name not in RUN_INSIDE_MULTI:
@@ -205,7 +231,7 @@ def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = T
         raise errors.cross_slot()
     proposer = proposers.pop()
     if session.cluster_view:
-        _check_leader(server, proposer, slots.pop())
+        _check_leader(server, session, proposer, slots.pop())
     return proposer
 
 
@@ -227,7 +253,7 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
     else:
         return _span(connection, burst, token, spec, args, server.proposers)
     if connection.session.cluster_view:
-        _check_leader(server, proposer, slot_of(keys[0]))
+        _check_leader(server, connection.session, proposer, slot_of(keys[0]))
     return _run_on(connection, burst, token, spec, args, proposer)
 
 
@@ -244,11 +270,11 @@ def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[byte
     return proposers.pop() if len(proposers) == 1 else None
 
 
-def _check_leader(server: Server, proposer: Proposer, slot: int) -> None:
+def _check_leader(server: Server, session: Session, proposer: Proposer, slot: int) -> None:
     owner = server.owner(server.topology.shards[proposer.shard])
     if owner != server.node:
         node = server.topology.node(owner)
-        raise errors.moved(slot, node.host, node.cluster_port)
+        raise errors.moved(slot, node.host, node.cluster_port + session.port_shift)
 
 
 def _run_on(

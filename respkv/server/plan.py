@@ -16,7 +16,7 @@ from respkv.cluster.slots import slot_of
 from respkv.commands.spread import Part as SpreadPart
 from respkv.commands.table import Spec, spec_keys
 from respkv.reply import Reply, RespError
-from respkv.server.dispatch import check_refusal, home_of, permit
+from respkv.server.dispatch import check_refusal, home_of, permit_still
 from respkv.shard.transaction import Watched
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Plan:
         self.first = list(self.errands)
         for position, (spec, args) in enumerate(commands):
             try:
-                permit(connection, spec, args)
+                permit_still(connection, spec, args)
                 self._place(position, spec, args)
             except RespError as error:
                 self.refused.append((position, error.with_traceback(None)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Shard, Topology
 from respkv.commands.table import COMMANDS, Spec
@@ -17,15 +18,19 @@ from respkv.config import Config
 from respkv.config.live import Live
 from respkv.raft.group import Clock
 from respkv.raft.journal import Journal
+from respkv.reply import RespError
 from respkv.resp.limits import Limits
+from respkv.server.access import Access
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
+from respkv.server.renaming import PLAIN, renamed
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
 if TYPE_CHECKING:
     from respkv.server.burst import Burst, PutBurst
     from respkv.server.connection import Connection
+    from respkv.server.roll import Roll
 
 log = structlog.get_logger()
 
@@ -65,7 +70,12 @@ class Stats:
 
 
 class Server:
-    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns."""
+    """What is shared by all connections of a node. Built by the node, which sets the parts that it owns.
+
+    Raises UsersError, RenamingError.
+    """
+
+    roll: Roll
 
     def __init__(
         self,
@@ -94,6 +104,9 @@ class Server:
         self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
         self.clients: dict[int, Connection] = {}
+        self.access = Access(config, self.clients)
+        self.renamed = renamed(config.config.rename_command)
+        self.plain_names = self.renamed.keys().isdisjoint(PLAIN)
         self.limits = Limits()
         self.run_id = secrets.token_hex(20)
         self.started_at = time.time()
@@ -113,21 +126,24 @@ class Server:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
-        if not config.requirepass:  # nobody needs it any more; who has logged in stays in when there is one again
-            for connection in self.clients.values():
-                if not connection.session.authenticated:
-                    connection.authenticated()
 
     # -- connections
 
-    def admit(self, connection: Connection) -> bool:
-        """Registers a new client; False if there are too many."""
-        if len(self.clients) >= self.config.config.maxclients:
+    def admit(self, connection: Connection) -> RespError | None:
+        """Registers a new client; returns why not, if not: there are too many, or it is a stranger to a node that
+        anybody might use (`protected-mode`)."""
+        config = self.config.config
+        refusal = None
+        if len(self.clients) >= config.maxclients:
+            refusal = errors.max_clients()
+        elif config.protected_mode == "yes" and self.access.without_password and not connection.is_local:
+            refusal = errors.protected_mode()
+        if refusal is not None:
             self.stats.rejected += 1
-            return False
+            return refusal
         self.stats.connections += 1
         self.clients[connection.session.id] = connection
-        return True
+        return None
 
     def forget(self, connection: Connection) -> None:
         self.clients.pop(connection.session.id, None)

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from respkv.acl.user import User
 from respkv.commands.table import COMMANDS
 from respkv.raft.group import Clock
 from respkv.shard.transaction import Watched
@@ -28,38 +29,48 @@ class Session:
         "cluster_view",
         "created_at",
         "id",
+        "is_unix",
         "last_at",
         "last_words",
         "lib_name",
         "lib_version",
         "local_address",
+        "logged_in",
         "name",
         "no_evict",
+        "port_shift",
         "protocol",
         "readonly",
         "transaction",
+        "user",
         "watched",
     )
 
-    def __init__(self, *, cluster_view: bool, authenticated: bool) -> None:
+    def __init__(self, *, cluster_view: bool, user: User, authenticated: bool) -> None:
         self.id = next(_ids)
         self.cluster_view = cluster_view
         self.address = ""
         self.local_address = ""
+        self.is_unix = False
+        self.port_shift = 0  # from the ports of the cluster view to those that this client is to be told of
         self.created_at = self.last_at = Clock.now()
         self.last_words: Sequence[bytes] = ()
         self.lib_name = b""
         self.lib_version = b""
-        self.reset(authenticated=authenticated)
+        self.reset(user=user, authenticated=authenticated)
 
     @property
     def last_command(self) -> str:
         """The lower-case full name of the last command for people: `get`, `client|list`."""
         return command_name(self.last_words) if self.last_words else "NULL"
 
-    def reset(self, *, authenticated: bool) -> None:
-        """As RESET does it: back to what a new connection is."""
-        self.authenticated = authenticated
+    def reset(self, *, user: User, authenticated: bool) -> None:
+        """As RESET does it: back to what a new connection is.
+
+        `authenticated` says whether commands are run: for who has `logged_in`, and for all while `default` is open.
+        """
+        self.user = user
+        self.logged_in = self.authenticated = authenticated
         self.protocol = 2
         self.name = b""
         self.no_evict = False

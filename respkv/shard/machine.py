@@ -15,6 +15,7 @@ from respkv.commands.context import Context
 from respkv.commands.keys import expire_keys
 from respkv.commands.table import COMMANDS, resolve
 from respkv.keyspace.db import Db
+from respkv.keyspace.system import SystemRecord
 from respkv.keyspace.values import STRING
 from respkv.reply import NULL_ARRAY, Reply, RespError
 from respkv.shard.batch import Entry, Ops, Puts, Run, joined
@@ -25,6 +26,8 @@ from respkv.storage import Bitcask
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
+SYSTEM_OP = b"\0system"
+VERSION_DIGITS_MAX = 18
 
 
 def wall_ms() -> int:
@@ -39,6 +42,8 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.on_system: Callable[[bytes, SystemRecord], None] = lambda _name, _record: None
+        """Told of each system record that an entry changes."""
         self.watches = Watches()
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
@@ -50,6 +55,8 @@ class Machine:
         if spec is None:
             if args[0] == EXEC_OP:
                 return is_possible(args, Machine.can_apply)
+            if args[0] == SYSTEM_OP:
+                return len(args) == 4 and _is_version(args[2])
             return args[0] in (EXPIRE_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
@@ -140,6 +147,8 @@ class Machine:
             return self._exec(args, context)
         if args[0] == WATCH_OP:
             return self.watches.issue(self.db, args[1:])
+        if args[0] == SYSTEM_OP:
+            return self._set_system_record(*args[1:])
         return expire_keys(self.db, args[1:])
 
     def _exec(self, args: list[bytes], context: Context) -> Reply:
@@ -150,6 +159,17 @@ class Machine:
             if db.has_written(watched.key) or db.fingerprint(watched.key) != watched.fingerprint:
                 return NULL_ARRAY
         return [self._run(command, context) for command in transaction.commands]
+
+    def _set_system_record(self, name: bytes, known: bytes, content: bytes) -> Reply:
+        """Replaces the record of which version `known` is the newest; replies the new version. If it is not the newest
+        any more nothing happens, and the reply is a list of the version and the content that are."""
+        record = self.db.system_record(name)
+        if record.version != int(known):
+            return [record.version, record.content]
+        record = SystemRecord(record.version + 1, content)
+        self.db.set_system_record(name, record)
+        self.on_system(name, record)
+        return record.version
 
     def read(self, args: list[bytes]) -> Reply:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
@@ -180,6 +200,15 @@ class Machine:
     def due(self, limit: int) -> list[bytes]:
         """Keys whose expiry has passed, for the leader to propose their removal."""
         return self.db.deadlines.due(self._wall_ms(), limit)
+
+
+def _is_version(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= VERSION_DIGITS_MAX
+
+
+def system_op(name: bytes, known: int, content: bytes) -> list[bytes]:
+    """The command that changes a system record of version `known`."""
+    return [SYSTEM_OP, name, b"%d" % known, content]
 
 
 def expire_run(keys: list[bytes]) -> Ops:

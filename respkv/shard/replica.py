@@ -7,16 +7,17 @@ by the others: see `respkv.shard.repair`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from respkv.cluster.slots import SLOTS, slot_of
 from respkv.cluster.topology import Shard
 from respkv.config import Config
 from respkv.disk import Disk
+from respkv.keyspace.system import BUCKETS, SystemRecord, bucket_of
 from respkv.offload import Worker
 from respkv.raft.border import check
 from respkv.raft.group import Group, Timing
@@ -72,6 +73,7 @@ class Replica:
         self.repairs = 0
         self.damage: Damaged | None = None
         self._hand_over_at = now()
+        self._system_watchers: dict[bytes, Callable[[SystemRecord], None]] = {}
         shard_log = journal.logs[shard.id]
         self.cask = self._open()
         self.machine = Machine(self.cask)
@@ -147,8 +149,9 @@ class Replica:
     def _open_cask(self) -> Bitcask:
         cask = Bitcask(
             self.path,
-            buckets=SLOTS,
-            bucket_of=slot_of,
+            buckets=BUCKETS,
+            bucket_of=bucket_of,
+            hidden=1,
             segment_bytes=self._config.segment_bytes,
             disk=self._disk,
             merge_dead_ratio=self._config.merge_dead_ratio,
@@ -245,6 +248,23 @@ class Replica:
             self.receiver.drop(peer)
             self.snapshots.drop(peer)
 
+    # -- the system's own records
+
+    def watch_system(self, name: bytes, changed: Callable[[SystemRecord], None]) -> None:
+        """Calls `changed` with the record of this name now, and whenever it may be another one."""
+        self._system_watchers[name] = changed
+        self.machine.on_system = self._on_system
+        self._tell_system()
+
+    def _on_system(self, name: bytes, record: SystemRecord) -> None:
+        if name in self._system_watchers:
+            self._system_watchers[name](record)
+
+    def _tell_system(self) -> None:
+        with contextlib.suppress(Damaged):  # `_damaged` was told; it is told anew when this replica is refilled
+            for name in self._system_watchers:
+                self._on_system(name, self.machine.db.system_record(name))
+
     # -- damage
 
     def _tell_damage(self, damage: Damaged) -> None:
@@ -305,8 +325,10 @@ class Replica:
         self.cask = cask
         self.upkeep.use(cask)
         self.machine = Machine(cask)
+        self.machine.on_system = self._on_system
         self.proposer.use(self.machine)
         self.proposer.installed()
+        self._tell_system()
 
     # -- snapshots
 

@@ -122,14 +122,15 @@ class Batch:
             for key in self._cask:
                 if key not in self.changes:
                     yield key
-        yield from [key for key, change in self.changes.items() if change[2]]
+        yield from [k for k, change in self.changes.items() if change[2] and change[0] < self._cask.shown_buckets]
 
     def key_count(self) -> int:
         """How many keys there are as this batch leaves them."""
         count = 0 if self.cleared else len(self._cask)
         for key, (bucket, _expire_ms, encoded) in self.changes.items():
-            was_there = not self.cleared and key in self._cask.buckets[bucket]
-            count += bool(encoded) - was_there
+            if bucket < self._cask.shown_buckets:
+                was_there = not self.cleared and key in self._cask.buckets[bucket]
+                count += bool(encoded) - was_there
         return count
 
     def __len__(self) -> int:

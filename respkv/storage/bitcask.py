@@ -64,6 +64,7 @@ class Bitcask:
         path: the directory; made when it is missing.
         buckets: in how many dicts the keys lie. A choice of this process alone; nothing of it is on the disk.
         bucket_of: the bucket of a key, `0 <= bucket < buckets`; the key's crc32 modulo `buckets` when not given.
+        hidden: so many of the last buckets hold keys of the caller's own, which are neither counted nor listed.
         segment_bytes: the size at which a data file is finished and a new one begun; a larger batch gets a larger file.
         disk: what makes the changes.
         merge_dead_ratio: a finished file is merged when more than this share of its bytes is dead.
@@ -83,6 +84,7 @@ class Bitcask:
         *,
         buckets: int = 1024,
         bucket_of: Callable[[bytes], int] | None = None,
+        hidden: int = 0,
         segment_bytes: int = 128 << 20,
         disk: Disk | None = None,
         merge_dead_ratio: float = 0.5,
@@ -102,7 +104,8 @@ class Bitcask:
         self.closed = False
         self.on_damage: Callable[[Damaged], None] = lambda _: None
         """Told of each damaged record that a reader met, before it is raised."""
-        self._keydir = Keydir(buckets, bucket_of)
+        self._keydir = Keydir(buckets, bucket_of, hidden)
+        self.shown_buckets = self._keydir.shown
         self.buckets: list[dict[bytes, int]] = self._keydir.buckets
         self.expires: dict[bytes, int] = self._keydir.expires
         self.bucket_of = self._keydir.bucket_of

@@ -5,14 +5,15 @@ A location is one int: `number << 44 | offset << 12 | size`, where `number` name
 Below 65,536 files an int of this kind takes 32 bytes; more files than that only cost a few bytes more.
 
 Keys live in `buckets`, one dict each, so that a caller who buckets by hash slot can count, scan and move a slot's keys.
-Keys with an expiry are in `expires` as well; all others cost nothing there.
+Keys with an expiry are in `expires` as well; all others cost nothing there. The last `hidden` buckets are for the
+caller's own keys: they are left out where keys are counted or listed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from operator import add
 
 from respkv.checksum import crc32
@@ -40,20 +41,21 @@ def locate(number: int, offset: int, size: int) -> int:
 class Keydir:
     """The buckets and expiries of one `Bitcask`, and the ways in which records change them."""
 
-    def __init__(self, buckets: int, bucket_of: Callable[[bytes], int] | None) -> None:
-        if buckets < 1:
-            raise ValueError(f"there must be at least one bucket, not {buckets}")
+    def __init__(self, buckets: int, bucket_of: Callable[[bytes], int] | None, hidden: int = 0) -> None:
+        if not 0 <= hidden < buckets:
+            raise ValueError(f"there must be at least one bucket that is not hidden, not {buckets - hidden}")
         self.buckets: list[dict[bytes, int]] = [{} for _ in range(buckets)]
+        self.shown = buckets - hidden
         self.expires: dict[bytes, int] = {}
         self.bucket_of = bucket_of or (lambda key: crc32(key) % buckets)
         self._discarded: list[dict[bytes, int]] = []
 
     def __len__(self) -> int:
-        return sum(map(len, self.buckets))
+        return sum(map(len, self.buckets)) - sum(map(len, self.buckets[self.shown :]))
 
     def __iter__(self) -> Iterator[bytes]:
         """Every key, bucket by bucket; a bucket's keys are taken when its turn comes."""
-        for bucket in self.buckets:
+        for bucket in islice(self.buckets, self.shown):
             yield from list(bucket)
 
     def clear(self) -> None:

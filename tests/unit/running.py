@@ -18,7 +18,7 @@ import hiredis
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
-START_S = 20.0
+START_S = 60.0
 _MARK = b"<the end>"
 
 

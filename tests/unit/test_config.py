@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_that_names_the_option(flags:
         ("requirepass = 5", "requirepass: must be a text, not 5"),
         ("[cluster]\nshard = 1", "cluster.shard: unknown option, did you mean cluster.shards?"),
         ("cluster = 1", "cluster: must be a table, not 1"),
-        ("[server]\nport = 1", "server: unknown option"),
+        ("[xyzzy]\nport = 1", "xyzzy: unknown option"),
         ("[cluster]\nnodes = 1", "cluster.nodes: must be written as [[cluster.nodes]] tables"),
         ("[[cluster.nodes]]\nid = 'a'", "cluster.nodes 1: host: must be given"),
         ("[[cluster.nodes]]\nidd = 'a'", "cluster.nodes 1: idd: unknown option, did you mean id?"),
@@ -181,6 +181,33 @@ def test_the_example_has_every_option_with_its_default(tmp_path: Path) -> None:
     assert present == [name.removeprefix("cluster.") for name in options()]
 
 
+def test_a_list_is_a_list_in_a_file_and_has_lines_elsewhere(tmp_path: Path) -> None:
+    file = written(tmp_path, 'user = ["a on", "b off"]\n')
+    assert load(file, {}).user == load(environ={"RESPKV_USER": "a on\n\n b off"}).user == ("a on", "b off")
+    for bad in ("user = 1", "user = [1]", 'user = ["a", ["b"]]'):
+        with pytest.raises(ConfigError, match="user: must be a list of texts"):
+            load(written(tmp_path, bad), {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"tls-port": "6379"}, None),
+        ({"tls-port": "7379"}, "tls-port: 7379 is already the cluster-port"),
+        ({"tls-port": "7000", "tls-cluster-port": "7000"}, "tls-cluster-port: 7000 is already the tls-port"),
+        ({"tls-protocols": "SSLv3"}, "--tls-protocols: must be TLSv1.2, TLSv1.3 or both, not 'SSLv3'"),
+        ({"unixsocketperm": "9"}, "--unixsocketperm: must be octal digits such as 700, not '9'"),
+    ],
+)
+def test_what_may_be_said_of_tls_and_sockets(flags: dict[str, str], line: str | None) -> None:
+    if line is None:
+        load(environ={}, flags=flags)
+        return
+    with pytest.raises(ConfigError) as refused:
+        load(environ={}, flags=flags)
+    assert str(refused.value) == line
+
+
 @pytest.mark.parametrize("node", ["n1", "n2", "n3"])
 def test_the_example_of_a_cluster_can_be_used(node: str) -> None:
     config = load(CONF / "cluster" / f"{node}.toml", {})
@@ -191,7 +218,8 @@ def test_the_example_of_a_cluster_can_be_used(node: str) -> None:
 
 def test_config_get_shows_every_option_but_the_clusters() -> None:
     found = parameters(load(environ={}, flags={"timeout": "5"}))
-    assert {name for name in options() if "." not in name} <= set(found)
+    lists = {"user", "rename-command"}  # as in Redis
+    assert {name for name in options() if "." not in name} - set(found) == lists
     assert found["timeout"].value == "5"
     assert found["proto-max-bulk-len"].value == "536870912"
     assert found["merge-dead-ratio"].value == "0.5"
@@ -212,7 +240,8 @@ def test_config_set_changes_what_may_change_and_tells_who_watches() -> None:
 SETTABLE = {
     "requirepass", "maxclients", "timeout", "tcp-keepalive", "proto-max-bulk-len", "client-query-buffer-limit",
     "client-output-buffer-limit", "cluster-timeout-ms", "log-level", "merge-dead-ratio", "pending-bytes-max",
-    "disk-headroom-bytes",
+    "disk-headroom-bytes", "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file", "tls-key-file",
+    "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers",
 }  # fmt: skip
 
 

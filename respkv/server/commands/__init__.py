@@ -6,6 +6,7 @@ Redis has the case, and where respkv differs the docstring says how.
 """
 
 from respkv.server.commands import (
+    acl,
     admin,
     client,
     cluster,
@@ -20,5 +21,5 @@ from respkv.server.commands import (
     wait,
 )
 
-__all__ = ["admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
+__all__ = ["acl", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
            "transactions", "wait"]  # fmt: skip

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from respkv import errors
+from respkv.acl.users import Users
 from respkv.cluster.slots import slot_of
 from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.raft.group import Clock
 from respkv.reply import OK, Reply, RespError, Verbatim
-from respkv.server.commands.connection import DEFAULT_USER, is_printable, set_name
+from respkv.server.commands.connection import is_printable, set_name
 from respkv.server.commands.helping import help_reply
 from respkv.server.connection import Connection
 from respkv.server.dispatch import Call
@@ -19,7 +20,8 @@ from respkv.server.session import command_name
 _TYPES = {b"normal": True, b"master": False, b"replica": False, b"slave": False, b"pubsub": False}
 
 
-@command("CLIENT", kind="server", arity=-2, group="connection", since="2.4.0", complexity="Depends on subcommand.",
+@command("CLIENT", kind="server", arity=-2, group="connection", group_category=False, since="2.4.0",
+         complexity="Depends on subcommand.",
          summary="A container for client connection commands")
 def client(call: Call) -> Reply:
     raise errors.unknown_subcommand(call.args[0], call.args[1])
@@ -113,8 +115,13 @@ def _integer(text: bytes, otherwise: str, least: int | None = None) -> int:
 def _listing(call: Call, connections: Iterable[Connection]) -> Verbatim:
     now = Clock.now()
     own = command_name(call.args)
-    lines = [_line(c, now, own if c is call.connection else c.session.last_command) for c in connections]
+    lines = [_line(c, now, own if c is call.connection else c.session.last_command) + b"\n" for c in connections]
     return Verbatim(b"".join(lines))
+
+
+def client_line(connection: Connection, command: str) -> bytes:
+    """What CLIENT LIST tells of a client that runs `command`, without the end of the line."""
+    return _line(connection, Clock.now(), command)
 
 
 def _line(connection: Connection, now: float, last_command: str) -> bytes:
@@ -134,7 +141,7 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "name": session.name.decode(),
         "age": int(now - session.created_at),
         "idle": int(now - session.last_at),
-        "flags": flags or "N",
+        "flags": flags,
         "db": 0,
         "sub": 0,
         "psub": 0,
@@ -152,14 +159,14 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "tot-mem": connection.input_bytes + connection.output_bytes,
         "events": "r",
         "cmd": last_command,
-        "user": DEFAULT_USER.decode(),
+        "user": session.user.name.decode("utf-8", "surrogateescape"),
         "redir": -1,
         "resp": session.protocol,
         "lib-name": session.lib_name.decode(),
         "lib-ver": session.lib_version.decode(),
         "watch": len(session.watched),
     }
-    return " ".join(f"{name}={value}" for name, value in fields.items()).encode() + b"\n"
+    return " ".join(f"{name}={value}" for name, value in fields.items()).encode("utf-8", "surrogateescape")
 
 
 def _flags(connection: Connection) -> str:
@@ -170,6 +177,7 @@ def _flags(connection: Connection) -> str:
         "d": _is_dirty(connection),
         "c": connection.closing,
         "r": session.readonly,
+        "U": session.is_unix,
         "e": session.no_evict,
     }
     return "".join(flag for flag, is_set in found.items() if is_set) or "N"
@@ -203,7 +211,7 @@ def client_kill(call: Call) -> Reply:
         if option.upper() == b"SKIPME":
             skip_me = _choice(value, b"YES", b"NO")
         else:
-            connections = _filtered(connections, option.upper(), value)
+            connections = _filtered(connections, option.upper(), value, call.server.access.users)
     killed = 0
     for connection in connections:
         if not (skip_me and connection is call.connection):
@@ -212,7 +220,7 @@ def client_kill(call: Call) -> Reply:
     return killed
 
 
-def _filtered(connections: list[Connection], option: bytes, value: bytes) -> list[Connection]:
+def _filtered(connections: list[Connection], option: bytes, value: bytes, users: Users) -> list[Connection]:
     if option == b"ID":
         wanted = _integer(value, "client-id should be greater than 0", least=1)
         return [c for c in connections if c.session.id == wanted]
@@ -223,9 +231,9 @@ def _filtered(connections: list[Connection], option: bytes, value: bytes) -> lis
     if option == b"LADDR":
         return [c for c in connections if c.session.local_address.encode() == value]
     if option == b"USER":
-        if value != DEFAULT_USER:
+        if value not in users:
             raise errors.generic(f"No such user '{errors.quoted(value)}'")
-        return connections
+        return [c for c in connections if c.session.user.name == value]
     raise errors.syntax()
 
 

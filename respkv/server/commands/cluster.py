@@ -68,14 +68,15 @@ def cluster_slots(call: Call) -> Reply:
     for leader, shards in led.items():
         for shard in shards:
             names = [leader, *(name for name in shard.replicas if name not in led)]
-            nodes = [_slot_node(server, name) for name in names]
+            nodes = [_slot_node(call, name) for name in names]
             rows += [[first, last, *nodes] for first, last in server.topology.ranges(shard.id)]
     return sorted(rows, key=lambda row: row[0])
 
 
-def _slot_node(server: Server, name: str) -> Reply:
-    node = server.topology.node(name)
-    return [node.host.encode(), node.cluster_port, server.topology.redis_id(name).encode(), {}]
+def _slot_node(call: Call, name: str) -> Reply:
+    topology = call.server.topology
+    node = topology.node(name)
+    return [node.host.encode(), node.cluster_port + call.session.port_shift, topology.redis_id(name).encode(), {}]
 
 
 @command("CLUSTER|SHARDS", kind="server", arity=2, flags="stale", group="cluster", since="7.0.0",
@@ -87,17 +88,17 @@ def cluster_shards(call: Call) -> Reply:
     return [
         {
             b"slots": [slot for pair in server.topology.ranges(shard.id) for slot in pair],
-            b"nodes": [_shard_node(server, shard, name) for name in shard.replicas],
+            b"nodes": [_shard_node(call, shard, name) for name in shard.replicas],
         }
         for shard in server.topology.shards
     ]
 
 
-def _shard_node(server: Server, shard: Shard, name: str) -> Reply:
-    node = server.topology.node(name)
+def _shard_node(call: Call, shard: Shard, name: str) -> Reply:
+    server, node = call.server, call.server.topology.node(name)
     return {
         b"id": server.topology.redis_id(name).encode(),
-        b"port": node.cluster_port,
+        b"port": node.cluster_port + call.session.port_shift,
         b"ip": node.host.encode(),
         b"endpoint": node.host.encode(),
         b"role": b"master" if server.owner(shard) == name else b"replica",
@@ -123,12 +124,13 @@ def _offset(server: Server, shard: Shard, name: str) -> int:
 def cluster_nodes(call: Call) -> Reply:
     server = call.server
     led = _led_by(server)
-    return Verbatim("".join(_node_line(server, node, led) + "\n" for node in server.topology.nodes).encode())
+    return Verbatim("".join(_node_line(call, node, led) + "\n" for node in server.topology.nodes).encode())
 
 
-def _node_line(server: Server, node: Node, led: dict[str, list[Shard]]) -> str:
+def _node_line(call: Call, node: Node, led: dict[str, list[Shard]]) -> str:
     """`<id> <host>:<port>@<peer port> <flags> <master> <ping sent> <pong received> <epoch> <link> <ranges>`."""
-    topology, reachable = server.topology, _reachable(server, node.id)
+    server, topology = call.server, call.server.topology
+    reachable = _reachable(server, node.id)
     master = None if node.id in led else _followed(server, node.id)
     flags = ["myself"] if node.id == server.node else []
     flags.append("slave" if master else "master")
@@ -136,7 +138,7 @@ def _node_line(server: Server, node: Node, led: dict[str, list[Shard]]) -> str:
         flags.append("fail?")
     fields = [
         topology.redis_id(node.id),
-        f"{node.host}:{node.cluster_port}@{node.peer_port}",
+        f"{node.host}:{node.cluster_port + call.session.port_shift}@{node.peer_port}",
         ",".join(flags),
         topology.redis_id(master) if master else "-",
         "0",
@@ -166,7 +168,7 @@ def cluster_replicas(call: Call) -> Reply:
     if name not in led:
         raise errors.generic("The specified node is not a master")
     others = [node for node in server.topology.nodes if node.id not in led and _followed(server, node.id) == name]
-    return [_node_line(server, node, led).encode() for node in others]
+    return [_node_line(call, node, led).encode() for node in others]
 
 
 @command("CLUSTER|INFO", kind="server", arity=2, flags="stale", group="cluster", since="3.0.0",

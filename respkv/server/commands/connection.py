@@ -1,20 +1,18 @@
 """The commands with which a client says who it is and how it wants to be spoken to: HELLO, AUTH, SELECT and their like.
 
-There is one user, `default`, with one password, `requirepass`; without a password every client is authenticated.
+Who they may be is said by ACL (`respkv.server.access`).
 """
 
 from __future__ import annotations
 
-import hmac
-
 from respkv import errors
+from respkv.acl.user import DEFAULT
 from respkv.commands.args import database, integer
 from respkv.commands.table import command
 from respkv.reply import OK, PONG, Reply, RespError, Simple
 from respkv.server.dispatch import Call
 
 REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
-DEFAULT_USER = b"default"
 
 
 @command("PING", kind="server", arity=-1, flags="fast", group="connection", since="1.0.0", summary="Ping the server",
@@ -41,7 +39,7 @@ def hello(call: Call) -> Reply:
     while at < len(args):
         option, left = args[at].upper(), len(args) - at - 1
         if option == b"AUTH" and left >= 2:
-            _log_in(call, args[at + 1], args[at + 2])
+            call.server.access.log_in(call.connection, args[at + 1], args[at + 2], args[0])
             at += 3
         elif option == b"SETNAME" and left:
             set_name(call, args[at + 1])
@@ -49,7 +47,7 @@ def hello(call: Call) -> Reply:
         else:
             raise errors.hello_syntax(args[at])
     if not session.authenticated:
-        raise errors.hello_no_auth()
+        raise call.server.access.no_auth(hello=True)
     session.protocol = protocol
     return {
         b"server": b"redis",  # clients look for this word
@@ -79,18 +77,11 @@ def auth(call: Call) -> Reply:
     args = call.args
     if len(args) > 3:
         raise errors.syntax()
-    if len(args) == 2 and not call.server.config.config.requirepass:
+    access = call.server.access
+    if len(args) == 2 and access.without_password:
         raise errors.auth_without_password()
-    _log_in(call, DEFAULT_USER if len(args) == 2 else args[1], args[-1])
+    access.log_in(call.connection, DEFAULT if len(args) == 2 else args[1], args[-1], args[0])
     return OK
-
-
-def _log_in(call: Call, user: bytes, password: bytes) -> None:
-    """Raises WRONGPASS. The time it takes tells nothing about the password."""
-    wanted = call.server.config.config.requirepass.encode(errors="surrogateescape")
-    if user != DEFAULT_USER or (wanted and not hmac.compare_digest(wanted, password)):
-        raise errors.wrong_pass()
-    call.connection.authenticated()
 
 
 def set_name(call: Call, name: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from respkv import errors
 from respkv.commands import describe
+from respkv.commands.access import keys_and_access
 from respkv.commands.glob import matches
 from respkv.commands.table import Spec, all_specs, command, find, spec_keys
 from respkv.reply import Reply, Simple
@@ -101,17 +102,7 @@ def command_getkeys(call: Call) -> Reply:
 def command_getkeysandflags(call: Call) -> Reply:
     args = call.args[2:]
     spec = _parse(args)
-    return [[key, {Simple(flag.encode()) for flag in access}] for key, access in _keys_and_access(spec, args)]
-
-
-def _keys_and_access(spec: Spec, args: list[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
-    """The keys that `args` names, and what is done with each. A key at no fixed place is of the last key spec."""
-    found: list[tuple[bytes, tuple[str, ...]]] = []
-    for key_spec in spec.key_specs:
-        if key_spec.first:
-            last = len(args) + key_spec.last if key_spec.last < 0 else key_spec.first + key_spec.last
-            found += [(key, key_spec.access) for key in args[key_spec.first : last + 1 : key_spec.step]]
-    return found + [(key, spec.key_specs[-1].access) for key in spec_keys(spec, args)[len(found) :]]
+    return [[args[at], {Simple(flag.encode()) for flag in access}] for at, access in keys_and_access(spec, args)]
 
 
 @command("COMMAND|HELP", kind="server", arity=2, flags="loading stale", group="server", since="5.0.0",
