@@ -20,6 +20,13 @@ async function standalone() {
   const replies = await redis.pipeline().set("p", "1").incr("p").get("p").incr("key").exec();
   assert.deepEqual(replies.slice(0, 3), [[null, "OK"], [null, 2], [null, "2"]]);
   assert.match(replies[3][0].message, /not an integer/);
+  const transaction = redis.multi().set("{t}a", "1").incr("{t}a").get("{t}a").incr("{t}none");
+  assert.deepEqual(await transaction.exec(), [[null, "OK"], [null, 2], [null, "2"], [null, 1]]);
+  await redis.watch("{t}a");
+  const other = redis.duplicate();
+  await other.set("{t}a", "changed");
+  other.disconnect();
+  assert.equal(await redis.multi().get("{t}a").exec(), null);
   for (let n = 0; n < 200; n++) redis.set(`scan:${n}`, n);
   const found = new Set();
   for await (const keys of redis.scanStream({ match: "scan:*", count: 30 })) keys.forEach((key) => found.add(key));

@@ -25,6 +25,12 @@ async function standalone(RESP) {
   const found = new Set();
   for await (const keys of client.scanIterator({ MATCH: "scan:*", COUNT: 30 })) keys.forEach((key) => found.add(key));
   assert.equal(found.size, 200);
+  assert.deepEqual(await client.multi().set("{t}a", "1").incr("{t}a").get("{t}a").exec(), ["OK", 2, "2"]);
+  await client.watch("{t}a");
+  const other = await client.duplicate().connect();
+  await other.set("{t}a", "changed");
+  await other.close();
+  await assert.rejects(client.multi().get("{t}a").exec(), /watched keys has been changed/);
   assert.equal(await client.copy("a", "a", { REPLACE: true }).catch((error) => error.message.slice(0, 3)), "ERR");
   assert.equal(await client.clientId() > 0, true);
   await client.close();
@@ -38,7 +44,8 @@ async function cluster() {
   const names = Array.from({ length: 300 }, (_, n) => `key:${n}`);
   await Promise.all(names.map((name, n) => client.set(name, String(n))));
   assert.deepEqual(await Promise.all(names.map((name) => client.get(name))), names.map((_, n) => String(n)));
-  assert.deepEqual(await client.mGet(["{tag}a", "{tag}b"]), [null, null]);
+  assert.deepEqual(await client.mGet(["{none}a", "{none}b"]), [null, null]);
+  assert.deepEqual(await client.multi().set("{tag}a", "1").incr("{tag}a").exec(), ["OK", 2]);
   await client.close();
 }
 
