@@ -246,6 +246,17 @@ def protocol(text: str) -> RespError:
     return RespError(f"ERR {text}")
 
 
+def while_subscribed(name: str) -> RespError:
+    return RespError(
+        f"ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this "
+        "context"
+    )
+
+
+def unblocked() -> RespError:
+    return RespError("UNBLOCKED client unblocked via CLIENT UNBLOCK")
+
+
 # --- transactions ---
 
 

@@ -48,6 +48,7 @@ from respkv.server.connection import Connection
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
+from respkv.server.news import PUBLISH
 from respkv.server.renaming import RenamingError
 from respkv.server.roll import SHARD, USERS_HAVE, USERS_TELL, Roll
 from respkv.server.server import Server
@@ -283,6 +284,8 @@ class Node:
                     replica.receive(peer, message)
             elif kind in {USERS_TELL, USERS_HAVE}:
                 self.server.roll.receive(peer, message)
+            elif kind >= PUBLISH:
+                self.server.news.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:
@@ -295,9 +298,11 @@ class Node:
     def _link_up(self, peer: str) -> None:
         for replica in self.replicas.values():
             replica.link_up(peer)
+        self.server.link_up(peer)
         self.server.roll.link_up(peer)
 
     def _link_down(self, peer: str) -> None:
+        self.server.link_down(peer)
         for replica in self.replicas.values():
             replica.link_down(peer)
         for proposer in self._remote:
@@ -314,10 +319,11 @@ class Node:
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self.server.tick()
                 self.server.roll.tick()
                 for proposer in self.proposers:
                     proposer.tick()
-                    proposer.remove_expired()
+                self.server.remove_expired()
 
     async def _keep_up(self) -> None:
         trimmed, commands = 0, 0
@@ -329,6 +335,7 @@ class Node:
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
             self.server.close_idle()
+            self.server.outbox.tick()
             self.server.stats.sample()
             self.journal.release()
             for replica in self.replicas.values():

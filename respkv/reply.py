@@ -1,13 +1,15 @@
 """Reply values: what a command returns, before any wire format is chosen.
 
 Plain Python values stand for themselves: `bytes` is a bulk string, `int` an integer, `None` a null, `list` an
-array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set.
+array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set, and so are
+`dict.keys()`, with an order.
 What has no Python counterpart has a small type here. The encoder (`respkv.resp.encoder`) turns them into RESP2 or
 RESP3; node-to-node links carry them as MessagePack (`respkv.shard.wire`).
 """
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from typing import Any, Final
 
 
@@ -65,6 +67,15 @@ class Push:
         self.items = items
 
 
+class Encoded:
+    """What is on the wire already, in the protocol of the client that gets it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class Verbatim:
     """A verbatim string of RESP3 with its three-letter format; a bulk string in RESP2."""
 
@@ -85,6 +96,6 @@ PONG: Final = Simple(b"PONG")
 QUEUED: Final = Simple(b"QUEUED")
 NULL_ARRAY: Final = NullArray()
 
-Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | (
-    Simple | RespError | Push | Verbatim | NullArray | LongBulk
+Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | KeysView[Any] | (
+    Simple | RespError | Push | Verbatim | Encoded | NullArray | LongBulk
 )

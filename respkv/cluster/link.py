@@ -237,6 +237,11 @@ class Link(asyncio.Protocol):
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX + len(payload):
             self._refuse("the peer does not read")
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What the peer has not taken yet."""
+        return self._bulk_bytes + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     def check(self, now: float) -> None:
         """Breaks a link that nothing comes from, or that takes nothing of what it is sent."""
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0

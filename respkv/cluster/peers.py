@@ -115,6 +115,11 @@ class Peers:
         link.out.append(message)
         return True
 
+    def waiting_bytes(self, name: str) -> int:
+        """What node `name` has not taken yet of what was sent in earlier turns."""
+        link = self.links.get(name)
+        return 0 if link is None else link.waiting_bytes
+
     def flush(self) -> None:
         """Sends what this turn has gathered, one frame per peer."""
         waiting, self._waiting = self._waiting, []

@@ -30,7 +30,7 @@ def keys_and_access(spec: Spec, args: Sequence[bytes]) -> list[tuple[int, Access
         return [(1, _VARIABLE[spec.name](args))]
     found: list[tuple[int, Access]] = []
     for key_spec in spec.key_specs:
-        if key_spec.first:
+        if key_spec.first and "not_key" not in key_spec.access:
             last = len(args) + key_spec.last if key_spec.last < 0 else key_spec.first + key_spec.last
             found += [(at, key_spec.access) for at in range(key_spec.first, min(last + 1, len(args)), key_spec.step)]
     if spec.keys_of is None:

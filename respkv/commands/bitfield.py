@@ -15,6 +15,7 @@ from respkv.commands.bits import bit_offset
 from respkv.commands.context import Context
 from respkv.commands.table import command
 from respkv.keyspace.db import Db
+from respkv.keyspace.watch import STRING
 from respkv.reply import Reply, RespError
 
 _BAD_TYPE: Final = "Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is."
@@ -156,6 +157,8 @@ def bitfield(db: Db, args: list[bytes], ctx: Context) -> Reply:
     new = bytes(data)
     if new != old:  # as in Redis the string also grows when no operation did anything
         db.set_string(args[1], new, keep_ttl=True)
+        if any(reply is not None and each.name != b"GET" for each, reply in zip(operations, replies, strict=True)):
+            db.notify(STRING, b"setbit", args[1])
     return replies
 
 

@@ -17,6 +17,7 @@ from respkv.commands.args import integer, integer_else, wrap64
 from respkv.commands.context import Context
 from respkv.commands.table import KeySpec, command
 from respkv.keyspace.db import Db
+from respkv.keyspace.watch import GENERIC, STRING
 from respkv.reply import Reply
 
 _CHUNK_BYTES: Final = 1 << 18
@@ -66,6 +67,7 @@ def setbit(db: Db, args: list[bytes], ctx: Context) -> Reply:
         value = b"".join((value[:byte], flipped, value[byte + 1 :]))
     if wanted != was or old is None or len(value) != len(old):
         db.set_string(key, value, keep_ttl=True)
+        db.notify(STRING, b"setbit", key)
     return was
 
 
@@ -193,10 +195,12 @@ def bitop(db: Db, args: list[bytes], ctx: Context) -> Reply:
     values = [db.string(key) or b"" for key in sources]
     size = max(map(len, values))
     if not size:
-        db.delete(target)
+        if db.delete(target):
+            db.notify(GENERIC, b"del", target)
         return 0
     result = values[0].translate(_NOT) if name == b"NOT" else _combine(_BIT_OPERATIONS[name], values, size)
     db.set_string(target, result)
+    db.notify(STRING, b"set", target)
     return size
 
 

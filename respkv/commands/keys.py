@@ -15,6 +15,7 @@ from respkv.commands.glob import key_matcher
 from respkv.commands.table import command
 from respkv.keyspace.db import NO_EXPIRY, Db
 from respkv.keyspace.values import type_name
+from respkv.keyspace.watch import GENERIC
 from respkv.reply import OK, Reply, Simple
 
 _SCAN_COUNT = 10
@@ -37,7 +38,10 @@ def expire_keys(db: Db, keys: list[bytes]) -> int:
 
 
 def _delete(db: Db, keys: list[bytes]) -> int:
-    return sum(map(db.delete, keys))
+    gone = list(filter(db.delete, keys))
+    for key in gone:
+        db.notify(GENERIC, b"del", key)
+    return len(gone)
 
 
 @command("DEL", arity=-2, flags="write", keys=(1, -1, 1), access="RM delete", group="generic", since="1.0.0",
@@ -106,8 +110,10 @@ def _expire(db: Db, args: list[bytes], name: str, unit_ms: int, base_ms: int) ->
             return 0
     if at_ms <= db.now_ms:
         db.delete(key)
+        db.notify(GENERIC, b"del", key)
     else:
         db.set_expiry(key, at_ms)
+        db.notify(GENERIC, b"expire", key)
     return 1
 
 
@@ -152,6 +158,7 @@ def persist(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if db.expire_at_ms(args[1]) == NO_EXPIRY:
         return 0
     db.set_expiry(args[1], NO_EXPIRY)
+    db.notify(GENERIC, b"persist", args[1])
     return 1
 
 

@@ -10,6 +10,7 @@ from respkv.commands.context import Context
 from respkv.commands.lcs import Match, length, matches
 from respkv.commands.table import command
 from respkv.keyspace.db import Db
+from respkv.keyspace.watch import STRING
 from respkv.reply import Reply, RespError
 
 _RANGE_COMPLEXITY = (
@@ -56,6 +57,7 @@ def setrange(db: Db, args: list[bytes], ctx: Context) -> Reply:
         raise errors.string_too_long()
     value = b"".join((old[:offset].ljust(offset, b"\0"), part, old[end:]))
     db.set_string(key, value, keep_ttl=True)
+    db.notify(STRING, b"setrange", key)
     return len(value)
 
 

@@ -13,6 +13,7 @@ from respkv.commands.context import Context
 from respkv.commands.spread import MGET, MSET
 from respkv.commands.table import command
 from respkv.keyspace.db import NO_EXPIRY, Db
+from respkv.keyspace.watch import GENERIC, STRING
 from respkv.reply import OK, Reply, RespError
 
 # Option name to (unit in ms, whether it counts from now).
@@ -69,6 +70,7 @@ def set_(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key, value = args[1], args[2]
     if len(args) == 3:
         db.set_string(key, value)
+        db.notify(STRING, b"set", key)
         return OK
     options = _parse_options(args, 3, is_set=True)
     at_ms = options.at_ms("set", db.now_ms)
@@ -78,7 +80,14 @@ def set_(db: Db, args: list[bytes], ctx: Context) -> Reply:
         if exists == options.nx:
             return old
     db.set_string(key, value, at_ms, keep_ttl=options.expire_kind == b"KEEPTTL")
+    _notify_set(db, key, expires=at_ms != NO_EXPIRY)
     return old if options.get else OK
+
+
+def _notify_set(db: Db, key: bytes, *, expires: bool) -> None:
+    db.notify(STRING, b"set", key)
+    if expires:
+        db.notify(GENERIC, b"expire", key)
 
 
 @command("SETNX", arity=3, flags="write denyoom fast", keys=(1, 1, 1), access="OW insert", group="string",
@@ -87,6 +96,7 @@ def setnx(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if db.exists(args[1]):
         return 0
     db.set_string(args[1], args[2])
+    db.notify(STRING, b"set", args[1])
     return 1
 
 
@@ -94,6 +104,7 @@ def setnx(db: Db, args: list[bytes], ctx: Context) -> Reply:
          summary="Set the value and expiration of a key")
 def setex(db: Db, args: list[bytes], ctx: Context) -> Reply:
     db.set_string(args[1], args[3], expire_at("setex", args[2], 1000, db.now_ms))
+    _notify_set(db, args[1], expires=True)
     return OK
 
 
@@ -101,6 +112,7 @@ def setex(db: Db, args: list[bytes], ctx: Context) -> Reply:
          summary="Set the value and expiration in milliseconds of a key")
 def psetex(db: Db, args: list[bytes], ctx: Context) -> Reply:
     db.set_string(args[1], args[3], expire_at("psetex", args[2], 1, db.now_ms))
+    _notify_set(db, args[1], expires=True)
     return OK
 
 
@@ -115,6 +127,7 @@ def get(db: Db, args: list[bytes], ctx: Context) -> Reply:
 def getset(db: Db, args: list[bytes], ctx: Context) -> Reply:
     old = db.string(args[1])
     db.set_string(args[1], args[2])
+    db.notify(STRING, b"set", args[1])
     return old
 
 
@@ -124,6 +137,7 @@ def getdel(db: Db, args: list[bytes], ctx: Context) -> Reply:
     old = db.string(args[1])
     if old is not None:
         db.delete(args[1])
+        db.notify(GENERIC, b"del", args[1])
     return old
 
 
@@ -139,8 +153,10 @@ def getex(db: Db, args: list[bytes], ctx: Context) -> Reply:
     at_ms = options.at_ms("getex", db.now_ms)
     if at_ms != NO_EXPIRY:
         db.set_expiry(key, at_ms)
+        db.notify(GENERIC, b"expire" if at_ms > db.now_ms else b"del", key)
     elif options.expire_kind == b"PERSIST" and db.expire_at_ms(key) != NO_EXPIRY:
         db.set_expiry(key, NO_EXPIRY)
+        db.notify(GENERIC, b"persist", key)
     return value
 
 
@@ -154,11 +170,13 @@ def append(db: Db, args: list[bytes], ctx: Context) -> Reply:
     old = db.string(key)
     if old is None:
         db.set_string(key, tail)
+        db.notify(STRING, b"append", key)
         return len(tail)
     size = len(old) + len(tail)
     if size > ctx.value_bytes_max:
         raise errors.string_too_long()
     db.set_string(key, old + tail, keep_ttl=True)
+    db.notify(STRING, b"append", key)
     return size
 
 
@@ -175,6 +193,7 @@ def _add(db: Db, key: bytes, increment: int) -> int:
     if not INT_MIN <= value <= INT_MAX:
         raise errors.increment_overflow()
     db.set_string(key, b"%d" % value, keep_ttl=True)
+    db.notify(STRING, b"incrby", key)
     return value
 
 
@@ -218,6 +237,7 @@ def incrbyfloat(db: Db, args: list[bytes], ctx: Context) -> Reply:
         raise errors.increment_not_finite()
     text = longdouble.text_of(total)
     db.set_string(args[1], text, keep_ttl=True)
+    db.notify(STRING, b"incrbyfloat", args[1])
     return text
 
 
@@ -244,6 +264,7 @@ def mset(db: Db, args: list[bytes], ctx: Context) -> Reply:
         raise errors.arity("mset")
     for key, value in zip(args[1::2], args[2::2], strict=True):
         db.set_string(key, value)
+        db.notify(STRING, b"set", key)
     return OK
 
 
@@ -258,4 +279,5 @@ def msetnx(db: Db, args: list[bytes], ctx: Context) -> Reply:
         return 0
     for key, value in zip(args[1::2], args[2::2], strict=True):
         db.set_string(key, value)
+        db.notify(STRING, b"set", key)
     return 1

@@ -15,6 +15,7 @@ from respkv.commands.table import KeySpec, command
 from respkv.keyspace import rdb
 from respkv.keyspace.db import NO_EXPIRY, Db
 from respkv.keyspace.values import STRING
+from respkv.keyspace.watch import GENERIC
 from respkv.reply import OK, Reply
 
 _FREQUENCY_MAX = 255
@@ -31,6 +32,8 @@ def _rename(db: Db, args: list[bytes], *, only_new: bool) -> bool:
     if source != target:
         db.set_record(target, record)
         db.delete(source)
+        db.notify(GENERIC, b"rename_from", source)
+        db.notify(GENERIC, b"rename_to", target)
     return True
 
 
@@ -69,6 +72,7 @@ def copy(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if record is None or (not replace and db.exists(target)):
         return 0
     db.set_record(target, record)
+    db.notify(GENERIC, b"copy_to", target)
     return 1
 
 
@@ -144,9 +148,11 @@ def restore(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if ttl_ms and not options.absolute:
         ttl_ms = wrap64(ttl_ms + db.now_ms)
     if ttl_ms and ttl_ms <= db.now_ms:
-        db.delete(key)
+        if db.delete(key):
+            db.notify(GENERIC, b"del", key)
         return OK
     db.set_string(key, value, ttl_ms or NO_EXPIRY)
+    db.notify(GENERIC, b"restore", key)
     if options.idle_s >= 0:
         db.set_idle(key, options.idle_s * 1000)
     return OK

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.load import ConfigError
 from respkv.config.tree import Config, options
 from respkv.config.values import Parser
@@ -69,7 +70,7 @@ class Live:
             if not parameter.live or parameter.parse is None or parameter.field is None:
                 raise ConfigError(name, "can't set immutable config")
             try:
-                changes[parameter.field] = parameter.parse(value)
+                changes[parameter.field] = self._parser(parameter.parse, parameter.field)(value)
             except ValueError as error:
                 raise ConfigError(name, str(error)) from None
         config = dataclasses.replace(self.config, **changes)
@@ -78,3 +79,8 @@ class Live:
         self.config = config
         for watcher in self._watchers:
             watcher(self.config)
+
+    def _parser(self, parse: Parser, field: str) -> Parser:
+        """`parse`, or what takes a text that names some of several values for the value that is to replace them."""
+        current = getattr(self.config, field)
+        return output_limits(current) if isinstance(current, OutputLimits) else parse

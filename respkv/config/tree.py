@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from respkv.config.events import events
+from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.values import (
     CLUSTER_ID,
     NODE_ID,
@@ -93,13 +95,27 @@ class Config:
         512 << 20, "proto-max-bulk-len", size(1 << 20, 1 << 31), "Longest single argument of a command.", live=True
     )
     client_query_buffer_bytes: int = option(
-        1 << 30, "client-query-buffer-limit", size(1 << 20, 1 << 40), "Longest whole command of a client.", live=True
+        1 << 30,
+        "client-query-buffer-limit",
+        size(1 << 20, 1 << 40),
+        "Longest whole command of a client, with what it has queued in MULTI.",
+        live=True,
     )
-    client_output_buffer_bytes: int = option(
-        0,
+    client_output_buffer: OutputLimits = option(
+        OutputLimits(),
         "client-output-buffer-limit",
-        size(0, 1 << 40),
-        "Replies waiting for one client before it is closed; 0 is no limit.",
+        output_limits(OutputLimits()),
+        "What may wait for a client that does not read, by class: hard limit, soft limit, seconds above the latter.",
+        live=True,
+    )
+    notify_keyspace_events: str = option(
+        "", "notify-keyspace-events", events, "Events of keys that this node's subscribers are told of.", live=True
+    )
+    tracking_table_max_keys: int = option(
+        1_000_000,
+        "tracking-table-max-keys",
+        integer(0, 1 << 50),
+        "Keys that clients are known to cache; beyond that some are invalidated. 0 is no limit.",
         live=True,
     )
 

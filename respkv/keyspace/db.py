@@ -22,6 +22,7 @@ from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
 from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, unpack
 from respkv.keyspace.values import STRING
+from respkv.keyspace.watch import Watch
 from respkv.storage.batch import EXPIRED, Batch
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
@@ -35,13 +36,14 @@ class Db:
     """The typed view of one shard. Single-threaded; owned by the shard's machine."""
 
     __slots__ = ("_batch", "_bucket_of", "_ends", "_expires", "_get_plain", "_new_deadlines", "_source", "cask",
-                 "deadlines", "idle", "now_ms")
+                 "deadlines", "idle", "now_ms", "watch")
 
     def __init__(self, cask: Bitcask) -> None:
         self.cask = cask
         self.now_ms = cask.clock_ms
         self.deadlines = Deadlines(cask.expires)
         self.idle = IdleTimes(cask)
+        self.watch: Watch | None = None
         self._expires = cask.expires
         self._bucket_of = cask.bucket_of
         self._get_plain = cask.get_plain
@@ -161,10 +163,21 @@ class Db:
                 usage += getsizeof(held) + getsizeof(table) // len(table)
         return usage
 
+    def has_record(self, key: bytes) -> bool:
+        """Whether there is a record of `key`, be it expired."""
+        return self._present(key)
+
     # --- writing ---
+
+    def notify(self, kind: int, event: bytes, key: bytes) -> None:
+        """Tells who watches what a command has done (`respkv.keyspace.watch`)."""
+        if self.watch is not None:
+            self.watch.event(kind, event, key)
 
     def set_record(self, key: bytes, record: Record) -> None:
         """Gives `key` the contents of a live record, its expiry included."""
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=True)
         self._writing().put(key, record.value, record.type, record.expire_ms)
         self.idle.forget(key)
         if record.expire_ms:
@@ -176,6 +189,8 @@ class Db:
 
     def set_string(self, key: bytes, value: bytes, expire_at_ms: int = NO_EXPIRY, keep_ttl: bool = False) -> None:
         """Makes `key` a string. `keep_ttl` keeps the expiry that a live key of that name has."""
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=True)
         batch = self._writing()
         self.idle.forget(key)
         if keep_ttl:
@@ -194,6 +209,8 @@ class Db:
         record = self.lookup(key)
         if record is None:
             return
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=False)
         if at_ms == NO_EXPIRY or at_ms > self.now_ms:
             batch.put(key, record.value, record.type, at_ms)
             if at_ms:
@@ -206,6 +223,8 @@ class Db:
         batch = self._writing()
         if not batch.has(key):
             return False
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=False)
         self.idle.forget(key)
         was_live = not 0 < batch.expire_of(key) <= self.now_ms
         batch.delete(key, expired=not was_live)
@@ -216,10 +235,14 @@ class Db:
         batch = self._writing()
         if not 0 < batch.expire_of(key) <= self.now_ms:
             return False
+        if self.watch is not None:
+            self.watch.writing(self, key, puts=False)
         batch.delete(key, expired=True)
         return True
 
     def flush_all(self) -> None:
+        if self.watch is not None:
+            self.watch.flushing()
         batch = self._writing()
         kept = [(key, batch.get(key)) for bucket in self._system_buckets for key in batch.keys_in(bucket)]
         batch.clear()

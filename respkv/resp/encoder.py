@@ -11,8 +11,9 @@
 | float | bulk string of its `%.17g` | `,` and its `%.17g` |
 | list | `*length`, items | the same |
 | dict | array of keys and values in turn | `%pairs`, keys and values in turn |
-| set, frozenset | array | `~length`, items |
+| set, frozenset, `dict.keys()` (in its order) | array | `~length`, items |
 | Push | array | `>length`, items |
+| Encoded | as it is | as it is |
 | Verbatim | bulk string | `=length`, `txt:` and the text |
 
 Every element of every reply ends with CR LF. Floats are written as Redis 7.0 does: whole ones without a point, `inf`,
@@ -22,10 +23,11 @@ Every element of every reply ends with CR LF. Floats are written as Redis 7.0 do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import Encoded, LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
@@ -166,7 +168,7 @@ def _write_list(parts: list[bytes], value: list[Any], protocol: int) -> None:
     _write_items(parts, value, protocol)
 
 
-def _write_set(parts: list[bytes], value: set[Any] | frozenset[Any], protocol: int) -> None:
+def _write_set(parts: list[bytes], value: AbstractSet[Any], protocol: int) -> None:
     parts.append(b"%b%d\r\n" % (b"*" if protocol == 2 else b"~", len(value)))
     _write_items(parts, value, protocol)
 
@@ -174,6 +176,10 @@ def _write_set(parts: list[bytes], value: set[Any] | frozenset[Any], protocol: i
 def _write_push(parts: list[bytes], value: Push, protocol: int) -> None:
     parts.append(b"%b%d\r\n" % (b"*" if protocol == 2 else b">", len(value.items)))
     _write_items(parts, value.items, protocol)
+
+
+def _write_encoded(parts: list[bytes], value: Encoded, protocol: int) -> None:
+    parts.append(value.data)
 
 
 def _write_dict(parts: list[bytes], value: dict[Any, Any], protocol: int) -> None:
@@ -193,9 +199,11 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     dict: _write_dict,
     set: _write_set,
     frozenset: _write_set,
+    type({}.keys()): _write_set,
     Simple: _write_simple,
     RespError: _write_error,
     Push: _write_push,
     Verbatim: _write_verbatim,
+    Encoded: _write_encoded,
     LongBulk: _write_long_bulk,
 }

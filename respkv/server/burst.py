@@ -53,6 +53,33 @@ class Burst(Part):
             return list(parts_of(replies))
 
 
+class MutedBurst(Burst):
+    """Commands whose replies the client does not want (CLIENT REPLY)."""
+
+    __slots__ = ()
+
+    def wire(self) -> bytes:
+        return b""
+
+
+class Pushed(Part):
+    """Messages that answer no command and wait for the replies before them."""
+
+    __slots__ = ("_messages", "size_bytes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._messages: list[bytes] = []
+        self.size_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        self._messages.append(data)
+        self.size_bytes += len(data)
+
+    def wire(self) -> bytes:
+        return b"".join(self._messages)
+
+
 class PutBurst(Part):
     """Nothing but plain SETs, of the keys in `slots`: as long as none fails, the replies need not be kept."""
 

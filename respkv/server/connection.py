@@ -25,9 +25,9 @@ from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
-from respkv.server.burst import Burst, PutBurst
+from respkv.server.burst import Burst, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import dispatch
-from respkv.server.session import Session
+from respkv.server.session import HEARD, Session
 from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ _HEADERS = len(BULK_HEADERS)
 _GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
 _ALIKE = _GET | _SET
 _NILS = {2: NIL2, 3: NIL3}
+
+# Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
+RESTRICTED, SUBSCRIBED, TRACKED, MUTED, IN_TRANSACTION = (1 << bit for bit in range(8, 13))
+_OF_THE_SESSION = RESTRICTED | SUBSCRIBED | TRACKED | MUTED | IN_TRANSACTION
 
 
 class Connection(asyncio.Protocol):
@@ -59,6 +63,7 @@ class Connection(asyncio.Protocol):
         "fast",
         "flush_scheduled",
         "held",
+        "hindrances",
         "protocol_error",
         "server",
         "session",
@@ -70,7 +75,8 @@ class Connection(asyncio.Protocol):
         access = server.access
         self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
         self.session.port_shift = port_shift
-        self.waiting: deque[Burst | PutBurst] = deque()
+        self.hindrances = server.hindrances
+        self.waiting: deque[Burst | PutBurst | Pushed] = deque()
         self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
@@ -81,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._open_bytes = 0
         self._reading = True
         self._write_blocked = False
-        self.choose_way()
+        self.hinder_by_session()
 
     # -- asyncio.Protocol
 
@@ -128,7 +134,7 @@ class Connection(asyncio.Protocol):
                 pass
             elif len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
-            elif rest := self._run(commands, len(data)):
+            elif (rest := self._run(commands, len(data))) and not self.closing:
                 self._backlog = rest
                 self._pause()
                 if not self.waiting:
@@ -252,7 +258,7 @@ class Connection(asyncio.Protocol):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not self._write_blocked and not self.closing and not self.held:
+        while commands and not (self._write_blocked or self.closing or self.held):
             rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
             self.server.send_posted()
             commands = rest + commands[BURST_COMMANDS:]
@@ -264,11 +270,11 @@ class Connection(asyncio.Protocol):
 
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
         """Commands of any kind. Returns those that were left for later, if any."""
-        burst: Burst | None = None
         replies: list[bytes] = []
         append = replies.append
         server = self.server
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
+        burst = None if fast else self._muted(size, replies)
         standalone = not self.session.cluster_view
         alone = not self.waiting
         get = self._get
@@ -299,11 +305,10 @@ class Connection(asyncio.Protocol):
                 break
             if burst is None:
                 burst = Burst(self, size, replies)
-            dispatch(self, burst, args)
+            goes_on = dispatch(self, burst, args)
             fast = self.fast
-            heavy += len(replies[-1])
-            if self.held or burst.protocol != self.session.protocol or heavy + burst.expected_bytes >= REPLY_BYTES_MAX:
-                # `hold`. Or HELLO: what follows is answered in the other protocol. Or: one thing after the other.
+            heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
+            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX:  # one thing after the other
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -316,6 +321,10 @@ class Connection(asyncio.Protocol):
         else:
             self._line_up(burst or Burst(self, size, replies))
         return rest
+
+    def _muted(self, size: int, replies: list[bytes]) -> Burst | None:
+        """The burst to begin with if the client wants no replies."""
+        return MutedBurst(self, size, replies) if self.session.muted else None
 
     def _line_up(self, burst: Burst | PutBurst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
@@ -386,9 +395,16 @@ class Connection(asyncio.Protocol):
             self.server.log_output_limit(self)
             self.abort()
 
-    def push(self, value: Any) -> None:
-        """Writes a message that answers no command."""
-        self._write(encode(value, self.session.protocol))
+    def push(self, data: bytes) -> None:
+        """Writes a message that answers no command, behind the replies that are under way."""
+        waiting = self.waiting
+        if not waiting:
+            self._write(data)
+            return
+        last = waiting[-1]
+        if not isinstance(last, Pushed):
+            waiting.append(last := Pushed())
+        last.add(data)
 
     # -- flow control
 
@@ -421,12 +437,38 @@ class Connection(asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
 
+    def resume(self) -> None:
+        """The same, where nothing of that command is under way."""
+        self.release()
+        self._continue()
+
+    def hinder(self, reason: int, on: bool) -> None:
+        """While there is any reason, every command goes through `dispatch`."""
+        self.hindrances = self.hindrances | reason if on else self.hindrances & ~reason
+        self.fast = not self.hindrances and not self.closing
+
+    def hinder_by_session(self) -> None:
+        """Brings the reasons up to date that lie in what the client has asked for."""
+        session = self.session
+        tracker = session.tracker
+        reasons = IN_TRANSACTION if session.transaction is not None else 0
+        if not (session.authenticated and session.user.everything):
+            reasons |= RESTRICTED
+        if session.subscriptions is not None and session.protocol == 2:
+            reasons |= SUBSCRIBED
+        if tracker is not None and (tracker.noloop or not tracker.bcast):
+            reasons |= TRACKED
+        if session.muted != HEARD:
+            reasons |= MUTED
+        self.hindrances = self.hindrances & ~_OF_THE_SESSION | reasons
+        self.fast = not self.hindrances and not self.closing
+
     # -- the end
 
     def close_after_replies(self) -> None:
         """No further command is run; the connection closes when the replies so far are out."""
         self.closing = True
-        self.choose_way()
+        self.fast = False
         self._backlog.clear()
 
     def close_now(self) -> None:
@@ -460,6 +502,7 @@ class Connection(asyncio.Protocol):
     def deauthenticated(self) -> None:
         """RESET: back to what a new connection may do."""
         access = self.server.access
+        self.server.detach(self)
         self.session.reset(user=access.newcomer(), authenticated=access.open)
         self.permissions_changed()
 
@@ -467,12 +510,7 @@ class Connection(asyncio.Protocol):
         """The session's user is another one, or may do other things."""
         session = self.session
         session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
-        self.choose_way()
-
-    def choose_way(self) -> None:
-        """Plain GET and SET are run at once if nothing is in the way; else they go through `dispatch`."""
-        session, allowed = self.session, self.session.authenticated and self.session.user.everything
-        self.fast = allowed and session.transaction is None and not self.closing and self.server.plain_names
+        self.hinder_by_session()
 
     @property
     def is_local(self) -> bool:
@@ -488,7 +526,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def output_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        """What the client has not taken, messages behind replies that are to come included."""
+        waiting = sum(each.size_bytes for each in self.waiting if isinstance(each, Pushed))
+        return waiting + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     @property
     def input_bytes(self) -> int:

@@ -21,9 +21,11 @@ from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server import attention
 from respkv.server.access import MULTI, TOPLEVEL
+from respkv.server.burst import MutedBurst
 from respkv.server.renaming import original
-from respkv.server.session import command_name
+from respkv.server.session import HEARD, SKIPS_NEXT, command_name
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
 from respkv.storage.errors import Damaged
@@ -74,6 +76,11 @@ class Call:
     @property
     def session(self) -> Session:
         return self.connection.session
+
+    @property
+    def is_muted(self) -> bool:
+        """Whether the reply will not be sent."""
+        return type(self.burst) is MutedBurst
 
     def alone(self) -> Callable[[Reply], None]:
         """As `later`; until then nothing is run that the client sends behind this command (EXEC sees to that
@@ -126,8 +133,33 @@ class Spanning(Part):
         finish(self._burst)
 
 
-def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
-    """Runs one command; its reply gets the next place in the burst, now or later."""
+def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
+    """Runs one command; its reply gets the next place in the burst, now or later.
+
+    False: what follows needs a burst of its own, at once or when the connection is not `held` any more. Where no place
+    was taken, this command is the first of that.
+    """
+    session = connection.session
+    if connection.hindrances:
+        muted = session.muted
+        if muted and attention.speaks(args):
+            session.muted = HEARD
+            return False
+        if connection.server.pause.active and attention.must_wait(connection, args):
+            connection.server.pause.hold(connection)
+            return False
+        if muted == SKIPS_NEXT:
+            session.muted = HEARD
+            _dispatch(connection, burst, args)
+            connection.hinder_by_session()
+            return False
+    _dispatch(connection, burst, args)
+    if connection.held or burst.protocol != session.protocol:
+        return False
+    return not session.muted or type(burst) is MutedBurst
+
+
+def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
     token = len(burst.replies)
     burst.replies.append(b"")
     try:
@@ -180,6 +212,8 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
             args = original(connection.server.renamed, args)
         spec = resolve(args)
         permit(connection, spec, args)
+        if connection.hindrances:
+            attention.check(connection, spec)
         if queue is not None and spec.name not in RUN_INSIDE_MULTI:
             return queue.add(connection, spec, args)
     except RespError as error:
@@ -187,15 +221,34 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
             queue.spoil()
         if args[0].upper() == b"EXEC":
             connection.session.end_transaction()
-            connection.choose_way()
+            connection.hinder_by_session()
             raise errors.exec_abort_because(error) from None
         raise
+    if connection.hindrances:
+        return _run_hindered(connection, burst, token, spec, args)
+    return _run_spec(connection, burst, token, spec, args)
+
+
+def _run_spec(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
     if spec.kind == "server":
         return run_here(Call(connection, burst, token, args), spec)
     connection.server.stats.calls[spec] += 1
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
+
+
+def _run_hindered(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
+    shown = list(args)  # as the client wrote it
+    attention.remember(connection, spec, args)
+    ran = spec.kind == "server"  # of a refusal too: it was this command's own
+    try:
+        reply = _run_spec(connection, burst, token, spec, args)
+        ran = True
+    finally:
+        if ran:
+            attention.was_run(connection, spec, shown)
+    return reply
 
 
 def run_here(call: Call, spec: Spec) -> Reply | Later:
@@ -282,7 +335,7 @@ def _run_on(
 ) -> Reply | Later:
     if spec.is_write:
         check_refusal(proposer, spec)
-        proposer.write(burst, token, args)
+        proposer.write(burst, token, attention.marked(connection, args))
         return LATER
     if has_open_writes(connection, burst, proposer):
         proposer.write(burst, token, args)
@@ -333,7 +386,7 @@ def _span(
     spanning.pending = 1
     for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
         if spec.is_write or has_open_writes(connection, burst, proposer):
-            proposer.write(spanning, position, part_args)
+            proposer.write(spanning, position, attention.marked(connection, part_args) if spec.is_write else part_args)
             burst.joined.append(proposer)
         else:
             proposer.read(spanning, position, part_args)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from respkv.cluster.slots import slot_of
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
+from respkv.server.attention import marked
 from respkv.server.dispatch import Call, Later, attempt, has_open_writes
 from respkv.server.plan import Plan
 from respkv.server.steps import Steps
@@ -70,7 +71,7 @@ class Execution(Steps):
             if errand.watched:
                 proposer.write_guarded(self, ~shard, args)
             elif errand.is_write or has_open_writes(call.connection, burst, proposer):
-                proposer.write(self, ~shard, args)
+                proposer.write(self, ~shard, marked(call.connection, args))
             else:
                 proposer.read(self, ~shard, args)
                 continue

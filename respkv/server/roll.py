@@ -207,8 +207,8 @@ class Roll:
         try:
             if self._access.take(record):
                 self._tell_all()
-        except UsersError:
-            log.exception("users_not_understood", version=record.version)
+        except UsersError as error:
+            log.warning("users_not_understood", version=record.version, reason=str(error))
 
     # -- other nodes
 
@@ -244,18 +244,23 @@ class Roll:
         if self._access.record.version > version:
             self._tell(peer)
         else:
-            self._spawn(self._confirm(peer))
+            self._confirm(peer)
 
-    async def _confirm(self, peer: str) -> None:
+    def _confirm(self, peer: str) -> None:
         """Says what is enforced here, and will be after a crash."""
-        record = self._access.record
-        if self._replica is None and record.version > self._kept:
-            try:
-                await self._worker.run(lambda: self._write_file(record))
-            except OSError:
-                log.exception("users_file_not_written", file=str(self._file))
-                return
-            self._kept = max(self._kept, record.version)
+        version = self._access.record.version
+        if self._replica is None and version > self._kept:
+            self._spawn(self._keep_and_confirm(peer, self._access.record))
+        else:
+            self._peers.send(peer, (USERS_HAVE, SHARD, version))
+
+    async def _keep_and_confirm(self, peer: str, record: SystemRecord) -> None:
+        try:
+            await self._worker.run(lambda: self._write_file(record))
+        except OSError:
+            log.exception("users_file_not_written", file=str(self._file))
+            return
+        self._kept = max(self._kept, record.version)
         self._peers.send(peer, (USERS_HAVE, SHARD, record.version))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

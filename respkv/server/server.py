@@ -6,7 +6,8 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -21,9 +22,18 @@ from respkv.raft.journal import Journal
 from respkv.reply import RespError
 from respkv.resp.limits import Limits
 from respkv.server.access import Access
+from respkv.server.channels import Channels
+from respkv.server.feed import Feed
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
+from respkv.server.messaging import Messaging
+from respkv.server.monitor import Monitors
+from respkv.server.news import News
+from respkv.server.notify import Notifier
+from respkv.server.outbox import Outbox
+from respkv.server.pause import Pause
 from respkv.server.renaming import PLAIN, renamed
+from respkv.server.tracking import Tracking
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
@@ -33,6 +43,12 @@ if TYPE_CHECKING:
     from respkv.server.roll import Roll
 
 log = structlog.get_logger()
+
+# Reasons that concern every client for which a connection may not take the fast way (`Connection.hinder`).
+MONITORED: Final = 1 << 0
+PAUSED: Final = 1 << 1
+MISSES_WATCHED: Final = 1 << 2
+RENAMED: Final = 1 << 3
 
 RATE_S = 0.9  # shortest time over which a rate is taken
 
@@ -106,9 +122,21 @@ class Server:
         self.clients: dict[int, Connection] = {}
         self.access = Access(config, self.clients)
         self.renamed = renamed(config.config.rename_command)
-        self.plain_names = self.renamed.keys().isdisjoint(PLAIN)
         self.limits = Limits()
         self.run_id = secrets.token_hex(20)
+        self.hindrances = 0 if self.renamed.keys().isdisjoint(PLAIN) else RENAMED
+        self.outbox = Outbox(wake)
+        self.channels = Channels(self.outbox.push)
+        self.access.subscriptions_of = self.channels.subscriptions_of
+        self.news = News(peers)
+        self.messaging = Messaging(self.channels, self.news)
+        self.tracking = Tracking(self.clients, self.outbox, topology.slots, len(topology.shards), self.run_id[:16])
+        self.feed = Feed(node, self.proposers, self.news, self.tracking)
+        self.notifier = Notifier(
+            self.proposers, self.channels, self.news, self.feed, partial(self._hinder_all, MISSES_WATCHED)
+        )
+        self.monitors = Monitors(self.outbox, partial(self._hinder_all, MONITORED))
+        self.pause = Pause(self.news, self._paused)
         self.started_at = time.time()
         self._wake = wake
         self._finished: list[Connection] = []
@@ -120,7 +148,11 @@ class Server:
     def _configure(self, config: Config) -> None:
         self.limits.max_bulk_bytes = config.proto_max_bulk_bytes
         self.limits.query_buffer_bytes = config.client_query_buffer_bytes
-        self.output_bytes_max = config.client_output_buffer_bytes
+        self.output_bytes_max = config.client_output_buffer.normal.hard_bytes
+        self.outbox.limit = config.client_output_buffer.pubsub
+        self.notifier.configure(config.notify_keyspace_events)
+        self.tracking.keys_max = config.tracking_table_max_keys
+        self.tracking.evict()
         self._pending_bytes_max = config.pending_bytes_max
         for replica in self.replicas:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
@@ -147,6 +179,55 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         self.clients.pop(connection.session.id, None)
+        self.detach(connection)
+        self.outbox.forget(connection)
+        self.pause.forget(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """The client is gone, or begins anew: it listens to nothing any more."""
+        session = connection.session
+        if session.subscriptions is not None:
+            self.channels.leave(connection)
+        if session.tracker is not None:
+            self.tracking.turn_off(connection)
+        if session.monitors:
+            self.monitors.remove(connection)
+
+    def _hinder_all(self, reason: int, on: bool) -> None:
+        """For a reason that concerns every client, those to come included."""
+        hindrances = self.hindrances | reason if on else self.hindrances & ~reason
+        if hindrances != self.hindrances:
+            self.hindrances = hindrances
+            for connection in self.clients.values():
+                connection.hinder(reason, on)
+
+    def _paused(self, active: bool) -> None:
+        self._hinder_all(PAUSED, active)
+        if not active:
+            self.remove_expired()
+
+    def remove_expired(self) -> None:
+        """Asks for the removal of what has expired, where this node leads; not during a pause."""
+        if not self.pause.active:
+            for proposer in self.proposers:
+                proposer.remove_expired()
+
+    # -- other nodes
+
+    def link_up(self, peer: str) -> None:
+        self.notifier.link_up(peer)
+
+    def link_down(self, peer: str) -> None:
+        self.news.link_down(peer)
+        self.feed.link_down(peer)
+        self.notifier.link_down(peer)
+
+    def tick(self) -> None:
+        """To be called about ten times per second."""
+        self.news.tick()
+        self.feed.tick()
+        self.pause.tick()
+        self.tracking.evict()
 
     def finished(self, connection: Connection) -> None:
         """A burst of `connection` has all its replies: it is flushed at the end of this turn."""
@@ -172,6 +253,8 @@ class Server:
         finished, self._finished = self._finished, []
         for connection in finished:
             connection.flush()
+        self.tracking.end_turn()
+        self.outbox.end_turn()
         self.send_posted()
 
     def owner(self, shard: Shard) -> str:
@@ -207,8 +290,14 @@ class Server:
         if limit:
             oldest = Clock.now() - limit
             for connection in list(self.clients.values()):
-                if connection.session.last_at < oldest and not connection.waiting:
+                if connection.session.last_at < oldest and not (connection.waiting or _listens(connection)):
                     connection.abort()
 
     def log_output_limit(self, connection: Connection) -> None:
         log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
+
+
+def _listens(connection: Connection) -> bool:
+    """Whether a client has reason to be silent: it listens, or was put off."""
+    session = connection.session
+    return session.subscriptions is not None or session.monitors or connection.held

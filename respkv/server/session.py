@@ -6,8 +6,8 @@ Times are those of `respkv.raft.group.Clock`, in seconds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from respkv.acl.user import User
 from respkv.commands.table import COMMANDS
@@ -16,6 +16,15 @@ from respkv.shard.transaction import Watched
 
 if TYPE_CHECKING:
     from respkv.server.queue import Queue
+
+if TYPE_CHECKING:
+    from respkv.server.channels import Subscriptions
+    from respkv.server.tracking import Tracker
+
+# Whether replies are sent (CLIENT REPLY): all; all but that to the next command; none.
+HEARD: Final = 0
+SKIPS_NEXT: Final = 1
+SILENT: Final = 2
 
 _ids = itertools.count(1)
 
@@ -36,12 +45,18 @@ class Session:
         "lib_version",
         "local_address",
         "logged_in",
+        "monitors",
+        "muted",
         "name",
         "no_evict",
+        "no_touch",
         "port_shift",
         "protocol",
         "readonly",
+        "subscriptions",
+        "tracker",
         "transaction",
+        "unblock",
         "user",
         "watched",
     )
@@ -57,6 +72,10 @@ class Session:
         self.last_words: Sequence[bytes] = ()
         self.lib_name = b""
         self.lib_version = b""
+        self.subscriptions: Subscriptions | None = None
+        self.tracker: Tracker | None = None
+        self.monitors = False
+        self.unblock: Callable[[bool], None] | None = None  # while it waits for something; with whether as an error
         self.reset(user=user, authenticated=authenticated)
 
     @property
@@ -73,8 +92,9 @@ class Session:
         self.logged_in = self.authenticated = authenticated
         self.protocol = 2
         self.name = b""
-        self.no_evict = False
+        self.no_evict = self.no_touch = False
         self.readonly = False
+        self.muted = HEARD
         self.end_transaction()
 
     def end_transaction(self) -> None:

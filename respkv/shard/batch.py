@@ -14,12 +14,15 @@ An entry is one byte 0 and a MessagePack array `[now_ms, seed, origins, runs]`:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from respkv.cluster.slots import SLOTS
 from respkv.storage.record import OVERHEAD_BYTES
+
+BY_OP: Final = b"\0by"
+"""`BY_OP, mark, command...`: the command of a client that does not want to hear of its own writes (CLIENT TRACKING)."""
 
 
 class Puts(msgspec.Struct, array_like=True, tag=0, gc=False):

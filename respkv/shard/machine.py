@@ -13,21 +13,27 @@ from typing import Any
 
 from respkv.commands.context import Context
 from respkv.commands.keys import expire_keys
-from respkv.commands.table import COMMANDS, resolve
+from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
 from respkv.keyspace.system import SystemRecord
 from respkv.keyspace.values import STRING
+from respkv.keyspace.watch import MISS, Event, Watch
 from respkv.reply import NULL_ARRAY, Reply, RespError
-from respkv.shard.batch import Entry, Ops, Puts, Run, joined
+from respkv.shard.batch import BY_OP, Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
 from respkv.shard.transaction import EXEC_OP, WATCH_OP, Watched, is_possible, is_read, transaction_of
 from respkv.shard.watches import Watches
 from respkv.storage import Bitcask
+from respkv.storage.batch import Batch
 from respkv.storage.reading import LongRead
 
 EXPIRE_OP = b"\0expire"
 SYSTEM_OP = b"\0system"
 VERSION_DIGITS_MAX = 18
+
+# Of the commands that only read, those that tell of a key without taking its value; and those that take it, then write.
+_LOOKS_ONLY = frozenset(("object", "memory"))
+_READS_FIRST = frozenset(("getset", "getdel", "getex"))
 
 
 def wall_ms() -> int:
@@ -35,22 +41,50 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Watcher(Watch):
+    """A `Watch` that is told when what it has gathered came true."""
+
+    def committed(self, term: int) -> None:
+        """An entry of `term` was applied: takes what was gathered, and clears."""
+        raise NotImplementedError
+
+    def missed(self, events: list[Event]) -> None:
+        """A read outside of any entry has not found keys."""
+        raise NotImplementedError
+
+
 class Machine:
-    """Applies entries to a shard's keyspace and reads from it."""
+    """Applies entries to a shard's keyspace and reads from it.
+
+    `watcher` gathers what entries do, as long as somebody wants to know.
+    """
 
     def __init__(self, cask: Bitcask, clock_ms: Callable[[], int] = wall_ms) -> None:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self._watcher: Watcher | None = None
         self.on_system: Callable[[bytes, SystemRecord], None] = lambda _name, _record: None
         """Told of each system record that an entry changes."""
         self.watches = Watches()
         self._wall_ms = clock_ms
         self._read_context = Context(seed=time.monotonic_ns())
 
+    @property
+    def watcher(self) -> Watcher | None:
+        return self._watcher
+
+    @watcher.setter
+    def watcher(self, watcher: Watcher | None) -> None:
+        self._watcher = self.db.watch = watcher
+
     @staticmethod
     def can_apply(args: list[bytes]) -> bool:
         """Whether an entry may hold this command: anything else would be fatal to every replica."""
+        if args[0] == BY_OP:
+            args = args[2:]
+            if not args:
+                return False
         spec = COMMANDS.get(args[0])
         if spec is None:
             if args[0] == EXEC_OP:
@@ -90,10 +124,12 @@ class Machine:
         replies: list[Any] = []
         for run in runs:
             if isinstance(run, Puts):
-                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+                self._put(batch, run)
             else:
                 replies += [self._run(args, context) for args in run.commands]
         db.commit(index, term)
+        if self._watcher is not None:
+            self._watcher.committed(term)
         if self.watches.stamps:
             self.watches.committed(batch)
         return replies
@@ -103,19 +139,25 @@ class Machine:
     ) -> Slices:
         """`apply` for an entry with long values: yields what is to be run, in any thread, before it is resumed, and
         returns the replies."""
-        db, values = self.db, values_of(entry.runs, body)
+        db, values, watched_by = self.db, values_of(entry.runs, body), self._watcher
         db.now_ms = max(self.cask.clock_ms, entry.now_ms)
         batch = db.begin()
         context = Context(seed=entry.seed)
         replies: list[Any] = []
         for run in entry.runs:
             if isinstance(run, LongPut):
+                if self._watcher is not None:
+                    self._watcher.putting(db, [run.key])
                 batch.put_long(run.slot, run.key, next(values))
             elif isinstance(run, Puts):
-                batch.put_encoded(run.slots, run.keys, run.sizes, run.records)
+                self._put(batch, run)
             else:
                 replies += [self._run(args, context) for args in run.commands]
         yield from db.commit_in_slices(index, term)
+        if self._watcher is not None:
+            if self._watcher is not watched_by:  # it came too late to see what was written
+                self._watcher.flushing()
+            self._watcher.committed(term)
         if self.watches.stamps:
             self.watches.committed(batch)
         return replies
@@ -126,14 +168,28 @@ class Machine:
 
     def _apply_puts(self, index: int, term: int, now_ms: int, runs: list[Run]) -> None:
         puts = joined(runs)  # type: ignore[arg-type]  # checked by the caller, without a copy
+        watcher = self._watcher
+        if watcher is not None:
+            self.db.now_ms = now_ms
+            watcher.putting(self.db, puts.keys)
         self.cask.append_puts(index, term, now_ms, puts.slots, puts.keys, puts.sizes, puts.records)
         if self.watches.stamps:
             self.watches.wrote(puts.keys)
+        if watcher is not None:
+            watcher.committed(term)
+
+    def _put(self, batch: Batch, puts: Puts) -> None:
+        if self._watcher is not None:
+            self._watcher.putting(self.db, puts.keys)
+        batch.put_encoded(puts.slots, puts.keys, puts.sizes, puts.records)
 
     def _run(self, args: list[bytes], context: Context) -> Reply:
         spec = COMMANDS.get(args[0])
         if spec is None:
             return self._run_own(args, context)
+        if self._watcher is not None and self._watcher.wanted & MISS:
+            for key in self._misses(spec, args):
+                self._watcher.event(MISS, b"keymiss", key)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
@@ -141,10 +197,36 @@ class Machine:
             return refusal.with_traceback(None)
         return reply
 
+    def _run_by(self, mark: bytes, args: list[bytes], context: Context) -> Reply:
+        watcher = self._watcher
+        if watcher is None:
+            return self._run(args, context)
+        watcher.writer = mark
+        reply = self._run(args, context)
+        watcher.writer = b""
+        return reply
+
+    def _misses(self, spec: Spec, args: list[bytes]) -> list[bytes]:
+        """The keys that a command looks for in order to read them, and that are not there."""
+        if spec.is_readonly:
+            keys = () if spec.name in _LOOKS_ONLY else spec_keys(spec, args)
+        elif spec.name in _READS_FIRST or (spec.name == "set" and b"GET" in map(bytes.upper, args[3:])):
+            keys = args[1:2]
+        else:  # sources, if it has any beside what it writes
+            keys = [
+                key
+                for each in spec.key_specs
+                if each.access[0] == "RO"
+                for key in args[each.first : len(args) + each.last + 1 if each.last < 0 else each.first + each.last + 1]
+            ]
+        return [key for key in keys if not self.db.exists(key)]
+
     def _run_own(self, args: list[bytes], context: Context) -> Reply:
         """An operation that no client can name."""
         if args[0] == EXEC_OP:
             return self._exec(args, context)
+        if args[0] == BY_OP:
+            return self._run_by(args[1], args[2:], context)
         if args[0] == WATCH_OP:
             return self.watches.issue(self.db, args[1:])
         if args[0] == SYSTEM_OP:
@@ -175,7 +257,15 @@ class Machine:
         """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
-        return self._run(args, self._read_context)
+        watcher = self._watcher
+        if watcher is None:
+            return self._run(args, self._read_context)
+        known = len(watcher.events)  # of an entry that is being applied, perhaps
+        reply = self._run(args, self._read_context)
+        if misses := watcher.events[known:]:
+            del watcher.events[known:]
+            watcher.missed(misses)
+        return reply
 
     def is_as_watched(self, watched: Watched, *, vouch: bool) -> bool:
         """Whether a key is what it was, as far as is known here. `vouch`: and was not written in between."""

@@ -43,7 +43,7 @@ from respkv.shard.border import (
     require_count,
 )
 from respkv.shard.long import LongApply, LongEntry, Offload, decode_head, encode_head, hand_out, run_here
-from respkv.shard.machine import Machine, wall_ms
+from respkv.shard.machine import Machine, Watcher, wall_ms
 from respkv.shard.outcomes import Outcomes
 from respkv.shard.reads import Reads
 from respkv.shard.requests import Expiry, Forwarded
@@ -92,6 +92,7 @@ class Proposer(Outcomes):
         super().__init__(shard.id, send=send, wake=wake, now=now)
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
+        self._watcher: Watcher | None = None
         self.use(machine)
         self.refusal: RespError | None = None
         self.proposed = 0
@@ -110,7 +111,15 @@ class Proposer(Outcomes):
     def use(self, machine: Machine | None) -> None:
         """The state to read from and to apply to (None: this node holds no replica)."""
         self.machine = machine
+        if machine is not None:
+            machine.watcher = self._watcher
         self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """`watcher` is told what is applied here from now on."""
+        self._watcher = watcher
+        if self.machine is not None:
+            self.machine.watcher = watcher
 
     def avoid_plain_reads(self) -> None:
         """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""

@@ -28,7 +28,7 @@ from respkv.commands.table import COMMANDS, resolve, spec_keys
 from respkv.keyspace.db import Db
 from respkv.raft.group import Clock
 from respkv.reply import RespError
-from respkv.shard.batch import Guarded, Ops, Puts
+from respkv.shard.batch import BY_OP, Guarded, Ops, Puts
 from respkv.shard.long import LongRun
 from respkv.shard.transaction import EXEC_OP, REFUSED, Watched, transaction_of
 from respkv.storage.batch import EXPIRED, Batch
@@ -140,6 +140,8 @@ class _Writes:
             self.keys.add(run.key)
 
     def _add_command(self, args: list[bytes]) -> None:
+        if args[0] == BY_OP:
+            args = args[2:]
         if args[0] == EXEC_OP:
             transaction = transaction_of(args)
             for command in transaction.commands if transaction is not None else ():

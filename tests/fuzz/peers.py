@@ -10,6 +10,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Self
 
+from respkv.acl.user import User
 from respkv.border import BadMessage
 from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
@@ -19,6 +20,7 @@ from respkv.cluster.link import HELLO, PING, Link
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Shard, Topology
 from respkv.config import load
+from respkv.config.live import Live
 from respkv.disk import Disk
 from respkv.raft import messages as raft
 from respkv.raft.clock import Clock
@@ -29,7 +31,17 @@ from respkv.raft.long import PIECE
 from respkv.raft.receiving import LogDivergence
 from respkv.reply import NULL_ARRAY, OK, LongBulk, RespError, Simple, Verbatim
 from respkv.resp.encoder import encode as encode_reply
+from respkv.server import news
+from respkv.server.access import Access
+from respkv.server.channels import CHANNEL, PATTERN, Channels
+from respkv.server.feed import Feed
 from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
+from respkv.server.messaging import Messaging
+from respkv.server.notify import Notifier
+from respkv.server.pause import Pause
+from respkv.server.roll import USERS_HAVE, USERS_TELL, Roll
+from respkv.server.session import Session
+from respkv.server.tracking import Tracker, Tracking
 from respkv.shard import border
 from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
 from respkv.shard.long import LongEntry, LongPut, encode_head
@@ -265,6 +277,8 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
             [border.READ_LATER, 0, request, 1 << 20],
             [HOLDERS_ASK, 0, 1, rng.choice((0, 5))],
             [HOLDERS_TELL, 0, 1, 5, 2],
+            [USERS_TELL, 0, rng.randrange(9), rng.choice((b"", b"user a on >x ~k* (+get &c)\nuser default off\n"))],
+            [USERS_HAVE, 0, rng.randrange(9)],
         )
     )
 
@@ -300,6 +314,59 @@ class AtOnce:
             done(None)
 
 
+class Listener:
+    """A connection, as far as messages are concerned."""
+
+    closing = False
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+
+class Talk:
+    """What a node's server has to do with other nodes, with one client that listens to all and caches all."""
+
+    def __init__(self, replica: Replica, send: Any) -> None:
+        peers: Any = SimpleNamespace(links=dict.fromkeys(PEERS), send=send, waiting_bytes=lambda _: 0)
+        session = Session(cluster_view=False, user=User(b"default"), authenticated=True)
+        connection: Any = Listener(session)
+        outbox: Any = SimpleNamespace(push=lambda client, data: None)
+        self.news = news.News(peers)
+        channels = Channels(outbox.push)
+        channels.subscribe(connection, PATTERN, b"*")
+        channels.subscribe(connection, CHANNEL, b"c")
+        self.tracking = Tracking({session.id: connection}, outbox, [0] * 16384, 1, "life")
+        self.tracking.turn_on(Tracker(connection, b"mark"), [b""])
+        self.messaging = Messaging(channels, self.news)
+        self.feed = Feed("n1", [replica.proposer], self.news, self.tracking)
+        self.notifier = Notifier([replica.proposer], channels, self.news, self.feed, lambda _: None)
+        self.notifier.configure("KEAmn")
+        self.pause = Pause(self.news, lambda _: None)
+        self.feed.begin()
+
+    def turn(self) -> None:
+        self.tracking.end_turn()
+        self.feed.tick()
+        self.pause.tick()
+        self.news.tick()
+
+
+def news_message(rng: Random) -> list[Any]:
+    """What another node's server could say, of any kind."""
+    key, mark = some_bytes(rng, 9), rng.choice((b"", b"mark"))
+    return rng.choice(
+        (
+            [news.PUBLISH, 0, 1, bool(rng.randrange(2)), b"c", some_bytes(rng)],
+            [news.ASK, 0, 1, rng.randrange(10), rng.choice(([], [b"c"], [b"*", b"c"]))],
+            [news.TOLD, 0, rng.randrange(3), [1, 2], [b"c"]],
+            [news.WANTS, 0, rng.randrange(1 << 16), bool(rng.randrange(2))],
+            [news.EVENTS, 0, [[1 << rng.randrange(16), b"set", key]]],
+            [news.CHANGED, 0, rng.randrange(9), rng.randrange(2), bool(rng.randrange(2)), [[key, mark]]],
+            [news.PAUSE, 0, 1, rng.randrange(2), bool(rng.randrange(2))],
+        )
+    )
+
+
 class FuzzedNode:
     """A replica with all that belongs to it, and the border as `respkv.node` has it."""
 
@@ -312,6 +379,11 @@ class FuzzedNode:
             wake=lambda _: None, worker=AtOnce(), fatal=_fatal, disk=Disk(), now=lambda: 0.0,  # type: ignore[arg-type]
         )
         self.holders = Holders("n1", [self.replica.proposer], self._send)
+        links: Any = SimpleNamespace(links=dict.fromkeys(PEERS), send=self._send)
+        roll: Any = (self.replica.proposer, self.replica, links, path / "users", AtOnce(), Disk())
+        self.roll = Roll(Access(Live(load(environ={}, flags=flags)), {}), *roll)
+        self.roll.start()
+        self.talk = Talk(self.replica, self._send)
         self.replica.group.log.stand(standing)
         self.turn()
         for peer in PEERS:
@@ -325,6 +397,10 @@ class FuzzedNode:
     def deliver(self, peer: str, received: Any) -> None:
         if received[0] <= raft.REPLICA_KIND_MAX:
             self.replica.receive(peer, received)
+        elif received[0] in {USERS_TELL, USERS_HAVE}:
+            self.roll.receive(peer, received)
+        elif received[0] >= news.PUBLISH:
+            self.talk.news.receive(peer, received)
         elif received[0] >= HOLDERS_ASK:
             self.holders.receive(peer, received)
         else:
@@ -332,6 +408,7 @@ class FuzzedNode:
 
     def turn(self) -> None:
         self.replica.pump()
+        self.talk.turn()
         self.journal.flush()
         for shard_log in self.journal.count_written():
             if shard_log is self.replica.group.log:
@@ -423,9 +500,11 @@ def _converse(rng: Random, node: FuzzedNode, time: Time) -> None:
         if rng.randrange(4) == 0:
             node.client(rng)
             node.turn()
-        of_raft = rng.randrange(3)
-        requests = node.requests()
-        fair = raft_message(rng, node.replica) if of_raft else proposers_message(rng, node.replica, requests)
+        kind = rng.randrange(4)
+        if kind > 1:
+            fair = raft_message(rng, node.replica)
+        else:
+            fair = news_message(rng) if kind else proposers_message(rng, node.replica, node.requests())
         said = decode(encode(bend(rng, fair) if rng.randrange(2) else fair))
         if not said or type(said) is not list or type(said[0]) is not int or len(said) < 2 or said[1] != 0:
             continue  # for the link and the node: see `frames_after_the_handshake`

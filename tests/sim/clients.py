@@ -14,7 +14,7 @@ import hiredis
 
 from respkv.server.connection import Connection
 from tests.sim.linearizable import Operation
-from tests.sim.model import CLEARS, commands_of, reply_of
+from tests.sim.model import CLEARS, Failure, commands_of, reply_of
 from tests.sim.watch import Broken
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 LATENCY_S = (0.0001, 0.001)
+WATCH_AND_GET = 2
 PATIENCE_S = 4.0  # beyond the time that the server allows itself
 
 
@@ -66,7 +67,9 @@ class Client:
         self.stopped = False
         self.waiting: list[Operation] = []
         self._replies: list[Any] = []
+        self._unsent: list[bytes] = []
         self._life = 0
+        self._hears_at = 0.0
         self._epoch = 0
         self._connection: Connection | None = None
         self._reader = hiredis.Reader()
@@ -89,7 +92,7 @@ class Client:
 
     def _leave(self) -> None:
         self._epoch += 1
-        self.waiting, self._replies = [], []
+        self.waiting, self._replies, self._unsent = [], [], []
         if self.node is not None and self.node.up and self.node.life == self._life and self._connection is not None:
             self.world.at(self.world.now, self.node, partial(self._connection.connection_lost, None))
         self.node = self._connection = None
@@ -120,13 +123,16 @@ class Client:
         self.send([self.world.workload.command(self._rng) for _ in range(count)])
 
     def send(self, commands: list[list[bytes]]) -> None:
-        world, node = self.world, self.node
-        assert node is not None
+        world = self.world
         session = (self.number, len(world.history.operations))
         self.waiting = [world.history.invoke(self.number, args, world.now, session) for args in commands]
-        data = b"".join(_encoded(words) for args in commands for words in _sent(args))
-        world.at(world.now + self._rng.uniform(*LATENCY_S), node, partial(self._arrive, self._epoch, data))
+        self._unsent = _chunks(commands)
+        self._send_next()
         self._later(world.timeout_ms / 1000 + PATIENCE_S, partial(self._impatient, len(world.history.operations)))
+
+    def _send_next(self) -> None:
+        at = self.world.now + self._rng.uniform(*LATENCY_S)
+        self.world.at(at, self.node, partial(self._arrive, self._epoch, self._unsent.pop(0)))
 
     def _arrive(self, epoch: int, data: bytes) -> None:
         if epoch != self._epoch or self.node is None:
@@ -141,7 +147,9 @@ class Client:
             self._leave()
 
     def _receive(self, epoch: int, data: bytes) -> None:
-        self.world.at(self.world.now + self._rng.uniform(*LATENCY_S), None, partial(self._hear, epoch, data))
+        """In the order in which it was sent."""
+        self._hears_at = max(self._hears_at, self.world.now + self._rng.uniform(*LATENCY_S))
+        self.world.at(self._hears_at, None, partial(self._hear, epoch, data))
 
     def _hear(self, epoch: int, data: bytes) -> None:
         if epoch != self._epoch:
@@ -149,6 +157,8 @@ class Client:
         self._reader.feed(data)
         while self.waiting and (reply := self._reader.gets()) is not False:
             self._replies.append(reply)
+            if len(self._replies) == WATCH_AND_GET and _watches(self.waiting[0].args):
+                self._send_next()
             if len(self._replies) < len(_sent(self.waiting[0].args)):
                 continue
             operation, replies, self._replies = self.waiting.pop(0), self._replies, []
@@ -168,10 +178,9 @@ class Client:
 
     def _complete_transaction(self, operation: Operation, replies: list[Any]) -> None:
         """A transaction that was called off has told what the watched key was, and no more."""
-        result, watched = replies[-1], operation.args[1]
-        if watched and any(isinstance(reply, Exception) for reply in replies[:2]):  # so nothing is watched
-            operation.args = (operation.args[0], b"", *operation.args[2:])
-            watched = b""
+        result, now = replies[-1], self.world.now
+        is_guarded = operation.args[1] != b"" and not isinstance(replies[0], Exception)
+        has_read = is_guarded and not isinstance(replies[1], Exception)
         if isinstance(result, Exception):
             self._complete(operation, result)
         elif isinstance(result, list):
@@ -179,12 +188,31 @@ class Client:
                 reply_of(words, reply, error=isinstance(reply, Exception))
                 for words, reply in zip(commands_of(operation.args), result, strict=True)
             ]
-            operation.complete(self.world.now, [replies[1], *told] if watched else told)
-        elif watched:
-            operation.args = (b"GET", watched)
+            if not has_read:
+                operation.args = (operation.args[0], b"", *operation.args[2:])
+            operation.complete(now, [replies[1], *told] if has_read else told)
+        elif has_read:
+            operation.args = (b"GET", operation.args[1])
             self._complete(operation, replies[1])
+        elif is_guarded:
+            operation.complete(now, Failure("EXECABORT"))
         else:
             raise Broken(f"a transaction that watches nothing was called off: {operation}")
+
+
+def _watches(args: Sequence[bytes]) -> bool:
+    return args[0] == b"TRANSACTION" and args[1] != b""
+
+
+def _chunks(commands: list[list[bytes]]) -> list[bytes]:
+    """The commands as they are sent: what was watched and read is heard before the transaction goes."""
+    chunks = [b""]
+    for args in commands:
+        for number, words in enumerate(_sent(args)):
+            if number == WATCH_AND_GET and _watches(args):
+                chunks.append(b"")
+            chunks[-1] += _encoded(words)
+    return chunks
 
 
 def _sent(args: Sequence[bytes]) -> list[Sequence[bytes]]:

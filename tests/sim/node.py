@@ -18,6 +18,7 @@ from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
 from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.server.holders import HOLDERS_ASK
+from respkv.server.news import PUBLISH
 from respkv.server.server import Server
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import open_journal
@@ -85,6 +86,9 @@ class SimPeers:
             self.out[peer] = [message]
             self._node.schedule()
         return True
+
+    def waiting_bytes(self, peer: str) -> int:
+        return 0
 
     def flush(self) -> None:
         out, self.out = self.out, {}
@@ -276,6 +280,8 @@ class SimNode:
             if kind <= REPLICA_KIND_MAX:
                 if shard in self.replicas:
                     self.replicas[shard].receive(peer, message)
+            elif kind >= PUBLISH:
+                self.server.news.receive(peer, message)
             elif kind >= HOLDERS_ASK:
                 self.server.holders.receive(peer, message)
             else:

@@ -30,6 +30,7 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection((HOST, port), timeout=START_S)
+        self._reader = hiredis.Reader()
 
     def __enter__(self) -> Self:
         return self
@@ -51,11 +52,14 @@ class Wire:
         return found.removesuffix(end)
 
     def __call__(self, command: str | Sequence[bytes]) -> object:
-        """Errors are returned, as `hiredis.ReplyError`."""
-        reader = hiredis.Reader()
+        """The next reply after `command` was sent. Errors are returned, as `hiredis.ReplyError`."""
         self.send(command)
-        while (reply := reader.gets()) is False:
-            reader.feed(self._receive())
+        return self.reply()
+
+    def reply(self) -> object:
+        """The next reply or message of those that have come or are to come."""
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._receive())
         return reply
 
     def rest_of_line(self) -> bytes:

@@ -240,7 +240,8 @@ def test_config_set_changes_what_may_change_and_tells_who_watches() -> None:
 SETTABLE = {
     "requirepass", "maxclients", "timeout", "tcp-keepalive", "proto-max-bulk-len", "client-query-buffer-limit",
     "client-output-buffer-limit", "cluster-timeout-ms", "log-level", "merge-dead-ratio", "pending-bytes-max",
-    "disk-headroom-bytes", "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file", "tls-key-file",
+    "disk-headroom-bytes", "notify-keyspace-events", "tracking-table-max-keys",
+    "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file", "tls-key-file",
     "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers",
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from respkv.server.commands import (
     acl,
     admin,
     client,
+    clients,
     cluster,
     config,
     connection,
@@ -17,9 +18,11 @@ from respkv.server.commands import (
     info,
     keys,
     memory,
+    pubsub,
+    tracking,
     transactions,
     wait,
 )
 
-__all__ = ["acl", "admin", "client", "cluster", "config", "connection", "debug", "describe", "info", "keys", "memory",
-           "transactions", "wait"]  # fmt: skip
+__all__ = ["acl", "admin", "client", "clients", "cluster", "config", "connection", "debug", "describe", "info",
+           "keys", "memory", "pubsub", "tracking", "transactions", "wait"]  # fmt: skip

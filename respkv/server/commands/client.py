@@ -11,13 +11,14 @@ from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.raft.group import Clock
 from respkv.reply import OK, Reply, RespError, Verbatim
+from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL
 from respkv.server.commands.connection import is_printable, set_name
 from respkv.server.commands.helping import help_reply
 from respkv.server.connection import Connection
 from respkv.server.dispatch import Call
 from respkv.server.session import command_name
 
-_TYPES = {b"normal": True, b"master": False, b"replica": False, b"slave": False, b"pubsub": False}
+_TYPES = {b"normal": "normal", b"master": "master", b"replica": "replica", b"slave": "replica", b"pubsub": "pubsub"}
 
 
 @command("CLIENT", kind="server", arity=-2, group="connection", group_category=False, since="2.4.0",
@@ -84,10 +85,9 @@ def client_info(call: Call) -> Reply:
          since="2.4.0", summary="Get the list of client connections", tips="nondeterministic_output",
          complexity="O(N) where N is the number of client connections")
 def client_list(call: Call) -> Reply:
-    """Every client is of type `normal`."""
     args, clients = call.args, call.server.clients
     if len(args) == 4 and args[2].upper() == b"TYPE":
-        return _listing(call, clients.values() if _is_normal(args[3]) else [])
+        return _listing(call, _of_type(clients.values(), args[3]))
     if len(args) > 3 and args[2].upper() == b"ID":
         wanted = [_integer(text, "Invalid client ID") for text in args[3:]]
         return _listing(call, [clients[number] for number in wanted if number in clients])
@@ -96,10 +96,12 @@ def client_list(call: Call) -> Reply:
     return _listing(call, clients.values())
 
 
-def _is_normal(type: bytes) -> bool:
+def _of_type(connections: Iterable[Connection], type: bytes) -> list[Connection]:
+    """Subscribers are `pubsub`, all others `normal`; there are no others."""
     if type.lower() not in _TYPES:
         raise errors.generic(f"Unknown client type '{errors.quoted(type)}'")
-    return _TYPES[type.lower()]
+    wanted = _TYPES[type.lower()]
+    return [c for c in connections if wanted == ("normal" if c.session.subscriptions is None else "pubsub")]
 
 
 def _integer(text: bytes, otherwise: str, least: int | None = None) -> int:
@@ -127,11 +129,11 @@ def client_line(connection: Connection, command: str) -> bytes:
 def _line(connection: Connection, now: float, last_command: str) -> bytes:
     """One client as Redis 7.0 shows it, with the library's name and version as 7.2 adds them.
 
-    What has no counterpart here (buffers of Redis's allocator, databases, subscriptions) is 0, or what Redis shows for
-    none.
+    What has no counterpart here (buffers of Redis's allocator, databases) is 0, or what Redis shows for none.
     """
     session = connection.session
-    flags = _flags(connection)
+    names = session.subscriptions.names if session.subscriptions is not None else ((), (), ())
+    tracker = session.tracker
     queue = session.transaction
     fields = {
         "id": session.id,
@@ -141,11 +143,11 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "name": session.name.decode(),
         "age": int(now - session.created_at),
         "idle": int(now - session.last_at),
-        "flags": flags,
+        "flags": _flags(connection) or "N",
         "db": 0,
-        "sub": 0,
-        "psub": 0,
-        "ssub": 0,
+        "sub": len(names[CHANNEL]),
+        "psub": len(names[PATTERN]),
+        "ssub": len(names[SHARD_CHANNEL]),
         "multi": -1 if queue is None else queue.count,
         "qbuf": connection.input_bytes,
         "qbuf-free": 0,
@@ -157,10 +159,10 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "oll": 0,
         "omem": connection.output_bytes,
         "tot-mem": connection.input_bytes + connection.output_bytes,
-        "events": "r",
+        "events": "rw" if connection.output_bytes else "r",
         "cmd": last_command,
         "user": session.user.name.decode("utf-8", "surrogateescape"),
-        "redir": -1,
+        "redir": -1 if tracker is None else tracker.redirect,
         "resp": session.protocol,
         "lib-name": session.lib_name.decode(),
         "lib-ver": session.lib_version.decode(),
@@ -170,17 +172,24 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
 
 
 def _flags(connection: Connection) -> str:
-    """In Redis's order."""
-    session = connection.session
-    found = {
+    """In Redis's letters and order."""
+    session, tracker = connection.session, connection.session.tracker
+    holds = {
+        "O": session.monitors,
+        "P": session.subscriptions is not None,
         "x": session.transaction is not None,
+        "b": connection.held or session.unblock is not None,
+        "t": tracker is not None,
+        "R": tracker is not None and tracker.broken,
+        "B": tracker is not None and tracker.bcast,
         "d": _is_dirty(connection),
         "c": connection.closing,
         "r": session.readonly,
         "U": session.is_unix,
         "e": session.no_evict,
+        "T": session.no_touch,
     }
-    return "".join(flag for flag, is_set in found.items() if is_set) or "N"
+    return "".join(letter for letter, on in holds.items() if on)
 
 
 def _is_dirty(connection: Connection) -> bool:
@@ -225,7 +234,7 @@ def _filtered(connections: list[Connection], option: bytes, value: bytes, users:
         wanted = _integer(value, "client-id should be greater than 0", least=1)
         return [c for c in connections if c.session.id == wanted]
     if option == b"TYPE":
-        return connections if _is_normal(value) else []
+        return _of_type(connections, value)
     if option == b"ADDR":
         return [c for c in connections if c.session.address.encode() == value]
     if option == b"LADDR":
@@ -262,14 +271,25 @@ def client_help(call: Call) -> Reply:
         "* TYPE (NORMAL|MASTER|REPLICA|PUBSUB)\n  Return clients of specified type.\n"
         "* ID <client-id> [<client-id> ...]\n  Return clients of these IDs."
     )
+    tracking = "Control server assisted client side caching."
     return help_reply(
         "CLIENT",
+        ("CACHING (YES|NO)", "Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes."),
+        ("GETREDIR", "Return the client ID we are redirecting to when tracking is enabled."),
         ("GETNAME", "Return the name of the current connection."),
         ("ID", "Return the ID of the current connection."),
         ("INFO", "Return information about the current client connection."),
         ("KILL <ip:port>", "Kill connection made from <ip:port>."),
         ("KILL <option> <value> [<option> <value> [...]]", kill),
         ("LIST [options ...]", list_),
+        ("UNPAUSE", "Stop the current client pause, resuming traffic."),
+        ("PAUSE <timeout> [WRITE|ALL]", "Suspend all, or just write, clients for <timeout> milliseconds."),
+        ("REPLY (ON|OFF|SKIP)", "Control the replies sent to the current connection."),
+        ("UNBLOCK <clientid> [TIMEOUT|ERROR]", "Unblock the specified blocked client."),
+        ("TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]]\n         [OPTIN] [OPTOUT] [NOLOOP]",
+         tracking),
+        ("TRACKINGINFO", "Report tracking status for the current connection."),
+        ("NO-TOUCH (ON|OFF)", "Will not touch LRU/LFU stats when this mode is on."),
         ("NO-EVICT (ON|OFF)", "Protect current client connection from eviction."),
         ("SETINFO (LIB-NAME|LIB-VER) <value>", "Tell the name or version of the client library."),
         ("SETNAME <name>", "Assign the name <name> to the current connection."),

@@ -9,10 +9,16 @@ from respkv import errors
 from respkv.acl.user import DEFAULT
 from respkv.commands.args import database, integer
 from respkv.commands.table import command
-from respkv.reply import OK, PONG, Reply, RespError, Simple
+from respkv.reply import OK, PONG, Encoded, Reply, RespError, Simple
+from respkv.resp.encoder import encode
 from respkv.server.dispatch import Call
+from respkv.server.session import Session
 
 REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
+
+# What HELLO says: client libraries cache only with a server that calls itself 7.4 or later in its greeting (redis-py,
+# Jedis), though nothing that they then use is newer than 7.0. INFO tells the version above.
+GREETING_VERSION = "7.4.0"
 
 
 @command("PING", kind="server", arity=-1, flags="fast", group="connection", since="1.0.0", summary="Ping the server",
@@ -21,6 +27,8 @@ def ping(call: Call) -> Reply:
     args = call.args
     if len(args) > 2:
         raise errors.arity("ping")
+    if call.session.subscriptions is not None and call.session.protocol == 2:
+        return [b"pong", args[1] if len(args) == 2 else b""]
     return args[1] if len(args) == 2 else PONG
 
 
@@ -48,11 +56,17 @@ def hello(call: Call) -> Reply:
             raise errors.hello_syntax(args[at])
     if not session.authenticated:
         raise call.server.access.no_auth(hello=True)
+    messages = b"" if call.in_transaction else call.server.outbox.take(call.connection)  # in the protocol that was
     session.protocol = protocol
+    call.connection.hinder_by_session()
+    return Encoded(messages + encode(_greeting(session), protocol))
+
+
+def _greeting(session: Session) -> Reply:
     return {
         b"server": b"redis",  # clients look for this word
-        b"version": REDIS_VERSION.encode(),
-        b"proto": protocol,
+        b"version": GREETING_VERSION.encode(),
+        b"proto": session.protocol,
         b"id": session.id,
         b"mode": b"cluster" if session.cluster_view else b"standalone",
         b"role": b"master",
@@ -118,8 +132,9 @@ def quit_(call: Call) -> Reply:
 @command("RESET", kind="server", arity=1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="6.2.0", summary="Reset the connection")
 def reset(call: Call) -> Reply:
+    messages = call.server.outbox.take(call.connection)
     call.connection.deauthenticated()
-    return Simple(b"RESET")
+    return Encoded(messages + encode(Simple(b"RESET"), 2))
 
 
 # --- what clients of a Redis Cluster say first ---

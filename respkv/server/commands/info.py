@@ -33,6 +33,7 @@ from typing import Any
 from respkv import __version__
 from respkv.commands.table import command
 from respkv.reply import Reply, Verbatim
+from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL
 from respkv.server.commands.connection import REDIS_VERSION
 from respkv.server.dispatch import Call
 from respkv.server.memory import process_memory
@@ -96,8 +97,8 @@ def _clients(call: Call) -> Fields:
         "maxclients": call.server.config.config.maxclients,
         "client_recent_max_input_buffer": max((c.input_bytes for c in connections), default=0),
         "client_recent_max_output_buffer": max((c.output_bytes for c in connections), default=0),
-        "blocked_clients": call.server.holders.waiting,
-        "tracking_clients": 0,
+        "blocked_clients": call.server.holders.waiting + call.server.pause.held,
+        "tracking_clients": len(call.server.tracking.trackers),
     }
 
 
@@ -171,8 +172,12 @@ def _stats(call: Call) -> Fields:
         "evicted_keys": 0,
         "keyspace_hits": stats.hits,
         "keyspace_misses": stats.misses,
-        "pubsub_channels": 0,
-        "pubsub_patterns": 0,
+        "pubsub_channels": call.server.channels.count(CHANNEL),
+        "pubsub_patterns": call.server.channels.count(PATTERN),
+        "pubsubshard_channels": call.server.channels.count(SHARD_CHANNEL),
+        "tracking_total_keys": call.server.tracking.keys_count(),
+        "tracking_total_items": call.server.tracking.items,
+        "tracking_total_prefixes": call.server.tracking.prefixes_count(),
         "latest_fork_usec": 0,
         "total_error_replies": stats.errors,
     }

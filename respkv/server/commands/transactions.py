@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from respkv import errors
 from respkv.commands.table import command
 from respkv.reply import OK, Reply, RespError
+from respkv.server import attention
 from respkv.server.dispatch import Call, Later, has_open_writes, home_of
 from respkv.server.execution import Execution
 from respkv.server.plan import Plan
@@ -33,7 +34,7 @@ def multi(call: Call) -> Reply:
     if call.session.transaction is not None:
         raise errors.multi_nested()
     call.session.transaction = Queue()
-    call.connection.choose_way()
+    call.connection.hinder_by_session()
     return OK
 
 
@@ -57,12 +58,17 @@ def exec_(call: Call) -> Reply | Later:
     if queue.broken:
         raise errors.exec_abort()
     plan = Plan(call.connection, queue.commands, watched.values())
+    if call.connection.hindrances:
+        for spec, args in queue.commands:
+            attention.remember(call.connection, spec, args)
+            if call.server.monitors:
+                call.server.monitors.show(call.connection, spec, args)
     return Execution(call, _burst(call), plan, queue.bytes).start()
 
 
 def _end(call: Call) -> None:
     call.session.end_transaction()
-    call.connection.choose_way()
+    call.connection.hinder_by_session()
 
 
 def _burst(call: Call) -> Burst:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 from respkv import errors
 from respkv.commands.args import integer, integer_else
@@ -62,24 +61,50 @@ def wait(call: Call) -> Later:
     if call.in_transaction:
         deadline = Clock.now()
     shards = [proposer.shard for proposer in proposers]
-    call.server.holders.start(_wait(call, barrier, shards, wanted, deadline, call.later()))
+    waiting = _Waiting(call, deadline)
+    call.server.holders.start(_wait(waiting, barrier, shards, wanted, call.later()))
     return LATER
 
 
+class _Waiting:
+    """One client that waits. CLIENT UNBLOCK ends it."""
+
+    __slots__ = ("_call", "_unblocked", "deadline", "error")
+
+    def __init__(self, call: Call, deadline: float) -> None:
+        self.deadline = deadline
+        self.error = False
+        self._call = call
+        self._unblocked = asyncio.Event()
+        call.session.unblock = self._unblock
+
+    def _unblock(self, error: bool) -> None:
+        self.error = error
+        self._unblocked.set()
+
+    async def unblocked(self) -> None:
+        await self._unblocked.wait()
+
+    def given_up(self) -> bool:
+        """Whether the time is over, the client gone, or told to go on."""
+        gone = self._call.session.id not in self._call.server.clients
+        return gone or self._unblocked.is_set() or Clock.now() >= self.deadline
+
+    def end(self) -> None:
+        self._call.session.unblock = None
+
+    async def followers(self, shards: list[int], wanted: int) -> int:
+        return await self._call.server.holders.followers(shards, wanted, self.given_up)
+
+
 async def _wait(
-    call: Call,
-    barrier: _Barrier | None,
-    shards: list[int],
-    wanted: int,
-    deadline: float,
-    answer: Callable[[Reply], None],
+    waiting: _Waiting, barrier: _Barrier | None, shards: list[int], wanted: int, answer: Callable[[Reply], None]
 ) -> None:
     if barrier is not None:
-        left_s = None if deadline == _FOREVER else max(0.0, deadline - Clock.now())
-        await asyncio.wait([barrier.passed], timeout=left_s)
-    answer(await call.server.holders.followers(shards, wanted, partial(_given_up, call, deadline)))
-
-
-def _given_up(call: Call, deadline: float) -> bool:
-    """Whether the time is over or the client gone."""
-    return Clock.now() >= deadline or call.session.id not in call.server.clients
+        left_s = None if waiting.deadline == _FOREVER else max(0.0, waiting.deadline - Clock.now())
+        unblocked = asyncio.ensure_future(waiting.unblocked())
+        await asyncio.wait([barrier.passed, unblocked], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        unblocked.cancel()
+    count = await waiting.followers(shards, wanted)
+    waiting.end()
+    answer(errors.unblocked() if waiting.error else count)

@@ -21,7 +21,7 @@ from rich.table import Table
 # What a failure tells by its text to be about what respkv does not want to be.
 _ASIDE = (
     (r"'(zset|hash|list|set|stream|hll)-[a-z-]+'", "needs settings of collections"),
-    (r"Command '\\w+' not found|Invalid command specified", "needs other commands in its tables"),
+    (r"Command '\w+' not found|Invalid command specified", "needs other commands in its tables"),
     (r"'lua-time-limit'|'busy-reply-threshold'", "needs scripts"),
     (r"(?i)'appendonly'|loadaof|debug reload|'repl-[a-z-]+'|bgsave|bgrewriteaof|slaveof", "needs Redis's files"),
     (r'key "\w+" not known in dictionary|\.manifest', "needs Redis's files"),

@@ -1,0 +1,70 @@
+"""What the commands of a hindered connection (`Connection.hinder`) need beside being run.
+
+They may have to wait, be refused to a subscriber, be remembered for a client that caches, be shown to monitors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from respkv import errors
+from respkv.commands.table import Spec, resolve, spec_keys
+from respkv.reply import RespError
+from respkv.server.renaming import original
+from respkv.shard.batch import BY_OP
+
+if TYPE_CHECKING:
+    from respkv.server.connection import Connection
+
+_WHILE_SUBSCRIBED: Final = frozenset(
+    ("ping", "subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ssubscribe", "sunsubscribe", "quit", "reset")
+)
+
+
+def speaks(args: Sequence[bytes]) -> bool:
+    """Whether this is CLIENT REPLY ON or RESET, which are answered when nothing else is."""
+    words = [word.upper() for word in args[:3]]
+    return words in ([b"CLIENT", b"REPLY", b"ON"], [b"RESET"]) and len(args) == len(words)
+
+
+def must_wait(connection: Connection, args: list[bytes]) -> bool:
+    """Whether the command is put off by the pause. One that is wrong is not."""
+    pause, session, renamed = connection.server.pause, connection.session, connection.server.renamed
+    try:
+        spec = resolve(original(renamed, args) if renamed else args)
+    except RespError:
+        return False
+    if not session.authenticated:
+        return False
+    queued = session.transaction.commands if spec.name == "exec" and session.transaction is not None else ()
+    return pause.holds(spec) or any(pause.holds(each) for each, _ in queued)
+
+
+def check(connection: Connection, spec: Spec) -> None:
+    """Raises what a subscriber is told that wants to do something else."""
+    session = connection.session
+    if session.subscriptions is not None and session.protocol == 2 and spec.name not in _WHILE_SUBSCRIBED:
+        raise errors.while_subscribed(spec.name)
+
+
+def remember(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """A command is about to be sent to its shard: a client that caches is to hear of changes of what it reads."""
+    tracker = connection.session.tracker
+    if tracker is not None and spec.is_readonly and spec.kind == "data":
+        connection.server.tracking.remember(tracker, spec_keys(spec, args))
+
+
+def was_run(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
+    """A command was run or sent to its shard."""
+    server, session = connection.server, connection.session
+    if session.tracker is not None and session.transaction is None and not spec.name.startswith("client"):
+        session.tracker.caching = False
+    if server.monitors:
+        server.monitors.show(connection, spec, args)
+
+
+def marked(connection: Connection, args: list[bytes]) -> list[bytes]:
+    """A write as it goes into the log: with its client's mark if that does not want to hear of its own writes."""
+    tracker = connection.session.tracker
+    return args if tracker is None or not tracker.noloop else [BY_OP, tracker.mark, *args]
