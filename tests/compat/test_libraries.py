@@ -131,8 +131,9 @@ def test_the_cache_of_cachelib(node: NodeProcess) -> None:
 def test_the_cache_of_aiocache(node: NodeProcess) -> None:
     async def job() -> None:
         cache = RedisCache(
-            endpoint="127.0.0.1", port=node.port, namespace="app:", serializer=JsonSerializer(), pool_max_size=60
-        )
+            endpoint="127.0.0.1", port=node.port, namespace="app:", serializer=JsonSerializer(), pool_max_size=60,
+            timeout=60, create_connection_timeout=60,
+        )  # fmt: skip
         assert await cache.set("key", {"a": [1, 2]}, ttl=100)
         assert await cache.get("key") == {"a": [1, 2]}
         with pytest.raises(ValueError, match="already exists"):

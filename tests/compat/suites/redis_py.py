@@ -43,8 +43,8 @@ def run(asked: argparse.Namespace, port: int, nodes: int, log: Path) -> list[Out
     checkout = asked.checkout.resolve()
     rows = log.with_suffix(".jsonl")
     rows.unlink(missing_ok=True)
-    command = [asked.python, "-m", "pytest", "-q", "-p", "redis_py_plugin", "-p", "no:cacheprovider", "--tb=short"]
-    command += ["--timeout", "60", "--redis-url", f"redis://127.0.0.1:{port}/0", "--protocol", asked.protocol]
+    command = [asked.python, "-m", "pytest", "-q", "-p", "redis_py_plugin", "-p", "no:cacheprovider", "--tb=line"]
+    command += ["--timeout", "300", "--redis-url", f"redis://127.0.0.1:{port}/0", "--protocol", asked.protocol]
     command += ["--redis-cluster-nodes", str(nodes)]
     command += ["-m", MARKS.format("onlynoncluster" if asked.cluster else "onlycluster")]
     command += ["--continue-on-collection-errors", *asked.pytest]
