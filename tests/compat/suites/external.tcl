@@ -3,7 +3,7 @@
 #
 # Redis's own harness does the work, in its "external" mode. What is changed here, at run time, is how it reports:
 # a test that raises fails alone (Redis's --durable), what is unknown to the server between tests is passed over,
-# every command that a test sends is told, and a failed test leaves its connection behind.
+# every command that a test sends is told, and a failed transaction is discarded.
 #
 # With "own" as fourth argument, tests that Redis runs only on servers that it starts itself run too: for each
 # `start_server` the runner starts a fresh server with the settings that are asked for.
@@ -95,9 +95,8 @@ proc test {args} {
     if {$::cur_test eq {}} {
         send_data_packet $::test_server_fd sent [array names ::sent]
     }
-    if {$::num_failed > $failed} {
-        # It may be in a transaction, subscribed, or have replies that nobody read.
-        catch {reconnect}
+    if {$::num_failed > $failed && [info exists ::sent(multi)]} {
+        catch {r discard}
     }
     set ::cur_test {}
     return -code $code $result
