@@ -83,9 +83,9 @@ FOUND_BY: dict[str, int] = {
     "state_not_synced": 5,
     "truncates_a_matching_tail": 0,
     "commit_by_unverified_append": 1,
-    "no_prevote": 2,
+    "no_prevote": 3,
     "no_stickiness": 6,
-    "votes_count_twice": 195,
+    "votes_count_twice": 0,
     "lease_too_long": 0,
     "lease_without_margin": 64,
     "lease_from_receive_time": 0,
@@ -132,7 +132,8 @@ _POWER: dict[str, Any] = {
 }  # fmt: skip
 _CONTESTS: dict[str, Any] = {
     "nodes": 5, "replicas": 5, "shards": 1, "clients": 1, "think_s": 1.0, "steps": 40, "step_s": 2.0,
-    "sync_s": (0.05, 0.4), "duplicate": 0.7, "drop": 0.0, "reorder": 0.0, "faults": _only(lonely_leader=10.0, heal=8.0),
+    "sync_s": Scenario.sync_s, "latency_s": (0.05, 0.2), "duplicate": 0.7, "drop": 0.0, "reorder": 0.0,
+    "faults": _only(lonely_leader=10.0, heal=8.0),
 }  # fmt: skip
 _DEAF: dict[str, Any] = {
     **_SMALL, "clients": 1, "think_s": 1.0, "steps": 30, "step_s": 2.0, "drop": 0.0, "reorder": 0.0,
