@@ -25,6 +25,7 @@ run: .venv/.stamp
 
 test: lint
 	@.ci/redis
+	@.ci/node
 	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/fuzz tests/sim
 	$(BIN)/pytest -q tests/compat tests/crash
 
@@ -47,7 +48,7 @@ fuzz: .venv/.stamp-dev
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --engine $(ENGINE)
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache tests/compat/node/node_modules
 	find respkv tests -name __pycache__ -type d -exec rm -rf {} +
 
 .venv/.stamp: pyproject.toml

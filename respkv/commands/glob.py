@@ -2,8 +2,7 @@
 
 `*` any bytes, `?` one byte, `[abc]` `[^a-z]` a class, `\\x` the byte x. Redis's corners are kept: an unclosed class
 ends with the pattern, `[]` matches nothing, the bounds of a range may be in any order and count as *signed* bytes, in
-`[a-]` the `]` is a bound, and the empty string is matched by the empty pattern alone (and by `*`, as in KEYS and SCAN,
-which look for it first).
+`[a-]` the `]` is a bound, and the empty string is matched by the empty pattern alone (but see `key_matcher`).
 
 How: between two stars stands a piece of fixed length. The first piece is anchored at the start, the last at the end,
 and the leftmost place is right for each one in between, so nothing is ever tried twice.
@@ -32,7 +31,7 @@ def matches(pattern: bytes, text: bytes, ignore_case: bool = False) -> bool:
 def matcher(pattern: bytes, ignore_case: bool = False) -> Matcher:
     """The compiled pattern: a function from text to whether all of it matches."""
     if pattern == b"*":
-        return lambda text: True
+        return bool
     pieces = [_Piece(classes) for classes in _pieces(pattern, ignore_case)]
     first, last = pieces[0], pieces[-1]
     if len(pieces) == 1:
@@ -55,6 +54,15 @@ def matcher(pattern: bytes, ignore_case: bool = False) -> Matcher:
         return True
 
     return match
+
+
+def key_matcher(pattern: bytes) -> Matcher:
+    """As KEYS and SCAN match: they look for `*` alone before they match, so there it means the empty key, too."""
+    return _everything if pattern == b"*" else matcher(pattern)
+
+
+def _everything(text: bytes) -> bool:
+    return True
 
 
 class _Piece:

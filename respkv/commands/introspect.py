@@ -1,7 +1,8 @@
 """What a key is made of: OBJECT and MEMORY USAGE.
 
 Encodings are those that Redis would choose for the value if it were set now; how it came to be (by APPEND, say) is not
-remembered. Nothing is shared between keys, so a reference count is always 1. Idle times: see `respkv.keyspace.idle`.
+remembered. Nothing is shared between keys, but clients know Redis's count of its shared small integers, so they get it.
+Idle times: see `respkv.keyspace.idle`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
 
 _EMBEDDED_BYTES_MAX = 44
+_SHARED_INTEGERS = 10_000  # Redis keeps 0 to 9999 once for all keys, with this count:
+_SHARED_COUNT = 2_147_483_647
 _NOT_LFU = (
     "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between "
     "policies at runtime LRU and LFU data will take some time to adjust."
@@ -75,7 +78,12 @@ def object_idletime(db: Db, args: list[bytes], ctx: Context) -> Reply:
 @command("OBJECT|REFCOUNT", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="2.2.3",
          summary="Get the number of references to the value of the key", tips="nondeterministic_output")
 def object_refcount(db: Db, args: list[bytes], ctx: Context) -> Reply:
-    return 1 if db.exists(args[2]) else None
+    record = db.lookup(args[2])
+    if record is None:
+        return None
+    if record.type != STRING or string_encoding(record.value) != "int":
+        return 1
+    return _SHARED_COUNT if 0 <= int(record.value) < _SHARED_INTEGERS else 1
 
 
 @command("MEMORY", arity=-2, group="server", since="4.0.0", complexity="Depends on subcommand.",

@@ -11,7 +11,7 @@ from respkv import errors
 from respkv.commands import spread
 from respkv.commands.args import INT_MAX, integer, scan_cursor, to_milliseconds
 from respkv.commands.context import Context
-from respkv.commands.glob import matcher
+from respkv.commands.glob import key_matcher
 from respkv.commands.table import command
 from respkv.keyspace.db import NO_EXPIRY, Db
 from respkv.keyspace.values import type_name
@@ -215,7 +215,7 @@ def randomkey(db: Db, args: list[bytes], ctx: Context) -> Reply:
                     "the database and the given pattern have limited length.",
          tips="request_policy:all_shards nondeterministic_output_order")
 def keys(db: Db, args: list[bytes], ctx: Context) -> Reply:
-    return list(filter(matcher(args[1]), db.keys()))
+    return list(filter(key_matcher(args[1]), db.keys()))
 
 
 @command("SCAN", arity=-2, flags="readonly", group="generic", since="2.8.0",
@@ -228,7 +228,7 @@ def scan(db: Db, args: list[bytes], ctx: Context) -> Reply:
     count, pattern, wanted = _scan_options(args)
     next_cursor, found = db.scan(cursor, count)
     if pattern is not None:
-        found = list(filter(matcher(pattern), found))
+        found = list(filter(key_matcher(pattern), found))
     if wanted is not None:
         found = [key for key in found if (record := db.lookup(key)) and type_name(record.type) == wanted]
     return [b"%d" % next_cursor, found]

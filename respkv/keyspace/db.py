@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from sys import getsizeof
 from typing import Final
@@ -24,7 +24,7 @@ from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, u
 from respkv.keyspace.usage import Recency, Usage
 from respkv.keyspace.values import STRING
 from respkv.keyspace.watch import Watch
-from respkv.storage.batch import EXPIRED, Batch
+from respkv.storage.batch import EXPIRED, Batch, Change
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
 
@@ -122,6 +122,11 @@ class Db:
         Different contents have different fingerprints but for one chance in 2**32 (a checksum tells them apart).
         """
         return self._source.fingerprint(key) if self.exists(key) else b""
+
+    @property
+    def changes(self) -> Mapping[bytes, Change]:
+        """What the batch that is open has written so far."""
+        return {} if self._batch is None else self._batch.changes
 
     def has_written(self, key: bytes) -> bool:
         """Whether this batch has written `key` so far, if only what was there; that it removed what had expired does

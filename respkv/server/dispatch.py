@@ -324,9 +324,13 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
 
 
 def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[bytes]) -> Proposer | None:
-    """The shard of several keys; None if they are on several and the command may span them. Raises CROSSSLOT."""
+    """The shard of several keys; None if they are on several and the command may span them. Raises CROSSSLOT.
+
+    That two slots happen to be on one shard is no reason to run a command that must not span them: it would depend on
+    where the ring puts them. Only with a single shard there is no such place.
+    """
     slots = {slot_of(key) for key in keys}
-    if len(slots) > 1 and (session.cluster_view or spec.spread is None):
+    if len(slots) > 1 and (session.cluster_view or (spec.spread is None and len(server.proposers) > 1)):
         raise errors.cross_slot()
     proposers = {server.proposer_of_slot[slot] for slot in slots}
     return proposers.pop() if len(proposers) == 1 else None

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from respkv.commands.glob import matches
+from respkv.commands.glob import key_matcher, matches
 
 
 @pytest.mark.parametrize(
     ("pattern", "matched", "unmatched"),
     [
         (b"", [b""], [b"a"]),
-        (b"*", [b"", b"a", b"ab\n\xff"], []),
-        (b"**", [b"a"], [b""]),  # only the single star is looked for before matching
+        (b"*", [b"a", b"ab\n\xff"], [b""]),  # so a subscription to `*` misses the channel without a name
+        (b"**", [b"a"], [b""]),
         (b"?", [b"a", b"\n"], [b"", b"ab"]),
         (b"a*", [b"a", b"ab"], [b"", b"ba"]),
         (b"*a", [b"a", b"ba"], [b"ab", b""]),
@@ -49,6 +49,11 @@ from respkv.commands.glob import matches
 def test_pattern(pattern: bytes, matched: list[bytes], unmatched: list[bytes]) -> None:
     assert [text for text in matched if not matches(pattern, text)] == []
     assert [text for text in unmatched if matches(pattern, text)] == []
+
+
+def test_a_single_star_means_every_key() -> None:
+    assert [key for key in (b"", b"a") if key_matcher(b"*")(key)] == [b"", b"a"]
+    assert [key for key in (b"", b"a") if key_matcher(b"**")(key)] == [b"a"]
 
 
 def test_case_is_ignored_when_asked() -> None:

@@ -79,7 +79,8 @@ SCRIPTS: dict[str, list[tuple[Any, Any]]] = {
     ],
     "dump": [("DUMP none", None), ("SET k value", OK), ("DUMP k", PAYLOAD), ("DUMP other", WRONG_TYPE)],
     "object": [
-        ("SET k 12", OK), ("OBJECT ENCODING k", b"int"), ("OBJECT encoding none", None), ("OBJECT REFCOUNT k", 1),
+        ("SET k 12", OK), ("OBJECT ENCODING k", b"int"), ("OBJECT encoding none", None),
+        ("OBJECT REFCOUNT k", 2147483647), ("SET k 10000", OK), ("OBJECT REFCOUNT k", 1),
         ("OBJECT REFCOUNT none", None), ("OBJECT FREQ none", None), ("OBJECT IDLETIME none", None),
         ("OBJECT FREQ k", NOT_LFU),
         ("OBJECT", "ERR wrong number of arguments for 'object' command"),
