@@ -237,6 +237,14 @@ def no_such_client() -> RespError:
     return RespError("ERR No such client")
 
 
+def debug_not_allowed() -> RespError:
+    return RespError(
+        "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a "
+        "local connection, otherwise you need to set this option in the configuration file, and then restart the "
+        "server."
+    )
+
+
 def max_clients() -> RespError:
     return RespError("ERR max number of clients reached")
 
@@ -333,6 +341,15 @@ def partly_applied(error: RespError) -> RespError:
 def misconf(reason: str) -> RespError:
     """Writes are refused before anything is proposed (disk full, damage, read-only by the operator)."""
     return RespError(f"MISCONF writes are refused: {reason}; the command was not applied")
+
+
+def oom() -> RespError:
+    """`maxmemory` is reached."""
+    return RespError("OOM command not allowed when used memory > 'maxmemory'.")
+
+
+def is_oom(error: RespError | None) -> bool:
+    return error is not None and error.text.startswith("OOM ")
 
 
 def damaged(where: str) -> RespError:

@@ -44,7 +44,9 @@ from respkv.raft.journal import JournalInUse
 from respkv.raft.log import ShardLog
 from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.raft.segment import JournalDamaged
+from respkv.server.announce import ANNOUNCE
 from respkv.server.connection import Connection
+from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.memory import return_free_memory
@@ -98,7 +100,7 @@ class Node:
         config, node = self.config, self.config.node
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
-        _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
+        self.live.watch(lambda current: _allow_descriptors(current.maxclients + DESCRIPTORS_KEPT))
         config.dir.mkdir(parents=True, exist_ok=True)
         shards = self.topology.shards_of(node)
         self.journal = open_journal(config, shards, self._disk)
@@ -106,8 +108,8 @@ class Node:
         self.journal.on_failure = self.fatal
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
-        fsync_seconds = Histogram()
-        self._syncer = Syncer(self._loop, self._synced, self._disk.sync, fsync_seconds.observe)
+        self._fsync_seconds = Histogram()
+        self._syncer = Syncer(self._loop, self._synced, self._disk.sync, self._fsync_took)
         self.peers = Peers(
             self.topology,
             node,
@@ -133,6 +135,8 @@ class Node:
             wake=self._schedule,
             stop=self.stop,
         )
+        if config.appendfsync != "always":
+            self.server.sync_journal = self._ask_sync
         self.server.roll = Roll(
             self.server.access,
             self.proposers[SHARD],
@@ -144,7 +148,7 @@ class Node:
         )
         self.server.roll.start()
         if config.metrics_port:
-            metrics = node_metrics(self.server, fsync_seconds)
+            metrics = node_metrics(self.server, self._fsync_seconds)
             self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
         await self.peers.start(config.bind_addresses, config.peer_port)
         _tame_collector()
@@ -232,6 +236,7 @@ class Node:
 
     def _turn(self) -> None:
         self._scheduled = False
+        self.server.begin_turn()
         dirty, self._dirty = self._dirty, []
         try:
             for replica in dirty:
@@ -255,6 +260,10 @@ class Node:
             self.journal.sync_request = lambda _descriptors, _sequence: self._durable(self.journal.count_written())
             self._tasks.append(self._loop.create_task(self._sync_every_second()))
 
+    def _ask_sync(self) -> None:
+        if self.journal.sequence > self.journal.synced:
+            self._syncer.request(self.journal.ask_sync(), self.journal.sequence)
+
     async def _sync_every_second(self) -> None:
         """With `everysec` all that was written; with `no` only what would keep segments from being freed."""
         while True:
@@ -264,6 +273,10 @@ class Node:
 
     def _synced(self, sequence: int, error: BaseException | None) -> None:
         self._durable(self.journal.sync_done(sequence, error))
+
+    def _fsync_took(self, seconds: float) -> None:
+        self._fsync_seconds.observe(seconds)
+        self.server.watch.latency.note("aof-fsync-always", seconds)
 
     def _durable(self, logs: list[ShardLog]) -> None:
         for shard_log in logs:
@@ -284,6 +297,10 @@ class Node:
                     replica.receive(peer, message)
             elif kind in {USERS_TELL, USERS_HAVE}:
                 self.server.roll.receive(peer, message)
+            elif kind == ANNOUNCE:
+                self.server.endpoints.receive(peer, message)
+            elif kind == SHARD_FULL:
+                self.server.evictor.receive(peer, message)
             elif kind >= PUBLISH:
                 self.server.news.receive(peer, message)
             elif kind >= HOLDERS_ASK:
@@ -296,6 +313,7 @@ class Node:
             self.fatal(error)
 
     def _link_up(self, peer: str) -> None:
+        self.peers.send(peer, self.server.endpoints.message())
         for replica in self.replicas.values():
             replica.link_up(peer)
         self.server.link_up(peer)
@@ -312,13 +330,15 @@ class Node:
     # -- time
 
     async def _tick(self) -> None:
-        turn = 0
+        turn, due_at = 0, self._loop.time() + TICK_S
         while True:
             await asyncio.sleep(TICK_S)
-            turn += 1
+            self.server.watch.tick(self._loop.time() - due_at)
+            turn, due_at = turn + 1, self._loop.time() + TICK_S
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self.server.evictor.look()
                 self.server.tick()
                 self.server.roll.tick()
                 for proposer in self.proposers:
@@ -337,6 +357,8 @@ class Node:
             self.server.close_idle()
             self.server.outbox.tick()
             self.server.stats.sample()
+            self.server.watch_machines()
+            self.server.client_limits.look()
             self.journal.release()
             for replica in self.replicas.values():
                 replica.start_upkeep()
@@ -350,6 +372,8 @@ class Node:
         refusal = errors.misconf(f"less than {headroom >> 20} MiB of disk are free") if free < headroom else None
         for replica in self.replicas.values():
             proposer = replica.proposer
+            if refusal is None and errors.is_oom(proposer.refusal):
+                continue
             if (proposer.refusal is None) is not (refusal is None):
                 log.warning("disk_nearly_full" if refusal else "disk_has_room_again", free_bytes=free)
             proposer.refusal = refusal

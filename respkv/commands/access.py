@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Final
 
 from respkv.commands.table import Spec, spec_keys
 
 Access = tuple[str, ...]
+
+NOT_KEY: Final = "not_key"  # of what has a slot as keys have, but is none: shard channels
 
 _READ: Final[Access] = ("RO", "access")
 _OVERWRITE: Final[Access] = ("OW", "update")
@@ -23,14 +26,26 @@ _CHANNELS: Final = {
 }
 
 
-def keys_and_access(spec: Spec, args: Sequence[bytes]) -> list[tuple[int, Access]]:
+@cache
+def _lone(spec: Spec) -> tuple[tuple[int, Access]] | None:
+    """Of a command with one key at a fixed place: the answer of `keys_and_access`."""
+    if len(spec.key_specs) != 1 or spec.keys_of is not None or spec.name in _VARIABLE:
+        return None
+    [only] = spec.key_specs
+    return ((only.first, only.access),) if only.first and not only.last and NOT_KEY not in only.access else None
+
+
+def keys_and_access(spec: Spec, args: Sequence[bytes]) -> Sequence[tuple[int, Access]]:
     """The position of each key among `args`, and what is done with it, as the flags of a key spec. A key at no fixed
     place is of the last key spec."""
+    lone = _lone(spec)
+    if lone is not None:
+        return lone
     if spec.name in _VARIABLE:
         return [(1, _VARIABLE[spec.name](args))]
     found: list[tuple[int, Access]] = []
     for key_spec in spec.key_specs:
-        if key_spec.first and "not_key" not in key_spec.access:
+        if key_spec.first and NOT_KEY not in key_spec.access:
             last = len(args) + key_spec.last if key_spec.last < 0 else key_spec.first + key_spec.last
             found += [(at, key_spec.access) for at in range(key_spec.first, min(last + 1, len(args)), key_spec.step)]
     if spec.keys_of is None:

@@ -12,6 +12,7 @@ from respkv.commands.args import integer
 from respkv.commands.context import Context
 from respkv.commands.table import command, run_subcommand
 from respkv.keyspace.db import Db
+from respkv.keyspace.usage import Frequency
 from respkv.keyspace.values import STRING
 from respkv.reply import Reply, RespError
 
@@ -21,6 +22,11 @@ _SHARED_COUNT = 2_147_483_647
 _NOT_LFU = (
     "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between "
     "policies at runtime LRU and LFU data will take some time to adjust."
+)
+
+_LFU = (
+    "An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between policies at "
+    "runtime LRU and LFU data will take some time to adjust."
 )
 
 
@@ -54,13 +60,19 @@ def object_encoding(db: Db, args: list[bytes], ctx: Context) -> Reply:
 def object_freq(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if not db.exists(args[2]):
         return None
+    if isinstance(db.usage, Frequency):
+        return db.usage.count(args[2])
     raise errors.generic(_NOT_LFU)
 
 
 @command("OBJECT|IDLETIME", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="2.2.3",
          summary="Get the time since a Redis object was last accessed", tips="nondeterministic_output")
 def object_idletime(db: Db, args: list[bytes], ctx: Context) -> Reply:
-    return db.idle_ms(args[2]) // 1000 if db.exists(args[2]) else None
+    if not db.exists(args[2]):
+        return None
+    if isinstance(db.usage, Frequency):
+        raise errors.generic(_LFU)
+    return db.idle_ms(args[2]) // 1000
 
 
 @command("OBJECT|REFCOUNT", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="2.2.3",

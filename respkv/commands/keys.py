@@ -34,6 +34,11 @@ def expire_keys(db: Db, keys: list[bytes]) -> int:
     return sum(map(db.remove_expired, keys))
 
 
+def evict_keys(db: Db, keys: list[bytes]) -> int:
+    """Removes `keys`, which the leader has chosen, whatever they hold by now; returns how many were there."""
+    return sum(map(db.delete, keys))
+
+
 # --- existence ---
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from respkv.config.values import Parser, integer, shown, size
+from respkv.config.values import Parser, integer, size
 
 _BYTES: Final = size(0, 1 << 40)
 _SECONDS: Final = integer(0, 1 << 31)
@@ -56,8 +56,12 @@ def output_limits(current: OutputLimits) -> Parser:
         for start in range(0, len(words), 4):
             name, hard, soft, soft_s = words[start : start + 4]
             if str(name).lower() not in _NAMES:
-                raise ValueError(f"Invalid client class specified in buffer limit configuration: {shown(name)}.")
-            found[_NAMES[str(name).lower()]] = Limit(_BYTES(hard), _BYTES(soft), _SECONDS(soft_s))
+                raise ValueError("Invalid client class specified in buffer limit configuration.")
+            try:
+                found[_NAMES[str(name).lower()]] = Limit(_BYTES(hard), _BYTES(soft), _SECONDS(soft_s))
+            except ValueError:
+                wrong = "Error in hard, soft or soft_seconds setting in buffer limit configuration."
+                raise ValueError(wrong) from None
         return OutputLimits(**found)
 
     return parse

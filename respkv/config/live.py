@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.load import ConfigError
+from respkv.config.redis import as_text, without_effect
 from respkv.config.tree import Config, options
-from respkv.config.values import Parser
+from respkv.config.values import Parser, choice, lines
 
 # Settings of Redis that clients ask for and that have one possible answer here.
-_FIXED: Final = {"appendonly": "yes", "databases": "1", "maxmemory": "0", "maxmemory-policy": "noeviction", "save": ""}
+_FIXED: Final = {
+    "cluster-enabled": "no", "daemonize": "no", "databases": "1", "io-threads": "1", "rdbchecksum": "yes",
+    "replicaof": "", "slaveof": "", "supervised": "no",
+}  # fmt: skip
+
+# Redis's name and words for `log-level`.
+_LOG_LEVELS: Final = {"debug": "debug", "verbose": "info", "notice": "info", "warning": "warning"}
+_LOGLEVELS: Final = {"debug": "debug", "info": "notice", "warning": "warning", "error": "warning"}
 
 
 @dataclass(frozen=True)
@@ -23,22 +30,32 @@ class Parameter:
 
     value: str
     live: bool
-    field: str | None  # of Config; None for what cannot be changed at all
+    field: str | None  # of Config; None for what has no effect
     parse: Parser | None
 
 
-def parameters(config: Config) -> dict[str, Parameter]:
-    """Every parameter that CONFIG GET knows, by name; the `[cluster]` table is not among them."""
+def _log_level(value: object) -> str:
+    return _LOG_LEVELS[choice(*_LOG_LEVELS)(value)]
+
+
+def parameters(config: Config, remembered: Mapping[str, str] | None = None) -> dict[str, Parameter]:
+    """Every parameter that CONFIG GET knows, by name; the `[cluster]` table is not among them.
+
+    `remembered` are the values that were set of those without effect.
+    """
     found = {name: Parameter(value, live=False, field=None, parse=None) for name, value in _FIXED.items()}
+    for name, (default, parse) in without_effect().items():
+        found[name] = Parameter((remembered or {}).get(name, default), live=True, field=None, parse=parse)
+    found["loglevel"] = Parameter(_LOGLEVELS[config.log_level], live=True, field="log_level", parse=_log_level)
     for name, option in options().items():
-        if "." not in name and not isinstance(option.default, tuple):  # lists have no place on one line, as in Redis
-            value = _as_text(getattr(config, option.field))
-            found[name] = Parameter(value, option.live, option.field, option.parse)
+        if "." in name:
+            continue
+        current = getattr(config, option.field)
+        if option.parse is not lines:  # such lists have no place on one line, as in Redis
+            # A text may name some of several values, for a value that is to replace them.
+            parser = output_limits(current) if isinstance(current, OutputLimits) else option.parse
+            found[name] = Parameter(as_text(current), option.live, option.field, parser)
     return found
-
-
-def _as_text(value: str | float | Path | None) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Live:
@@ -46,6 +63,8 @@ class Live:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.changed: set[str] = set()  # fields of `Config` that were set since the start
+        self._remembered: dict[str, str] = {}
         self._watchers: list[Callable[[Config], None]] = []
         self._guards: list[Callable[[Config], None]] = []
 
@@ -54,6 +73,8 @@ class Live:
         self._watchers.append(watcher)
         watcher(self.config)
 
+    def parameters(self) -> dict[str, Parameter]:
+        return parameters(self.config, self._remembered)
     def guard(self, check: Callable[[Config], None]) -> None:
         """Has `check` look at each configuration to be; it raises ConfigError to refuse it."""
         self._guards.append(check)
@@ -63,24 +84,28 @@ class Live:
 
         Raises KeyError(name) for a name nobody knows and ConfigError for one that is fixed or a value that is refused.
         """
-        known = parameters(self.config)
+        known = self.parameters()
         changes: dict[str, Any] = {}
-        for name, value in pairs.items():
+        remembered: dict[str, str] = {}
+        for name, text in pairs.items():
             parameter = known[name]
-            if not parameter.live or parameter.parse is None or parameter.field is None:
+            if text == parameter.value:
+                continue  # even what is fixed may be set to what it is
+            if not parameter.live or parameter.parse is None:
                 raise ConfigError(name, "can't set immutable config")
             try:
-                changes[parameter.field] = self._parser(parameter.parse, parameter.field)(value)
+                value = parameter.parse(text)
             except ValueError as error:
                 raise ConfigError(name, str(error)) from None
+            if parameter.field is None:
+                remembered[name] = as_text(value)
+            else:
+                changes[parameter.field] = value
         config = dataclasses.replace(self.config, **changes)
         for check in self._guards:
             check(config)
         self.config = config
+        self.changed |= changes.keys()
+        self._remembered |= remembered
         for watcher in self._watchers:
             watcher(self.config)
-
-    def _parser(self, parse: Parser, field: str) -> Parser:
-        """`parse`, or what takes a text that names some of several values for the value that is to replace them."""
-        current = getattr(self.config, field)
-        return output_limits(current) if isinstance(current, OutputLimits) else parse

@@ -43,7 +43,7 @@ def load(
         values.update(_from_file(file))
     values.update(_from_environment(os.environ if environ is None else environ))
     values.update(_from_flags(flags or {}))
-    return _resolve(values)
+    return dataclasses.replace(_resolve(values), file=file)
 
 
 def _from_file(file: Path) -> dict[str, Any]:

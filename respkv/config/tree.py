@@ -14,26 +14,35 @@ from respkv.config.events import events
 from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.values import (
     CLUSTER_ID,
+    HOSTNAME,
     NODE_ID,
     PORT,
     PORT_OR_ZERO,
     Parser,
+    Share,
     addresses,
     choice,
     directory,
     integer,
     lines,
+    numbers,
     path,
     permissions,
     ratio,
     secret,
+    share,
     size,
     text,
     tls_versions,
+    yes_no,
 )
 
 ENVIRONMENT_PREFIX: Final = "RESPKV_"
 SHARDS_MAX: Final = 100  # what respkv.cluster.ring can place
+POLICIES: Final = (
+    "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl",
+    "allkeys-lru", "allkeys-lfu", "allkeys-random", "noeviction",
+)  # fmt: skip
 
 
 def option(default: Any, name: str, parse: Parser, about: str, *, live: bool = False, secret: bool = False) -> Any:
@@ -74,6 +83,23 @@ class Config:
     port: int = option(6379, "port", PORT, "Port of the standalone view: looks like one Redis server.")
     cluster_port: int = option(0, "cluster-port", PORT_OR_ZERO, "Port of the cluster view; 0 is port + 1000.")
     peer_port: int = option(0, "peer-port", PORT_OR_ZERO, "Port for the other nodes; 0 is port + 10000.")
+
+    announce_ip: str = option(
+        "", "cluster-announce-ip", text(), "Address of the cluster view that clients are told.", live=True
+    )
+    announce_port: int = option(
+        0, "cluster-announce-port", PORT_OR_ZERO, "Port of the cluster view that clients are told.", live=True
+    )
+    announce_hostname: str = option(
+        "", "cluster-announce-hostname", HOSTNAME, "Name of this node that clients are told.", live=True
+    )
+    preferred_endpoint: str = option(
+        "ip",
+        "cluster-preferred-endpoint-type",
+        choice("ip", "hostname", "unknown-endpoint"),
+        "What MOVED and CLUSTER SLOTS tell of a node.",
+        live=True,
+    )
 
     requirepass: str = option(
         "", "requirepass", secret, "Password clients must give; empty is none.", live=True, secret=True
@@ -117,6 +143,19 @@ class Config:
         integer(0, 1 << 50),
         "Keys that clients are known to cache; beyond that some are invalidated. 0 is no limit.",
         live=True,
+    )
+    maxmemory_bytes: int = option(
+        0, "maxmemory", size(0, 1 << 50), "Memory for keys before writes are refused or keys evicted; 0 is no limit.",
+        live=True,
+    )
+    maxmemory_clients: Share = option(
+        Share(0), "maxmemory-clients", share, "What all clients' buffers may take; bytes, or % of maxmemory.", live=True
+    )
+    maxmemory_policy: str = option(
+        "noeviction", "maxmemory-policy", choice(*POLICIES), "What goes when maxmemory is reached.", live=True
+    )
+    maxmemory_samples: int = option(
+        5, "maxmemory-samples", integer(1, 64), "Keys looked at for each one that is evicted.", live=True
     )
 
     user: tuple[str, ...] = option((), "user", lines, "Users, each as in an ACL file without the first word.")
@@ -206,9 +245,29 @@ class Config:
         "Unanswered writes per shard before clients wait.",
         live=True,
     )
+    slowlog_slower_than_us: int = option(
+        10_000, "slowlog-log-slower-than", integer(-1, 1 << 62), "Microseconds for the slow log; -1 is off.", live=True
+    )
+    slowlog_length_max: int = option(
+        128, "slowlog-max-len", integer(0, 1 << 31), "Entries that the slow log keeps.", live=True
+    )
+    latency_monitor_threshold_ms: int = option(
+        0, "latency-monitor-threshold", integer(0, 1 << 62), "Milliseconds for LATENCY; 0 is off.", live=True
+    )
+    latency_tracking: bool = option(
+        True, "latency-tracking", yes_no, "Whether to keep how long commands took, by command.", live=True
+    )
+    latency_percentiles: tuple[float, ...] = option(
+        (50.0, 99.0, 99.9), "latency-tracking-info-percentiles", numbers(0, 100), "What INFO latencystats shows.",
+        live=True,
+    )
+    enable_debug_command: str = option(
+        "no", "enable-debug-command", choice("no", "yes", "local"), "Who may use DEBUG; local is from this machine."
+    )
     metrics_port: int = option(0, "metrics-port", PORT_OR_ZERO, "Port of the Prometheus endpoint; 0 is off.")
 
     cluster: Cluster = Cluster()
+    file: Path | None = dataclasses.field(default=None, compare=False)  # that it was read from
 
     @property
     def bind_addresses(self) -> tuple[str, ...]:

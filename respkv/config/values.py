@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 Parser = Callable[[Any], Any]
 
@@ -71,6 +71,29 @@ def choice(*words: str) -> Parser:
     return parse
 
 
+def yes_no(value: object) -> bool:
+    """`yes` or `no`, as Redis has it, or a TOML boolean."""
+    if isinstance(value, bool):
+        return value
+    if value not in ("yes", "no"):
+        raise ValueError("argument must be 'yes' or 'no'")
+    return value == "yes"
+
+
+def numbers(low: float, high: float) -> Parser:
+    """Numbers separated by spaces, or a TOML array of them."""
+
+    def parse(value: object) -> tuple[float, ...]:
+        words = value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        try:
+            found = tuple(map(float, words))
+        except (TypeError, ValueError):
+            found = (high + 1,)
+        if not all(low <= number <= high for number in found):
+            raise ValueError(f"must be numbers from {low:g} to {high:g} separated by spaces, not {shown(value)}")
+        return found
+
+    return parse
 def secret(value: object) -> str:
     """A password: any bytes."""
     if not isinstance(value, str):
@@ -139,8 +162,33 @@ def shown(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+class Share(NamedTuple):
+    """Bytes, or a percentage of something; 0 is no limit."""
+
+    amount: int
+    percent: bool = False
+
+    def of(self, whole: int) -> int:
+        return whole * self.amount // 100 if self.percent else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.percent else str(self.amount)
+
+
+def share(value: object) -> Share:
+    """A size, or `5%`."""
+    if isinstance(value, str) and value.endswith("%"):
+        if not value[:-1].isdigit():
+            raise ValueError("argument must be a memory or percent value")
+        if int(value[:-1]) > 100:
+            raise ValueError("percentage argument must be less or equal to 100")
+        return Share(int(value[:-1]), percent=True)
+    return Share(size(0, 1 << 62)(value))
+
+
 PORT: Final = integer(1, 65535)
 PORT_OR_ZERO: Final = integer(0, 65535)
 NODE_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64", empty=False)
 CLUSTER_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64")
 HOST: Final = text(_HOST, "a host name or address", empty=False)
+HOSTNAME: Final = text(re.compile(r"[A-Za-z0-9_.-]{1,255}"), "a host name of letters, digits, '-', '_' and '.'")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from sys import getsizeof
 from typing import Final
@@ -21,9 +21,10 @@ from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
 from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, unpack
+from respkv.keyspace.usage import Recency, Usage
 from respkv.keyspace.values import STRING
 from respkv.keyspace.watch import Watch
-from respkv.storage.batch import EXPIRED, Batch
+from respkv.storage.batch import EXPIRED, Batch, Change
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
 
@@ -36,13 +37,14 @@ class Db:
     """The typed view of one shard. Single-threaded; owned by the shard's machine."""
 
     __slots__ = ("_batch", "_bucket_of", "_ends", "_expires", "_get_plain", "_new_deadlines", "_source", "cask",
-                 "deadlines", "idle", "now_ms", "watch")
+                 "deadlines", "idle", "now_ms", "usage", "watch")
 
     def __init__(self, cask: Bitcask) -> None:
         self.cask = cask
         self.now_ms = cask.clock_ms
         self.deadlines = Deadlines(cask.expires)
         self.idle = IdleTimes(cask)
+        self.usage: Usage | None = None  # while an eviction policy needs it
         self.watch: Watch | None = None
         self._expires = cask.expires
         self._bucket_of = cask.bucket_of
@@ -121,6 +123,11 @@ class Db:
         """
         return self._source.fingerprint(key) if self.exists(key) else b""
 
+    @property
+    def changes(self) -> Mapping[bytes, Change]:
+        """What the batch that is open has written so far."""
+        return {} if self._batch is None else self._batch.changes
+
     def has_written(self, key: bytes) -> bool:
         """Whether this batch has written `key` so far, if only what was there; that it removed what had expired does
         not count, nor that it cleared everything (`fingerprint` tells that)."""
@@ -146,7 +153,10 @@ class Db:
         """For how long the live key `key` was not used, as far as is known (see `idle`)."""
         if self._batch is not None and (key in self._batch.changes or key not in self.cask):
             return 0
-        return max(0, self.now_ms - self.idle.used_ms(key))
+        used_ms = self.idle.used_ms(key)
+        if isinstance(self.usage, Recency):
+            used_ms = max(used_ms, self.usage.used_ms(key))
+        return max(0, self.now_ms - used_ms)
 
     def memory_usage(self, key: bytes) -> int:
         """Bytes that the live key `key` takes: its record in the log, and in memory the key, its place and its expiry.

@@ -10,6 +10,7 @@ Due keys stay due until the truth says otherwise: whoever removes them does so b
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -80,6 +81,17 @@ class Deadlines:
         expires = self._expires
         self._drop([key for key, at_ms in self._due.items() if at_ms > now_ms or expires.get(key) != at_ms])
         return self._due.keys()
+
+    def sample(self, wanted: int, rng: random.Random) -> list[bytes]:
+        """Some of the keys that have a deadline, taken at random; fewer than `wanted` if many places are stale."""
+        expires, found = self._expires, []
+        for _ in range(wanted):
+            heap = self._heaps[rng.randrange(_HEAPS)]
+            if heap:
+                at_ms, key = heap[rng.randrange(len(heap))]
+                if expires.get(key) == at_ms:
+                    found.append(key)
+        return found
 
     def next_ms(self) -> int | None:
         """A time before which no further key becomes due; None if no key has a deadline."""

@@ -71,6 +71,21 @@ class IdleTimes:
         used_ms, noted_ms = self._notes.get(key, (0, 0))
         return used_ms if written_ms <= noted_ms + _MARK_EVERY_MS else written_ms
 
+    def used_ms_of(self, keys: list[bytes]) -> list[int]:
+        """`used_ms` of each of `keys`, which are stored: in one pass, as eviction asks for thousands."""
+        if self._notes:
+            return list(map(self.used_ms, keys))
+        cask, found = self._cask, []
+        buckets, bucket_of, marks = cask.buckets, cask.bucket_of, self._marks
+        oldest = {file.number: file.clock_ms for file in cask.files}
+        for key in keys:
+            location = buckets[bucket_of(key)][key]
+            number = location >> NUMBER_SHIFT
+            lengths, clocks = marks.get(number, ((), ()))
+            position = bisect_right(lengths, location >> OFFSET_SHIFT & OFFSET_MASK)
+            found.append(clocks[position] if position < len(lengths) else oldest.get(number, cask.clock_ms))
+        return found
+
     def _written_ms(self, key: bytes) -> int:
         cask = self._cask
         location = cask.buckets[cask.bucket_of(key)][key]

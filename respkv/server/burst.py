@@ -17,11 +17,13 @@ _OKS: Final = tuple(OK * count for count in range(1025))
 
 
 class Burst(Part):
-    """Commands of any kind: `replies` in order, encoded."""
+    """Commands of any kind: `replies` in order, encoded; the reply at a place is that of the command there."""
 
-    __slots__ = ("connection", "expected_bytes", "protocol", "replies")
+    __slots__ = ("commands", "connection", "expected_bytes", "protocol", "replies")
 
-    def __init__(self, connection: Connection, size: int, replies: list[bytes]) -> None:
+    def __init__(
+        self, connection: Connection, size: int, replies: list[bytes], commands: list[list[bytes]]
+    ) -> None:
         self.pending = 0
         self.expected_bytes = 0
         self.size = size
@@ -29,8 +31,15 @@ class Burst(Part):
         self.connection = connection
         self.protocol = connection.session.protocol
         self.replies = replies
+        self.commands = commands
+
+    @property
+    def client(self) -> Connection:
+        return self.connection
 
     def put(self, token: int, value: Reply) -> None:
+        if type(value) is RespError:
+            self.connection.server.watch.failed(self.commands[token], value)
         # A long one stands for itself until it is written.
         self.replies[token] = cast("bytes", value) if type(value) is LongBulk else encode(value, self.protocol)
 

@@ -109,6 +109,7 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.server.traffic.gone(self.socket)
         self._transport = None
         self.closing = True
         self._backlog.clear()
@@ -178,12 +179,15 @@ class Connection(asyncio.Protocol):
         proposer = server.proposer_of_slot[slot]
         if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
             return False
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         burst = PutBurst(self, size, (slot,))
         proposer.join(burst)
         proposer.puts.append((slot, key, args[2]))
         server.stats.plain_sets += 1
         session.last_at, session.last_words = Clock.now(), (b"SET", key)
         self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, 1)
         return True
 
     def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
@@ -212,6 +216,9 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.last_at, session.last_words = now, (b"GET", keys[-1])
         self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        watch = self.server.watch
+        if (took_s := Clock.now() - now) >= watch.notable_s:
+            watch.plain_gets(self, keys, took_s)
         return True
 
     def _get(self, key: bytes, now: float) -> bytes | None:
@@ -236,6 +243,7 @@ class Connection(asyncio.Protocol):
     def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
         """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
         server = self.server
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         table = server.proposer_of_slot
         slots = list(map(slot_of, keys))
         proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
@@ -254,6 +262,8 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])
         self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, len(slots))
         return True
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
@@ -274,7 +284,7 @@ class Connection(asyncio.Protocol):
         append = replies.append
         server = self.server
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
-        burst = None if fast else self._muted(size, replies)
+        burst = None if fast else self._muted(size, replies, commands)
         standalone = not self.session.cluster_view
         alone = not self.waiting
         get = self._get
@@ -290,7 +300,7 @@ class Connection(asyncio.Protocol):
                 if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
                     if proposer.part is not burst or burst is None:
                         if burst is None:
-                            burst = Burst(self, size, replies)
+                            burst = Burst(self, size, replies, commands)
                         proposer.join(burst)
                     proposer.puts.append((slot, key, args[2]))
                     append(proposer.ok)
@@ -304,7 +314,7 @@ class Connection(asyncio.Protocol):
             if self.closing:
                 break
             if burst is None:
-                burst = Burst(self, size, replies)
+                burst = Burst(self, size, replies, commands)
             goes_on = dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
@@ -315,16 +325,16 @@ class Connection(asyncio.Protocol):
             server.stats.plain_sets += sets
         session = self.session
         session.last_at = now
-        session.last_words = commands[-1][:2]
+        session.last_words = tuple(commands[-1][:2])
         if burst is None and alone:
             self._write(b"".join(replies))
         else:
-            self._line_up(burst or Burst(self, size, replies))
+            self._line_up(burst or Burst(self, size, replies, commands))
         return rest
 
-    def _muted(self, size: int, replies: list[bytes]) -> Burst | None:
+    def _muted(self, size: int, replies: list[bytes], commands: list[list[bytes]]) -> Burst | None:
         """The burst to begin with if the client wants no replies."""
-        return MutedBurst(self, size, replies) if self.session.muted else None
+        return MutedBurst(self, size, replies, commands) if self.session.muted else None
 
     def _line_up(self, burst: Burst | PutBurst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
@@ -486,13 +496,18 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.closing = True
-        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)]))
+        self.waiting.append(Burst(self, 0, [encode(errors.protocol(text), self.session.protocol)], []))
         self.flush()
 
     def _close(self) -> None:
         self.server.send_posted()
         if self._transport is not None:
             self._transport.close()
+
+    @property
+    def socket(self) -> Any:
+        """The client's socket, None when it is closed."""
+        return self._transport.get_extra_info("socket") if self._transport is not None else None
 
     def authenticated(self, user: User) -> None:
         """The client has shown that it is `user`."""
@@ -521,7 +536,7 @@ class Connection(asyncio.Protocol):
     @property
     def fd(self) -> int:
         """The socket's descriptor, -1 when it is closed."""
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        sock = self.socket
         return int(sock.fileno()) if sock is not None else -1
 
     @property

@@ -2,13 +2,14 @@
 
 The standalone view routes by key and spans shards where the command's `Spread` says how; the cluster view answers
 `MOVED` and `CROSSSLOT` as a Redis Cluster node does, and its keyspace-wide commands cover the shards that this node
-leads.
+leads. There, a client that has sent READONLY reads from this node's replicas, too, which may be behind.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -122,6 +123,10 @@ class Spanning(Part):
         self._parts = parts
         self._values: list[Reply] = [None] * len(parts)
 
+    @property
+    def client(self) -> Connection:
+        return self._burst.connection
+
     def put(self, token: int, value: Reply) -> None:
         self._values[token] = value
 
@@ -162,6 +167,9 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
 def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
     token = len(burst.replies)
     burst.replies.append(b"")
+    watch = connection.server.watch
+    watch.running = None
+    began_at = perf_counter()
     try:
         reply = _run(connection, burst, token, args)
     except RespError as error:
@@ -169,19 +177,14 @@ def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
             log.warning("cross_protocol_scripting", address=connection.session.address)
             connection.abort()
             return
-        reply = told(connection, error)
+        reply = error.with_traceback(None)
     except Exception as fault:  # noqa: BLE001 - told in `failed`
         reply = failed(connection, args, fault)
+    watch.ran(connection, args, perf_counter() - began_at, later=reply is LATER)
     if not isinstance(reply, Later):
+        if type(reply) is RespError:
+            watch.failed(args, reply, ran=watch.running is not None)
         burst.replies[token] = encode(reply, connection.session.protocol)
-
-
-def told(connection: Connection, error: RespError) -> RespError:
-    """Counts an error that a client is about to be told."""
-    stats = connection.server.stats
-    stats.errors += 1
-    stats.error_codes[error.text.partition(" ")[0]] += 1
-    return error.with_traceback(None)
 
 
 def failed(connection: Connection, args: Sequence[bytes], fault: Exception) -> RespError:
@@ -232,7 +235,7 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
 def _run_spec(connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes]) -> Reply | Later:
     if spec.kind == "server":
         return run_here(Call(connection, burst, token, args), spec)
-    connection.server.stats.calls[spec] += 1
+    connection.server.watch.running = spec
     if args[0] not in COMMANDS:
         args[0] = args[0].upper()
     return _run_data(connection, burst, token, spec, args)
@@ -253,20 +256,27 @@ def _run_hindered(connection: Connection, burst: Burst, token: int, spec: Spec, 
 
 def run_here(call: Call, spec: Spec) -> Reply | Later:
     """Runs a command about the server itself. Raises RespError."""
-    call.server.stats.calls[spec] += 1
+    call.server.watch.running = spec
     assert spec.fn is not None
     reply: Reply | Later = spec.fn(call)
     return reply
 
 
 def attempt(call: Call, spec: Spec) -> Reply | Later:
-    """The same; an error is the reply."""
+    """The same as a part of EXEC, counted and measured by itself; an error is the reply."""
+    watch = call.server.watch
+    outer, began_at = watch.running, perf_counter()
     try:
-        return run_here(call, spec)
+        reply = run_here(call, spec)
     except RespError as error:
-        return told(call.connection, error)
+        reply = error.with_traceback(None)
     except Exception as fault:  # noqa: BLE001 - told in `failed`
-        return failed(call.connection, call.args, fault)
+        reply = failed(call.connection, call.args, fault)
+    watch.ran(call.connection, call.args, perf_counter() - began_at, later=reply is LATER)
+    if type(reply) is RespError:
+        watch.failed(call.args, reply)
+    watch.running = outer
+    return reply
 
 
 def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
@@ -306,6 +316,9 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
     else:
         return _span(connection, burst, token, spec, args, server.proposers)
     if connection.session.cluster_view:
+        if connection.session.readonly and spec.is_readonly and _may_be_stale(proposer):
+            assert proposer.machine is not None
+            return proposer.machine.read(args)
         _check_leader(server, connection.session, proposer, slot_of(keys[0]))
     return _run_on(connection, burst, token, spec, args, proposer)
 
@@ -326,13 +339,21 @@ def _one_shard(server: Server, session: Session, spec: Spec, keys: Sequence[byte
 def _check_leader(server: Server, session: Session, proposer: Proposer, slot: int) -> None:
     owner = server.owner(server.topology.shards[proposer.shard])
     if owner != server.node:
-        node = server.topology.node(owner)
-        raise errors.moved(slot, node.host, node.cluster_port + session.port_shift)
+        endpoint = server.endpoints.of(owner, session.port_shift)
+        raise errors.moved(slot, endpoint.preferred or "", endpoint.port)
+
+
+def _may_be_stale(proposer: Proposer) -> bool:
+    """Whether a read after READONLY may be answered from this node's replica: it follows a leader, and has the whole
+    state as of some moment. What it answers may be behind."""
+    group = proposer.group
+    return group is not None and group.votes and not group.leader and group.leader_id is not None
 
 
 def _run_on(
     connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
 ) -> Reply | Later:
+    connection.server.watch.elsewhere = not proposer.leads
     if spec.is_write:
         check_refusal(proposer, spec)
         proposer.write(burst, token, attention.marked(connection, args))
@@ -353,8 +374,9 @@ def _run_on(
 
 def check_refusal(proposer: Proposer, spec: Spec) -> None:
     """Raises the reason for which the shard takes no such write now."""
-    if proposer.refusal is not None and spec.is_write:
-        raise proposer.refusal
+    refusal = proposer.refusal
+    if refusal is not None and spec.is_write and ("denyoom" in spec.flags or not errors.is_oom(refusal)):
+        raise RespError(refusal.text)
 
 
 def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
@@ -381,6 +403,7 @@ def _span(
     if spec.is_write:
         for proposer in targets:
             check_refusal(proposer, spec)
+    server.watch.elsewhere = True
     spanning = Spanning(burst, token, args, spread, parts)
     burst.pending += 1
     spanning.pending = 1

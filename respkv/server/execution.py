@@ -90,9 +90,13 @@ class Execution(Steps):
             replies[position] = spec.spread.merge(args, parts, found, slot_of)
         for position, error in plan.refused:
             replies[position] = error
-        calls = self.call.server.stats.calls
+        watch = self.call.server.watch
         for position, *_ in chain(plan.places, plan.spread):
-            calls[plan.commands[position][0]] += 1
+            spec, args = plan.commands[position]
+            watch.stats.by_command[spec].calls += 1
+            reply = replies[position]
+            if isinstance(reply, RespError):
+                watch.failed(args, reply)
 
     def _result(self, shard: int, place: int) -> Reply:
         result: Any = self._results[shard]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from respkv import errors
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Shard, Topology
-from respkv.commands.table import COMMANDS, Spec
 from respkv.config import Config
 from respkv.config.live import Live
 from respkv.raft.group import Clock
@@ -22,7 +20,10 @@ from respkv.raft.journal import Journal
 from respkv.reply import RespError
 from respkv.resp.limits import Limits
 from respkv.server.access import Access
+from respkv.server.announce import Endpoints
 from respkv.server.channels import Channels
+from respkv.server.clientlimits import ClientLimits
+from respkv.server.evict import Evictor
 from respkv.server.feed import Feed
 from respkv.server.holders import Holders
 from respkv.server.memory import process_memory
@@ -33,7 +34,10 @@ from respkv.server.notify import Notifier
 from respkv.server.outbox import Outbox
 from respkv.server.pause import Pause
 from respkv.server.renaming import PLAIN, renamed
+from respkv.server.stats import Stats
 from respkv.server.tracking import Tracking
+from respkv.server.traffic import Traffic
+from respkv.server.watch import Watch
 from respkv.shard.proposer import Proposer
 from respkv.shard.replica import Replica
 
@@ -49,40 +53,7 @@ MONITORED: Final = 1 << 0
 PAUSED: Final = 1 << 1
 MISSES_WATCHED: Final = 1 << 2
 RENAMED: Final = 1 << 3
-
-RATE_S = 0.9  # shortest time over which a rate is taken
-
-
-class Stats:
-    """Plain counters of this node since its start or the last CONFIG RESETSTAT."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.commands = 0
-        self.hits = 0
-        self.misses = 0
-        self.errors = 0
-        self.connections = 0
-        self.rejected = 0
-        self.calls: Counter[Spec] = Counter()
-        self.plain_sets = 0
-        self.error_codes: Counter[str] = Counter()
-        self.commands_per_s = 0
-        self._sample = (time.monotonic(), 0)
-
-    def sample(self) -> None:
-        """Works out the rate since the last call; to be called about once a second."""
-        now, (then, commands) = time.monotonic(), self._sample
-        if now - then >= RATE_S:
-            self.commands_per_s = round((self.commands - commands) / (now - then))
-            self._sample = (now, self.commands)
-
-
-    def calls_by_command(self) -> Counter[Spec]:
-        """How often each command was run; plain GET and SET are counted apart, as they are run apart."""
-        return self.calls + Counter({COMMANDS[b"GET"]: self.hits + self.misses, COMMANDS[b"SET"]: self.plain_sets})
+MEASURED: Final = 1 << 4
 
 
 class Server:
@@ -119,10 +90,15 @@ class Server:
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
         self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
+        self.watch = Watch(self.stats)
+        self.traffic = Traffic()
+        self.evictor = Evictor(node, self.proposers, self.replicas, self._broadcast, self.watch.latency.note)
         self.clients: dict[int, Connection] = {}
         self.access = Access(config, self.clients)
         self.renamed = renamed(config.config.rename_command)
         self.limits = Limits()
+        self.client_limits = ClientLimits(self.clients)
+        self.endpoints = Endpoints(topology, node, self._broadcast)
         self.run_id = secrets.token_hex(20)
         self.hindrances = 0 if self.renamed.keys().isdisjoint(PLAIN) else RENAMED
         self.outbox = Outbox(wake)
@@ -138,11 +114,14 @@ class Server:
         self.monitors = Monitors(self.outbox, partial(self._hinder_all, MONITORED))
         self.pause = Pause(self.news, self._paused)
         self.started_at = time.time()
+        self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
         self._wake = wake
         self._finished: list[Connection] = []
         self._posted: list[tuple[Connection, bytes]] = []
         self.output_bytes_max = 0
         self._pending_bytes_max = 0
+        for proposer in self.proposers:
+            proposer.on_slow = self.watch.applied_slowly
         config.watch(self._configure)
 
     def _configure(self, config: Config) -> None:
@@ -158,6 +137,32 @@ class Server:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
             proposer.timeout_s = config.cluster_timeout_ms / 1000
+        self._configure_watch(config)
+        self.evictor.configure(config)
+        self.endpoints.configure(config)
+        self.client_limits.configure(config)
+
+    def _configure_watch(self, config: Config) -> None:
+        self.watch.configure(config)
+        self.watch_machines()
+        self._hinder_all(MEASURED, self.watch.exact)
+
+    def watch_machines(self) -> None:
+        """Has slow writes noted. To be called now and then, as a replica that began anew has a new machine."""
+        for replica in self.replicas:
+            replica.machine.slow_s = self.watch.slow_s
+
+    def _broadcast(self, message: Any) -> None:
+        for peer in list(self.peers.links):
+            self.peers.send(peer, message)
+
+    def reset_stats(self) -> None:
+        """Counts from 0 again, as CONFIG RESETSTAT asks for."""
+        self.stats.reset()
+        self.traffic.reset()
+        self.evictor.evicted = self.client_limits.evicted = 0
+        for replica in self.replicas:
+            replica.machine.hits = replica.machine.misses = 0
 
     # -- connections
 
@@ -242,6 +247,14 @@ class Server:
         if not self._posted:
             self._wake()
         self._posted.append((connection, data))
+
+    def begin_turn(self) -> None:
+        """What clients have sent was run: looks at what lone GETs took, with one clock for all of them."""
+        posted = self._posted
+        if posted:
+            now = Clock.now()
+            if now - posted[0][0].session.last_at >= self.watch.notable_s:
+                self.watch.lone_gets([connection for connection, _ in posted], now)
 
     def send_posted(self) -> None:
         posted, self._posted = self._posted, []

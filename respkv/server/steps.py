@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from respkv.reply import Reply, RespError
 from respkv.resp.encoder import encode
-from respkv.server.dispatch import LATER, Call, Later, failed, told
+from respkv.server.dispatch import LATER, Call, Later, failed
 from respkv.shard.waiting import Part, finish
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Steps(Part):
         except StopIteration as end:
             self._end(end.value)
         except RespError as error:
-            self._end(told(self.call.connection, error))
+            self._end(error.with_traceback(None))
         except Exception as fault:  # noqa: BLE001 - nothing may escape into what a shard applies
             self._end(failed(self.call.connection, self.call.args, fault))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from respkv.commands.context import Context
-from respkv.commands.keys import expire_keys
+from respkv.commands.keys import evict_keys, expire_keys
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
 from respkv.keyspace.db import Db
 from respkv.keyspace.system import SystemRecord
@@ -30,6 +30,9 @@ from respkv.storage.reading import LongRead
 EXPIRE_OP = b"\0expire"
 SYSTEM_OP = b"\0system"
 VERSION_DIGITS_MAX = 18
+EVICT_OP = b"\0evict"
+_NEVER = float("inf")
+_NO_USE = frozenset((b"EXISTS", b"OBJECT", b"PTTL", b"TTL", b"TYPE"))  # what looks at a key without using it
 
 # Of the commands that only read, those that tell of a key without taking its value; and those that take it, then write.
 _LOOKS_ONLY = frozenset(("object", "memory"))
@@ -63,6 +66,9 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.hits = self.misses = 0  # of reads
+        self.slow_s = float("inf")
+        self.slow: list[tuple[int, list[bytes], float]] = []  # (position in its entry, command, seconds)
         self._watcher: Watcher | None = None
         self.on_system: Callable[[bytes, SystemRecord], None] = lambda _name, _record: None
         """Told of each system record that an entry changes."""
@@ -91,7 +97,7 @@ class Machine:
                 return is_possible(args, Machine.can_apply)
             if args[0] == SYSTEM_OP:
                 return len(args) == 4 and _is_version(args[2])
-            return args[0] in (EXPIRE_OP, WATCH_OP)
+            return args[0] in (EXPIRE_OP, EVICT_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
     @staticmethod
@@ -126,13 +132,33 @@ class Machine:
             if isinstance(run, Puts):
                 self._put(batch, run)
             else:
-                replies += [self._run(args, context) for args in run.commands]
+                self._run_all(run.commands, context, replies)
         db.commit(index, term)
         if self._watcher is not None:
             self._watcher.committed(term)
         if self.watches.stamps:
             self.watches.committed(batch)
         return replies
+
+    def _run_all(self, commands: list[list[bytes]], context: Context, replies: list[Any]) -> None:
+        if self.db.usage is not None and self.db.usage.lfu:
+            for args in commands:
+                if (spec := COMMANDS.get(args[0])) is not None:
+                    self.db.usage.note_all(spec_keys(spec, args))
+        if self.slow_s == _NEVER:
+            replies += [self._run(args, context) for args in commands]
+            return
+        before = time.perf_counter()
+        for args in commands:
+            replies.append(self._run(args, context))
+            after = time.perf_counter()
+            if after - before >= self.slow_s:
+                self.slow.append((len(replies) - 1, args, after - before))
+            before = after
+
+    def take_slow(self) -> list[tuple[int, list[bytes], float]]:
+        slow, self.slow = self.slow, []
+        return slow
 
     def apply_in_slices(
         self, index: int, term: int, entry: LongEntry, body: list[memoryview]
@@ -231,6 +257,8 @@ class Machine:
             return self.watches.issue(self.db, args[1:])
         if args[0] == SYSTEM_OP:
             return self._set_system_record(*args[1:])
+        if args[0] == EVICT_OP:
+            return evict_keys(self.db, args[1:])
         return expire_keys(self.db, args[1:])
 
     def _exec(self, args: list[bytes], context: Context) -> Reply:
@@ -258,11 +286,12 @@ class Machine:
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
         watcher = self._watcher
-        if watcher is None:
-            return self._run(args, self._read_context)
-        known = len(watcher.events)  # of an entry that is being applied, perhaps
+        known = 0 if watcher is None else len(watcher.events)  # of an entry that is being applied, perhaps
         reply = self._run(args, self._read_context)
-        if misses := watcher.events[known:]:
+        spec = COMMANDS.get(args[0])
+        if spec is not None and spec.first and type(reply) is not RespError:
+            self._count(spec, args, reply)
+        if watcher is not None and (misses := watcher.events[known:]):
             del watcher.events[known:]
             watcher.missed(misses)
         return reply
@@ -273,6 +302,20 @@ class Machine:
         if vouch and not self.watches.vouches([watched]):
             return False
         return self.db.fingerprint(watched.key) == watched.fingerprint
+
+    def _count(self, spec: Spec, args: list[bytes], reply: Reply) -> None:
+        """Counts keys that were there, and that were not, as far as the reply tells."""
+        name = args[0]
+        if self.db.usage is not None and name not in _NO_USE:
+            self.db.usage.note_all(spec_keys(spec, args))
+        if reply is None:
+            self.misses += 1
+        elif name == b"MGET" and isinstance(reply, list):
+            missing = reply.count(None)
+            self.misses += missing
+            self.hits += len(reply) - missing
+        else:
+            self.hits += 1
 
     def long_value(self, args: list[bytes]) -> LongRead | None:
         """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""

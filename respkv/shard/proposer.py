@@ -47,7 +47,7 @@ from respkv.shard.machine import Machine, Watcher, wall_ms
 from respkv.shard.outcomes import Outcomes
 from respkv.shard.reads import Reads
 from respkv.shard.requests import Expiry, Forwarded
-from respkv.shard.waiting import Batch, Part, Sink, finish
+from respkv.shard.waiting import Batch, Part, Sink, finish, tell_slow
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 
@@ -95,9 +95,11 @@ class Proposer(Outcomes):
         self._watcher: Watcher | None = None
         self.use(machine)
         self.refusal: RespError | None = None
+        self.on_slow: Callable[[Part, list[bytes], float], None] = lambda part, args, seconds: None
         self.proposed = 0
         self.expired = 0
         self.expiring = False
+        self.expires_actively = True
         self._node = node
         self._replicas = shard.replicas
         self.others = len(shard.replicas) > 1
@@ -296,6 +298,8 @@ class Proposer(Outcomes):
             for batch in batches or ():
                 self._fail(batch, errors.timeout("this replica's data are damaged"))
             raise
+        if self.machine.slow:
+            tell_slow(self.machine.take_slow(), batches or [], self.on_slow)
         if batches is not None:
             first = 0
             for batch in batches:
@@ -382,7 +386,7 @@ class Proposer(Outcomes):
         if not self._leads_in(term):
             self.send(peer, (FORWARDED, self.shard, request, REFUSED, self.leader()))
             return
-        if self.refusal is not None:
+        if self.refusal is not None and not errors.is_oom(self.refusal):  # who forwards knows what memory is left
             self.send(peer, (FORWARDED, self.shard, request, FAILED, self.refusal))
             return
         assert self.machine is not None
@@ -473,6 +477,8 @@ class Proposer(Outcomes):
     def remove_expired(self, limit: int = 256) -> None:
         """On a leader: proposes the removal of keys whose expiry has passed."""
         if self.group is None or not self.group.readable or self.machine is None or self.expiring:
+            return
+        if not self.expires_actively:
             return
         keys = self.machine.due(limit)
         if keys:

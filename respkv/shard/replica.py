@@ -110,6 +110,7 @@ class Replica:
             fatal=fatal,
         )
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
+        self.receiver.drop()  # what an earlier process has left
         self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
 
     @property

@@ -28,6 +28,10 @@ class Forwarded(Part):
         self.value_bytes = 0
         self.failed: RespError | None = None
 
+    @property
+    def client(self) -> str:
+        return self._peer
+
     def put(self, token: int, value: Any) -> None:
         self._values[token] = value
         if type(value) is bytes:

@@ -7,6 +7,7 @@ any more. Every batch ends exactly once: `applied` or `fail`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from respkv.reply import Reply, RespError
@@ -22,6 +23,11 @@ class Part:
         self.pending = 0
         self.joined: list[Any] = []
         self.size = size
+
+    @property
+    def client(self) -> Any:
+        """Who sent the commands: a connection, or the name of a node."""
+        return ""
 
     def put(self, token: int, value: Reply) -> None:
         """The reply of the command that was registered with `token`."""
@@ -131,3 +137,14 @@ class Read:
     def answer(self, value: Reply) -> None:
         self.part.put(self.token, value)
         finish(self.part)
+
+
+def tell_slow(
+    slow: list[tuple[int, list[bytes], float]], batches: list[Batch], tell: Callable[[Part, list[bytes], float], None]
+) -> None:
+    """Of the commands of an entry some were slow to apply: `(position, arguments, seconds)` each. Tells who waits for
+    them, where that is known here."""
+    sinks = [sink for batch in batches for sink in batch.sinks]
+    for position, args, seconds in slow:
+        if position < len(sinks):
+            tell(sinks[position][0], args, seconds)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from respkv.commands.table import COMMANDS, resolve, spec_keys
@@ -31,7 +31,7 @@ from respkv.reply import RespError
 from respkv.shard.batch import BY_OP, Guarded, Ops, Puts
 from respkv.shard.long import LongRun
 from respkv.shard.transaction import EXEC_OP, REFUSED, Watched, transaction_of
-from respkv.storage.batch import EXPIRED, Batch
+from respkv.storage.batch import EXPIRED, Batch, Change
 
 STAMPS_MAX: Final = 65_536
 WATCH_S: Final = 3600.0
@@ -44,10 +44,11 @@ class Watches:
     as nobody watches anything.
     """
 
-    __slots__ = ("_numbers", "stamps")
+    __slots__ = ("_noted", "_numbers", "stamps")
 
     def __init__(self) -> None:
         self.stamps: dict[bytes, tuple[int, float]] = {}
+        self._noted: dict[bytes, Change] = {}  # of the batch that is being applied
         self._numbers = itertools.count(random.getrandbits(62))  # no other leader's, nor this one's before a restart
 
     def clear(self) -> None:
@@ -56,6 +57,8 @@ class Watches:
 
     def issue(self, db: Db, keys: Iterable[bytes]) -> list[Any]:
         """For each key the fingerprint of what is there and a stamp, one after the other."""
+        if db.changes:
+            self._note(db.changes)
         found: list[Any] = []
         now = Clock.now()
         for key in keys:
@@ -89,7 +92,15 @@ class Watches:
         if batch.forgot:
             self.stamps.clear()
         else:  # what `clear` removed the fingerprints tell
-            self.wrote({key for key, change in batch.changes.items() if change[1] != EXPIRED})
+            self._note(batch.changes)
+        self._noted = {}
+
+    def _note(self, changes: Mapping[bytes, Change]) -> None:
+        """What has changed in the batch since this was last called."""
+        noted, self._noted = self._noted, dict(changes)
+        self.wrote({
+            key for key, change in changes.items() if change[1] != EXPIRED and noted.get(key) is not change
+        })
 
     # -- entries are proposed
 

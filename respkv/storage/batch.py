@@ -11,6 +11,8 @@ from respkv.storage.record import LongRecord, Record
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
 
+Change = tuple[int, int, bytes | LongRecord]
+
 EXPIRED: Final = -1
 
 
@@ -28,7 +30,7 @@ class Batch:
         self.cleared = False
         self.forgot = False
         """Changes were made before the last `clear` and are not among `changes` any more."""
-        self.changes: dict[bytes, tuple[int, int, bytes | LongRecord]] = {}
+        self.changes: dict[bytes, Change] = {}
         """Key to (bucket, expire_ms, encoded record); an empty record deletes the key.
 
         `expire_ms` is `EXPIRED` where what was deleted had expired: nobody can tell the difference."""

@@ -1,6 +1,6 @@
 """Background work on the log: what is to be done next, and doing it in slices.
 
-Files finish in the order of the log. When a new active file begins, the one before is *sealed* (seal frame, fdatasync,
+Files finish in the order of the log. When a new active file begins, the one before is *sealed* (fdatasync, seal frame,
 cut to its length, fdatasync) and gets its hint; from then on it never changes.
 
 A *tally* goes over the keydir and adds up the bytes that live records take in each file; commits keep no such books. By
@@ -136,14 +136,23 @@ class Maintenance:
         file.take_sizes(hint)
 
     def _seal(self, file: DataFile) -> Steps:
+        """Ends the file. The seal goes behind what is on the disk already: wherever it is found, the file was whole."""
         cask = self._cask
         last = (file.index, file.term, file.clock_ms)
         length = file.length + FRAME_HEAD_BYTES
+
+        def sync() -> None:
+            try:
+                cask.disk.sync(file.fd)
+            except BaseException:
+                cask.failed = True
+                raise
+
+        yield Task(sync)
         cask.disk.write(file.fd, encode_head(file.seed, file.length, 0, *last, cask.synced, SEAL_MAGIC), file.length)
 
         def cut_to_length() -> None:
             try:
-                cask.disk.sync(file.fd)
                 cask.disk.truncate(file.fd, length)
                 cask.disk.sync(file.fd)
                 cask.disk.sync_dir(cask.path)

@@ -25,8 +25,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
         with cluster.nodes[0].client() as client:
             for start in range(0, 3000, 100):
                 client.mset({f"old:{number}": VALUE + b"%d" % number for number in range(start, start + 100)})
-        wait_until(lambda: all(map(_is_trimmed, cluster.nodes)), "the journals are trimmed", 40)
-        wait_until(lambda: all(map(_is_sealed, cluster.nodes)), "the data files are sealed", 40)
+        wait_until(lambda: all(map(_is_trimmed, cluster.nodes)), "the journals are trimmed", 90)
+        wait_until(lambda: all(map(_is_sealed, cluster.nodes)), "the data files are sealed", 90)
         yield cluster
 
 
@@ -64,7 +64,7 @@ def lose_a_data_file(node: NodeProcess) -> None:
 
 
 def flip_in_journal(node: NodeProcess) -> None:
-    flip(max((node.directory / "journal").glob("*.journal"), key=lambda file: file.stat().st_size), 40)
+    flip(max((node.directory / "journal").glob("*.journal"), key=lambda file: file.stat().st_size), 90)
 
 
 def lose_journal(node: NodeProcess) -> None:
@@ -108,7 +108,7 @@ def test_a_node_with_damaged_or_lost_files_is_refilled_while_the_others_serve(
         go_on(writers)
         victim.start()
         cluster.wait_ready()
-        wait_until(lambda: is_repaired(victim), "the node is repaired", 40)
+        wait_until(lambda: is_repaired(victim), "the node is repaired", 90)
         go_on(writers)
     log = victim.log()[size:]
     assert "replica_damaged" in log
@@ -235,13 +235,13 @@ def test_a_damaged_leader_does_not_hand_its_damage_on_to_a_node_that_lost_everyt
     with leader.client() as client:
         client.mset(dict.fromkeys(keys, VALUE))
         client.mset(dict.fromkeys(cluster.keys_of_shard(1, 300, "behind:"), VALUE))
-    wait_until(lambda: all(map(_is_trimmed, cluster.nodes)), "the journals are trimmed", 40)
+    wait_until(lambda: all(map(_is_trimmed, cluster.nodes)), "the journals are trimmed", 90)
     flip_value_in_place(leader, 1, keys[20])
     assert empty.stop() == 0
     lose_everything(empty)
     time.sleep(5)  # what was verified for an earlier snapshot is verified again after so long
     empty.start()
     assert_repairs_itself(cluster, leader, log_bytes, pid)
-    wait_until(lambda: is_repaired(empty), "the empty node is refilled", 40)
+    wait_until(lambda: is_repaired(empty), "the empty node is refilled", 90)
     assert "damaged" not in str(ask(empty, "DEBUG", "DIGEST"))
     assert ask(leader, "GET", keys[20]) == VALUE

@@ -27,7 +27,7 @@ from tests.crash.inject import Injector
 from tests.crash.network import Mesh, Namespaces, Network
 from tests.sim.linearizable import History, check
 
-WHOLE_S = 40.0
+WHOLE_S = 90.0
 GO_ON_REPLIES = 5
 READ_KEYS = 200
 

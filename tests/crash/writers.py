@@ -173,7 +173,7 @@ def writing(nodes: Sequence[NodeProcess], per_node: int = 2) -> Iterator[list[Wr
             writer.stop()
 
 
-def go_on(writers: Sequence[Writer], acks: int = 30, timeout_s: float = 15.0) -> None:
+def go_on(writers: Sequence[Writer], acks: int = 30, timeout_s: float = 60.0) -> None:
     """Waits until each of `writers` has had `acks` more acknowledgements."""
     wanted = [writer.acks + acks for writer in writers]
     wait_until(

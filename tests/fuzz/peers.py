@@ -33,7 +33,9 @@ from respkv.reply import NULL_ARRAY, OK, LongBulk, RespError, Simple, Verbatim
 from respkv.resp.encoder import encode as encode_reply
 from respkv.server import news
 from respkv.server.access import Access
+from respkv.server.announce import ANNOUNCE, Endpoints
 from respkv.server.channels import CHANNEL, PATTERN, Channels
+from respkv.server.evict import SHARD_FULL, Evictor
 from respkv.server.feed import Feed
 from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
 from respkv.server.messaging import Messaging
@@ -277,6 +279,8 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
             [border.READ_LATER, 0, request, 1 << 20],
             [HOLDERS_ASK, 0, 1, rng.choice((0, 5))],
             [HOLDERS_TELL, 0, 1, 5, 2],
+            [SHARD_FULL, 0, rng.random() < 0.5],
+            [ANNOUNCE, 0, rng.choice(("", "10.0.0.9")), rng.choice((0, 7001)), rng.choice(("", "n2.example"))],
             [USERS_TELL, 0, rng.randrange(9), rng.choice((b"", b"user a on >x ~k* (+get &c)\nuser default off\n"))],
             [USERS_HAVE, 0, rng.randrange(9)],
         )
@@ -379,6 +383,9 @@ class FuzzedNode:
             wake=lambda _: None, worker=AtOnce(), fatal=_fatal, disk=Disk(), now=lambda: 0.0,  # type: ignore[arg-type]
         )
         self.holders = Holders("n1", [self.replica.proposer], self._send)
+        self.evictor = Evictor("n1", [self.replica.proposer], [self.replica], lambda _: None, lambda *_: None)
+        nodes = [Node(name, "127.0.0.1", 1, 2, 3) for name in ("n1", *PEERS)]
+        self.endpoints = Endpoints(Topology.build(nodes, 1, len(nodes)), "n1", lambda _: None)
         links: Any = SimpleNamespace(links=dict.fromkeys(PEERS), send=self._send)
         roll: Any = (self.replica.proposer, self.replica, links, path / "users", AtOnce(), Disk())
         self.roll = Roll(Access(Live(load(environ={}, flags=flags)), {}), *roll)
@@ -397,6 +404,10 @@ class FuzzedNode:
     def deliver(self, peer: str, received: Any) -> None:
         if received[0] <= raft.REPLICA_KIND_MAX:
             self.replica.receive(peer, received)
+        elif received[0] == SHARD_FULL:
+            self.evictor.receive(peer, received)
+        elif received[0] == ANNOUNCE:
+            self.endpoints.receive(peer, received)
         elif received[0] in {USERS_TELL, USERS_HAVE}:
             self.roll.receive(peer, received)
         elif received[0] >= news.PUBLISH:

@@ -19,6 +19,7 @@ from pysyncobj.node import Node as LibraryNode
 import respkv.server.commands  # noqa: F401 - fills the command table
 from respkv.cluster.slots import slot_of
 from respkv.commands.context import Context
+from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft import clock as clock_module
 from respkv.raft import identity as identity_module
 from respkv.raft import journal as journal_module
@@ -44,6 +45,11 @@ SLOTS = 64  # a simulated keyspace: walks over all slots cost less
 def few_slots(key: bytes) -> int:
     """In the place of `respkv.cluster.slots.slot_of`."""
     return slot_of(key) % SLOTS
+
+
+def few_buckets(key: bytes) -> int:
+    """In the place of `respkv.keyspace.system.bucket_of`."""
+    return SLOTS if len(key) > KEY_BYTES_MAX else few_slots(key)
 
 
 class SortedNodes(set[LibraryNode]):
@@ -204,7 +210,8 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (machine_module, "wall_ms", world.wall_ms),
         (proposer_module, "wall_ms", world.wall_ms),
         (replica_module, "Machine", SimMachine),
-        (replica_module, "SLOTS", SLOTS),
+        (replica_module, "BUCKETS", SLOTS + 1),
+        (replica_module, "bucket_of", few_buckets),
         (reads_module, "Read", SimRead),
         (Reads, "_answer", answer),
         (upkeep_module, "asyncio", _Asyncio(world)),

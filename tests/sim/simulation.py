@@ -75,6 +75,8 @@ def _run(world: World) -> None:
     _make_peace(world)
     _read_all(world)
     _check_settled(world)
+    if world.story.counts["command_failed"]:
+        raise Broken("a command ended in an internal error")
     verdict = check(world.history.operations, steps_max=CHECK_STEPS_MAX, strict=STRICT)
     world.story.counts["undecided"] += len(verdict.undecided)
     if verdict.violations:

@@ -145,7 +145,10 @@ def respkv(directory: Path, *options: str) -> Iterator[int]:
     """One node with the options given; its port. The cluster view is 1000 higher."""
     port = free_ports(1)
     command = [sys.executable, "-m", "respkv", "server", "--dir", str(directory / "data"), "--port", str(port)]
-    with _started([([*command, *options], port)], directory):
+    if "--enable-debug-command" not in options:
+        command += ["--enable-debug-command", "yes"]
+    with _started([([*command, *options], port)], directory) as processes:
+        eventually(lambda: _answers(processes[0], port + 1000))
         yield port
 
 
@@ -157,7 +160,7 @@ def respkv_cluster(directory: Path, count: int, *, shards: int, replicas: int) -
     nodes = ",".join(f"n{i + 1}={HOST}:{port}" for i, port in enumerate(ports))
     shared = ["--cluster-nodes", nodes, "--cluster-secret", "s", "--cluster-id", "tests"]
     shared += ["--cluster-shards", str(shards), "--cluster-replicas", str(replicas)]
-    server = [sys.executable, "-m", "respkv", "server", *shared]
+    server = [sys.executable, "-m", "respkv", "server", "--enable-debug-command", "yes", *shared]
     commands = [
         ([*server, "--node", f"n{i + 1}", "--dir", str(directory / str(i))], port) for i, port in enumerate(ports)
     ]

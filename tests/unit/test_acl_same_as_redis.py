@@ -48,7 +48,10 @@ CALLS = ["GET a", "GET b", "GET x:1", "SET a 1", "SET a 1 GET", "SET abc 1 EX 10
          "SELECT 0", "SELECT 1", "CONFIG GET x", "CONFIG SET x y", "CONFIG", "CLIENT ID", "CLIENT KILL a:1",
          "CLIENT LIST", "DEBUG OBJECT a", "DEBUG SLEEP 0", "AUTH x", "HELLO 3", "RESET", "QUIT", "SCAN 0", "KEYS *",
          "FLUSHALL", "ACL WHOAMI", "ACL LIST", "INFO", "TIME", "TOUCH a zzz", "UNLINK a", "nonsense a", "GET",
-         "PEXPIRE b 1", "SUBSTR a 0 1", "STRLEN a", "INCR zzz", "EXPIRETIME a", "SWAPDB"]  # fmt: skip
+         "PEXPIRE b 1", "SUBSTR a 0 1", "STRLEN a", "INCR zzz", "EXPIRETIME a", "SWAPDB",
+         "PUBLISH a m", "PUBLISH x:1 m", "SPUBLISH a m", "SPUBLISH zzz m", "SUBSCRIBE a abc", "SUBSCRIBE zzz",
+         "SSUBSCRIBE a zzz", "SUNSUBSCRIBE", "SUNSUBSCRIBE zzz", "UNSUBSCRIBE zzz", "PSUBSCRIBE a*", "PSUBSCRIBE abc",
+         "PSUBSCRIBE x:* zzz", "PUBSUB CHANNELS", "MULTI", "EXEC", "WATCH a", "WATCH a zzz"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,8 @@ def verdict(users: Users, args: list[bytes]) -> str:
 @example(["+@all", "~a"])
 @example(["+@all", "%R~a*", "%W~b", "%W~x:*"])
 @example(["+@all", "~zzz", "(+get ~a)", "(+mget ~a ~b)"])
+@example(["+@all", "&a", "&x:*", "~a"])
+@example(["+@pubsub", "&a*", "&abc", "(+publish allchannels)"])
 @example(["+@read", "-mget", "+select|0", "+debug|object", "allkeys"])
 def test_users_may_do_the_same(theirs: Wire, rules: list[str]) -> None:
     users, outcome = ours_after(Users({b"default": default_user()}), rules)

@@ -67,13 +67,14 @@ SESSIONS = {
         2 PUBLISH nobody five
         1 PING
         1 PING x
-        2 PUBSUB CHANNELS
+        2 PUBSUB CHANNELS a
         2 PUBSUB CHANNELS n*
         2 PUBSUB NUMSUB a b c
         2 PUBSUB NUMPAT
         2 PUBSUB SHARDCHANNELS
         2 PUBSUB SHARDNUMSUB s t
         1 UNSUBSCRIBE b nothing
+        2 PUBSUB CHANNELS
         1 UNSUBSCRIBE
         1 UNSUBSCRIBE
         1 PUNSUBSCRIBE m?
@@ -180,6 +181,43 @@ SESSIONS = {
         2 SET key 1
         2 FLUSHALL
         1 PING
+        """,
+    "transactions": """
+        1 CLIENT TRACKING ON
+        1 MULTI
+        1 GET k
+        1 INCR k
+        1 EXEC
+        2 SET k 1
+        1 MULTI
+        1 GET k
+        2 SET k 2
+        1 EXEC
+        2 SET k 3
+        1 PING
+        1 CLIENT TRACKING OFF
+        1 CLIENT TRACKING ON NOLOOP
+        1 GET k
+        1 MULTI
+        1 INCR k
+        1 EXEC
+        1 CLIENT TRACKING OFF
+        1 CLIENT TRACKING ON OPTIN
+        1 CLIENT CACHING YES
+        1 MULTI
+        1 GET k
+        1 EXEC
+        1 GET other
+        2 MSET k{t} 1 other{t} 1
+        2 SET k 4
+        2 SET other 4
+        1 CLIENT TRACKING OFF
+        1 MULTI
+        1 SUBSCRIBE a
+        1 PUBLISH b x
+        1 EXEC
+        2 PUBLISH a x
+        1 UNSUBSCRIBE
         """,
 }
 
@@ -421,6 +459,20 @@ def test_a_pause_of_writes_puts_off_writes_and_what_is_behind_them(port: int, wi
         assert publisher.reply() == 0
 
 
+def test_a_pause_of_writes_puts_off_transactions_that_write(port: int, wire: Wire) -> None:
+    with Wire(port) as writer, Wire(port) as reader:
+        for other, command in ((writer, "SET k 1"), (reader, "GET k")):
+            other.send("MULTI", command)
+            assert messages(other, 2) == [b"OK", b"QUEUED"]
+        wire("SET k 0")
+        wire("CLIENT PAUSE 100000 WRITE")
+        writer.send("EXEC")
+        assert reader("EXEC") == [b"0"]
+        eventually(lambda: b"blocked_clients:1\r\n" in bytes(wire("INFO clients")))  # type: ignore[call-overload]
+        wire("CLIENT UNPAUSE")
+        assert writer.reply() == [b"OK"]
+
+
 def test_a_pause_of_everything_ends_by_itself(port: int, wire: Wire) -> None:
     with Wire(port) as other:
         assert wire("CLIENT PAUSE 150") == b"OK"
@@ -481,13 +533,15 @@ def test_a_monitor_sees_commands_of_every_path_and_no_passwords(port: int, wire:
         wire("HELLO 2 AUTH me secret SETNAME x")
         wire("CONFIG GET timeout")
         wire("NONSENSE")
-        wire("PING")
-        lines = messages(watcher, 8)
+        wire.send("MULTI", "SET k v", "EXEC")
+        messages(wire, 3)
+        lines = messages(watcher, 10)
         shown = [line.partition(b"] ")[2] for line in lines]
         assert shown == [
             b'"SET" "k" "v"', b'"GET" "k"', b'"get" "k"', b'"SET" "k" "v" "EX" "10"',
             b'"ECHO" "\\x00\\"\\\\\\n\\xff a"', b'"AUTH" "(redacted)" "(redacted)"',
-            b'"HELLO" "2" "AUTH" "(redacted)" "(redacted)" "SETNAME" "x"', b'"PING"',
+            b'"HELLO" "2" "AUTH" "(redacted)" "(redacted)" "SETNAME" "x"',
+            b'"MULTI"', b'"SET" "k" "v"', b'"EXEC"',
         ]  # fmt: skip
         address = "{}:{}".format(*wire.socket.getsockname()).encode()
         assert all(re.match(rb"\d+\.\d{6} \[0 %b\] " % address, line) for line in lines)

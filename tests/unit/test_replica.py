@@ -94,6 +94,16 @@ def test_data_that_are_older_than_the_journal_are_refused_where_nobody_else_has_
         make_replica(Journal.open(config.dir / "journal", [0]), ("n1",))
 
 
+def test_what_a_snapshot_that_never_ended_has_left_is_removed_at_the_start(
+    config: Config, make_replica: Callable[..., Replica]
+) -> None:
+    left = config.dir / "shard-0.incoming"
+    left.mkdir(parents=True)
+    (left / "000001.0.data").write_bytes(bytes(1000))
+    make_replica(Journal.open(config.dir / "journal", [0]))
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("ends", ["close", "_start_over"])
 def test_a_long_value_that_is_being_written_is_waited_for_before_its_file_is_closed(
     config: Config, make_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch, ends: str

@@ -190,3 +190,68 @@ def test_one_node_is_a_cluster_too(tmp_path_factory: pytest.TempPathFactory) -> 
         assert client.set("a", 1)
         assert client.dbsize() == 1
         client.close()
+
+
+# --- where clients are sent ---
+
+
+def leader_of(wire: Wire, key: bytes) -> str:
+    """The Redis id of the node that leads the key's shard."""
+    return next(str(row[2][2], "ascii") for row in slots(wire) if row[0] <= slot_of(key) <= row[1])
+
+
+def found_in_slots(wire: Wire, node: str) -> list[Any]:
+    return next(entry for row in slots(wire) for entry in row[2:] if entry[2] == node.encode())
+
+
+def test_after_readonly_a_follower_answers_reads_from_its_replica(ports: list[int], wire: Wire) -> None:
+    ids = {redis_id("tests", f"n{number}"): port for number, port in enumerate(ports, 1)}
+    leader, slot = ids[leader_of(wire, b"follow")], slot_of(b"follow")
+    moved = f"MOVED {slot} {HOST}:{leader + CLUSTER_PORT}"
+    with Wire(leader) as client:
+        assert client("SET follow me") == b"OK"
+    answered = 0
+    for port in ports:
+        if port == leader:
+            continue
+        with Wire(port + CLUSTER_PORT) as follower:
+            assert error(follower("GET follow")) == moved
+            assert follower("READONLY") == b"OK"
+            assert error(follower("SET follow x")) == moved
+            if str(follower("GET follow")) == moved:
+                continue  # it holds no replica of this shard
+            eventually(lambda follower=follower: follower("GET follow") == b"me")  # type: ignore[misc]
+            answered += 1
+            assert follower("READWRITE") == b"OK"
+            assert error(follower("GET follow")) == moved
+    assert answered == 2
+
+
+def test_every_node_tells_what_one_announces_of_itself(ports: list[int], wire: Wire) -> None:
+    second = redis_id("tests", "n2")
+    key = next(key for key in map(b"%d".__mod__, range(1000)) if leader_of(wire, key) == second)
+    moved = f"MOVED {slot_of(key)} "
+    with Wire(ports[1]) as announcer, Wire(ports[0]) as asked:
+        announcer("CONFIG SET cluster-announce-ip 10.9.8.7 cluster-announce-port 77 cluster-announce-hostname two.test")
+        address = b"10.9.8.7:77@%d,two.test " % (ports[1] + 10_000)
+        eventually(lambda: address in bytes(wire("CLUSTER NODES")))  # type: ignore[call-overload]
+        assert error(wire([b"GET", key])) == moved + "10.9.8.7:77"
+        assert found_in_slots(wire, second) == [b"10.9.8.7", 77, second.encode(), [b"hostname", b"two.test"]]
+        asked("CONFIG SET cluster-preferred-endpoint-type hostname")
+        assert error(wire([b"GET", key])) == moved + "two.test:77"
+        assert found_in_slots(wire, second) == [b"two.test", 77, second.encode(), [b"ip", b"10.9.8.7"]]
+        asked("CONFIG SET cluster-preferred-endpoint-type unknown-endpoint")
+        assert error(wire([b"GET", key])) == moved + ":77"
+        assert found_in_slots(wire, second)[0] is None
+        asked("CONFIG SET cluster-preferred-endpoint-type ip")
+        announcer([b"CONFIG", b"SET", b"cluster-announce-ip", b"", b"cluster-announce-port", b"0",
+                   b"cluster-announce-hostname", b""])  # fmt: skip
+        own = f"{HOST}:{ports[1] + CLUSTER_PORT}@{ports[1] + 10_000} ".encode()
+        eventually(lambda: own in bytes(wire("CLUSTER NODES")))  # type: ignore[call-overload]
+
+
+def test_failure_reports_and_the_older_name_of_replicas(wire: Wire) -> None:
+    for name in ("n1", "n2"):
+        assert wire(f"CLUSTER COUNT-FAILURE-REPORTS {redis_id('tests', name)}") == 0
+    leader = redis_id("tests", "n1")
+    assert wire(f"CLUSTER SLAVES {leader}") == wire(f"CLUSTER REPLICAS {leader}")

@@ -11,6 +11,7 @@ import pytest
 
 from respkv.disk import Disk
 from respkv.storage import Bitcask, Damaged, Failed, Locked, Record, check, encode_puts
+from respkv.storage.frame import SEAL_MAGIC
 
 
 class QuickDisk(Disk):
@@ -429,3 +430,32 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="segment_bytes"):
         Bitcask(tmp_path, segment_bytes=1 << 32)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_is_sealed_only_behind_what_is_on_the_disk(tmp_path: Path) -> None:
+    """A seal proves at recovery that everything before it was once on the disk, and pages reach it in any order."""
+    dirty: set[int] = set()
+    seals = 0
+
+    class Strict(QuickDisk):
+        def create(self, path: Path, size_bytes: int = 0) -> int:
+            fd = super().create(path, size_bytes)
+            dirty.add(fd)
+            return fd
+
+        def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+            nonlocal seals
+            if SEAL_MAGIC in bytes(data) and fd in {file.fd for file in cask.files}:
+                seals += 1
+                assert fd not in dirty
+            dirty.add(fd)
+            super().write(fd, data, offset)
+
+        def sync(self, fd: int) -> None:
+            dirty.discard(fd)
+
+    with Bitcask(tmp_path, segment_bytes=4096, disk=Strict()) as cask:
+        for number in range(20):
+            cask.put(b"key", b"%d" % number * 500)
+        cask.merge()
+    assert seals > 1

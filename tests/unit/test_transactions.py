@@ -186,6 +186,19 @@ def test_flushing_does_not_touch_absent_keys(leader: Leader) -> None:
     assert leader.exec(watched) == []
 
 
+def test_what_is_watched_behind_a_write_of_the_same_entry_is_what_that_has_written(leader: Leader) -> None:
+    leader.put(b"k", b"1")
+    before = leader.watch(b"k", b"other")
+    words = [line.split() for line in (b"SET k 2", b"SET k 1", b"SET other 1")]
+    found = leader.apply(Ops([*words[:2], [WATCH_OP, b"k"], words[2]]))[2]
+    assert found[0] == before[0].fingerprint
+    assert leader.exec(before[:1], "GET k") is NULL_ARRAY
+    assert leader.exec(before[1:], "GET k") is NULL_ARRAY
+    assert leader.exec([Watched(b"k", *found)], "GET k") == [b"1"]
+    late = leader.apply(Ops([[WATCH_OP, b"k"], words[0], words[1]]))[0]
+    assert leader.exec([Watched(b"k", *late)], "GET k") is NULL_ARRAY
+
+
 def test_two_clients_that_watch_the_same_key(leader: Leader) -> None:
     first, second = leader.watch(b"n"), leader.watch(b"n")
     assert leader.exec(first, "INCR n") == [1]

@@ -6,6 +6,7 @@ Redis has the case, and where respkv differs the docstring says how.
 """
 
 from respkv.server.commands import (
+    absent,
     acl,
     admin,
     client,
@@ -17,12 +18,16 @@ from respkv.server.commands import (
     describe,
     info,
     keys,
+    latency,
     memory,
     pubsub,
+    saving,
+    slowlog,
     tracking,
     transactions,
     wait,
 )
 
-__all__ = ["acl", "admin", "client", "clients", "cluster", "config", "connection", "debug", "describe", "info",
-           "keys", "memory", "pubsub", "tracking", "transactions", "wait"]  # fmt: skip
+__all__ = ["absent", "acl", "admin", "client", "clients", "cluster", "config", "connection", "debug", "describe",
+           "info", "keys", "latency", "memory", "pubsub", "saving", "slowlog", "tracking", "transactions",
+           "wait"]  # fmt: skip

@@ -4,8 +4,8 @@ To such a client every node is a master of the slots whose shards it leads at th
 who leads several shards has all their slots, who leads none is shown as a replica of a node that leads one of its
 shards. A node is one or the other: clients that see it as a master here and as a replica there take it for a replica,
 and leave it out when they add up DBSIZE or SCAN over masters. Only CLUSTER SHARDS tells all replicas of each shard. The
-ports told are those of the cluster view. A shard whose leader is not known is left out of CLUSTER SLOTS, and the state
-is `fail`.
+addresses told are those of the cluster view (`respkv.server.announce`). A shard whose leader is not known is left out
+of CLUSTER SLOTS, and the state is `fail`.
 
 Slots and nodes are placed by respkv itself: the subcommands that would move them are refused.
 """
@@ -20,6 +20,7 @@ from respkv.cluster.topology import Node, Shard
 from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.reply import Reply, Verbatim
+from respkv.server.announce import Endpoint
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
 from respkv.server.server import Server
@@ -74,9 +75,14 @@ def cluster_slots(call: Call) -> Reply:
 
 
 def _slot_node(call: Call, name: str) -> Reply:
-    topology = call.server.topology
-    node = topology.node(name)
-    return [node.host.encode(), node.cluster_port + call.session.port_shift, topology.redis_id(name).encode(), {}]
+    endpoint = _endpoint(call, name)
+    preferred = None if endpoint.preferred is None else endpoint.preferred.encode()
+    return [preferred, endpoint.port, call.server.topology.redis_id(name).encode(), endpoint.others]
+
+
+def _endpoint(call: Call, name: str) -> Endpoint:
+    """Where this client finds node `name`."""
+    return call.server.endpoints.of(name, call.session.port_shift)
 
 
 @command("CLUSTER|SHARDS", kind="server", arity=2, flags="stale", group="cluster", since="7.0.0",
@@ -95,12 +101,14 @@ def cluster_shards(call: Call) -> Reply:
 
 
 def _shard_node(call: Call, shard: Shard, name: str) -> Reply:
-    server, node = call.server, call.server.topology.node(name)
+    server, endpoint = call.server, _endpoint(call, name)
+    hostname: dict[bytes, Reply] = {b"hostname": endpoint.hostname.encode()} if endpoint.hostname else {}
     return {
         b"id": server.topology.redis_id(name).encode(),
-        b"port": node.cluster_port + call.session.port_shift,
-        b"ip": node.host.encode(),
-        b"endpoint": node.host.encode(),
+        b"port": endpoint.port,
+        b"ip": endpoint.ip.encode(),
+        b"endpoint": None if endpoint.preferred is None else endpoint.preferred.encode(),
+        **hostname,
         b"role": b"master" if server.owner(shard) == name else b"replica",
         b"replication-offset": _offset(server, shard, name),
         b"health": b"online" if _reachable(server, name) else b"failed",
@@ -128,8 +136,8 @@ def cluster_nodes(call: Call) -> Reply:
 
 
 def _node_line(call: Call, node: Node, led: dict[str, list[Shard]]) -> str:
-    """`<id> <host>:<port>@<peer port> <flags> <master> <ping sent> <pong received> <epoch> <link> <ranges>`."""
-    server, topology = call.server, call.server.topology
+    """`<id> <ip>:<port>@<peer port>[,<name>] <flags> <master> <ping sent> <pong received> <epoch> <link> <ranges>`."""
+    server, topology, endpoint = call.server, call.server.topology, _endpoint(call, node.id)
     reachable = _reachable(server, node.id)
     master = None if node.id in led else _followed(server, node.id)
     flags = ["myself"] if node.id == server.node else []
@@ -138,7 +146,7 @@ def _node_line(call: Call, node: Node, led: dict[str, list[Shard]]) -> str:
         flags.append("fail?")
     fields = [
         topology.redis_id(node.id),
-        f"{node.host}:{node.cluster_port + call.session.port_shift}@{node.peer_port}",
+        f"{endpoint.ip}:{endpoint.port}@{node.peer_port}" + (f",{endpoint.hostname}" if endpoint.hostname else ""),
         ",".join(flags),
         topology.redis_id(master) if master else "-",
         "0",
@@ -160,15 +168,39 @@ def _followed(server: Server, name: str) -> str | None:
          summary="List replica nodes of the specified master node", tips="nondeterministic_output")
 def cluster_replicas(call: Call) -> Reply:
     """The lines of CLUSTER NODES that call the node their master."""
-    server, wanted = call.server, call.args[2].decode(errors="replace").lower()
-    name = next((node.id for node in server.topology.nodes if server.topology.redis_id(node.id) == wanted), None)
+    return _replicas(call)
+
+
+@command("CLUSTER|SLAVES", kind="server", arity=3, flags="admin stale", group="cluster", since="3.0.0",
+         summary="List replica nodes of the specified master node", tips="nondeterministic_output")
+def cluster_slaves(call: Call) -> Reply:
+    """The older name."""
+    return _replicas(call)
+
+
+def _known_node(call: Call) -> str:
+    topology, wanted = call.server.topology, call.args[2].decode(errors="replace").lower()
+    name = next((node.id for node in topology.nodes if topology.redis_id(node.id) == wanted), None)
     if name is None:
         raise errors.generic(f"Unknown node {errors.quoted(call.args[2])}")
+    return name
+
+
+def _replicas(call: Call) -> Reply:
+    server, name = call.server, _known_node(call)
     led = _led_by(server)
     if name not in led:
         raise errors.generic("The specified node is not a master")
     others = [node for node in server.topology.nodes if node.id not in led and _followed(server, node.id) == name]
     return [_node_line(call, node, led).encode() for node in others]
+
+
+@command("CLUSTER|COUNT-FAILURE-REPORTS", kind="server", arity=3, flags="admin stale", group="cluster", since="3.0.0",
+         summary="Return the number of failure reports active for a given node", tips="nondeterministic_output",
+         complexity="O(N) where N is the number of failure reports")
+def cluster_count_failure_reports(call: Call) -> Reply:
+    """Nodes do not report failures to each other: 1 if this node has no link to the other, else 0."""
+    return int(not _reachable(call.server, _known_node(call)))
 
 
 @command("CLUSTER|INFO", kind="server", arity=2, flags="stale", group="cluster", since="3.0.0",
@@ -188,6 +220,7 @@ def cluster_info(call: Call) -> Reply:
         "cluster_size": len(led),
         "cluster_current_epoch": topology.epoch,
         "cluster_my_epoch": topology.epoch,
+        "total_cluster_links_buffer_limit_exceeded": 0,
     }
     return Verbatim("".join(f"{name}:{value}\r\n" for name, value in fields.items()).encode())
 
@@ -310,6 +343,7 @@ def cluster_help(call: Call) -> Reply:
     return help_reply(
         "CLUSTER",
         ("COUNTKEYSINSLOT <slot>", "Return the number of keys in <slot>."),
+        ("COUNT-FAILURE-REPORTS <node-id>", "Return number of failure reports for <node-id>."),
         ("GETKEYSINSLOT <slot> <count>", "Return key names stored by current node in a slot."),
         ("INFO", "Return information about the cluster."),
         ("KEYSLOT <key>", "Return the hash slot for <key>."),

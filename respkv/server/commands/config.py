@@ -1,17 +1,23 @@
 """CONFIG: what the configuration of this node is, and those options that may change while it runs.
 
-A change holds for this node until it stops; the file is the operator's.
+A change holds for this node until it stops, or, after CONFIG REWRITE, for good. What Redis has and respkv has not is
+shown and taken where it promises nothing: see `respkv.config.redis`.
 """
 
 from __future__ import annotations
 
+import structlog
+
 from respkv import errors
 from respkv.commands.glob import matches
 from respkv.commands.table import command
-from respkv.config import ConfigError, parameters
+from respkv.config import ConfigError
+from respkv.config.rewrite import rewrite
 from respkv.reply import OK, Reply, RespError
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
+
+log = structlog.get_logger()
 
 
 @command("CONFIG", kind="server", arity=-2, group="server", since="2.0.0", complexity="Depends on subcommand.",
@@ -24,7 +30,7 @@ def config(call: Call) -> Reply:
          summary="Get the values of configuration parameters",
          complexity="O(N) when N is the number of configuration parameters provided")
 def config_get(call: Call) -> Reply:
-    known = parameters(call.server.config.config)
+    known = call.server.config.parameters()
     found: dict[bytes, bytes] = {}
     seen: set[str] = set()
     for pattern in call.args[2:]:
@@ -44,7 +50,7 @@ def config_set(call: Call) -> Reply:
     args = call.args
     if len(args) % 2:
         raise errors.syntax()
-    known = parameters(call.server.config.config)
+    known = call.server.config.parameters()
     pairs: dict[str, str] = {}
     for option, value in zip(args[2::2], args[3::2], strict=True):
         name = _text(option).lower()
@@ -53,7 +59,7 @@ def config_set(call: Call) -> Reply:
             raise errors.generic(f"Unknown option or number of arguments for CONFIG SET - '{shown}'")
         if name in pairs:
             raise _failed(option, "duplicate parameter")
-        if not known[name].live:
+        if not known[name].live and _text(value) != known[name].value:
             raise _failed(option, "can't set immutable config")
         pairs[name] = _text(value)
     try:
@@ -79,14 +85,24 @@ def _bytes(value: str) -> bytes:
 @command("CONFIG|RESETSTAT", kind="server", arity=2, flags="admin loading stale noscript", group="server",
          since="2.0.0", summary="Reset the stats returned by INFO")
 def config_resetstat(call: Call) -> Reply:
-    call.server.stats.reset()
+    call.server.reset_stats()
     return OK
 
 
 @command("CONFIG|REWRITE", kind="server", arity=2, flags="admin loading stale noscript", group="server", since="2.8.0",
          summary="Rewrite the configuration file with the in memory configuration")
 def config_rewrite(call: Call) -> Reply:
-    raise errors.generic("CONFIG REWRITE is not supported: respkv never writes its configuration file, edit it instead")
+    """Writes what CONFIG SET has changed into the TOML file; comments and all else in it stay."""
+    live = call.server.config
+    try:
+        rewrite(live.config, live.changed)
+    except ConfigError as error:
+        raise errors.generic(error.reason) from None
+    except OSError as error:
+        log.warning("config_not_rewritten", file=str(live.config.file), error=str(error))
+        raise errors.generic(f"Rewriting config file: {error.strerror or error}") from None
+    log.info("config_rewritten", file=str(live.config.file))
+    return OK
 
 
 @command("CONFIG|HELP", kind="server", arity=2, flags="loading stale", group="server", since="5.0.0",
@@ -97,4 +113,5 @@ def config_help(call: Call) -> Reply:
         ("GET <pattern>", "Return parameters matching the glob-like <pattern> and their values."),
         ("SET <directive> <value>", "Set the configuration <directive> to <value>."),
         ("RESETSTAT", "Reset statistics reported by the INFO command."),
+        ("REWRITE", "Rewrite the configuration file."),
     )

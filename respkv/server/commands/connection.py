@@ -12,9 +12,8 @@ from respkv.commands.table import command
 from respkv.reply import OK, PONG, Encoded, Reply, RespError, Simple
 from respkv.resp.encoder import encode
 from respkv.server.dispatch import Call
+from respkv.server.sections import REDIS_VERSION  # noqa: F401 - others ask for it here
 from respkv.server.session import Session
-
-REDIS_VERSION = "7.0.15"  # whose behaviour clients may expect
 
 # What HELLO says: client libraries cache only with a server that calls itself 7.4 or later in its greeting (redis-py,
 # Jedis), though nothing that they then use is newer than 7.0. INFO tells the version above.

@@ -54,12 +54,12 @@ def command_docs(call: Call) -> Reply:
          complexity="O(N) where N is the total number of Redis commands", tips=_ORDER)
 def command_list(call: Call) -> Reply:
     args = call.args
+    every = [each for spec in all_specs() for each in (spec, *describe.children(spec))]
     if len(args) == 2:
-        return [spec.name.encode() for spec in all_specs()]
+        return [spec.name.encode() for spec in every]
     if len(args) != 5 or args[2].upper() != b"FILTERBY":
         raise errors.syntax()
     wanted = _filter(args[3].upper(), args[4])
-    every = [each for spec in all_specs() for each in (spec, *describe.children(spec))]
     return [spec.name.encode() for spec in every if wanted(spec)]
 
 

@@ -115,15 +115,12 @@ class Watching(Steps):
     def run(self) -> Generator[None, None, Reply]:
         call = self.call
         self.pending += 1
-        for token, proposer in enumerate(self._keys):
-            if has_open_writes(call.connection, self._burst, proposer):
-                proposer.write(self, token, [b"DBSIZE"])  # what this client wrote before comes first
-        self.pending -= 1
-        if self.pending:
-            yield
-        self.pending += 1
         for token, (proposer, keys) in enumerate(self._keys.items()):
-            proposer.read(self, token, [WATCH_OP, *keys])
+            operation = [WATCH_OP, *keys]
+            if has_open_writes(call.connection, self._burst, proposer):
+                proposer.write(self, token, operation)  # behind what this client wrote before
+            else:
+                proposer.read(self, token, operation)
         self.pending -= 1
         if self.pending:
             yield
