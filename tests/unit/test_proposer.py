@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -804,7 +804,8 @@ def test_a_recorder_replays_its_history() -> None:
 class AllAbsent:
     """A database without keys."""
 
-    changes: ClassVar[dict[bytes, Any]] = {}
+    def __init__(self) -> None:
+        self.changes: dict[bytes, Any] = {}
 
     def fingerprint(self, key: bytes) -> bytes:
         return b""

@@ -27,6 +27,16 @@ async function standalone() {
   await other.set("{t}a", "changed");
   other.disconnect();
   assert.equal(await redis.multi().get("{t}a").exec(), null);
+  const subscriber = new Redis(port);
+  const heard = [];
+  subscriber.on("message", (channel, message) => heard.push([channel, message]));
+  subscriber.on("pmessage", (pattern, channel, message) => heard.push([pattern, channel, message]));
+  await subscriber.subscribe("news");
+  await subscriber.psubscribe("n*");
+  assert.equal(await redis.publish("news", "hello"), 2);
+  while (heard.length < 2) await once(subscriber, heard.length ? "pmessage" : "message");
+  assert.deepEqual(heard, [["news", "hello"], ["n*", "news", "hello"]]);
+  await subscriber.quit();
   for (let n = 0; n < 200; n++) redis.set(`scan:${n}`, n);
   const found = new Set();
   for await (const keys of redis.scanStream({ match: "scan:*", count: 30 })) keys.forEach((key) => found.add(key));

@@ -1,5 +1,6 @@
 // node-redis doing its ordinary job. Arguments: the port of a standalone view, then the ports of all cluster views.
 import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createClient, createCluster } from "redis";
 
 const [port, ...clusterPorts] = process.argv.slice(2).map(Number);
@@ -31,9 +32,31 @@ async function standalone(RESP) {
   await other.set("{t}a", "changed");
   await other.close();
   await assert.rejects(client.multi().get("{t}a").exec(), /watched keys has been changed/);
+  const subscriber = await client.duplicate().connect();
+  const heard = new Promise((resolve) => subscriber.subscribe("news", (message) => resolve(message)).then(
+    () => client.publish("news", "hello"),
+  ));
+  assert.equal(await heard, "hello");
+  await subscriber.close();
   assert.equal(await client.copy("a", "a", { REPLACE: true }).catch((error) => error.message.slice(0, 3)), "ERR");
   assert.equal(await client.clientId() > 0, true);
   await client.close();
+}
+
+async function caching() {
+  const cached = createClient({ RESP: 3, socket: { port }, clientSideCache: { ttl: 0, maxEntries: 100 } });
+  const other = createClient({ socket: { port } });
+  await Promise.all([cached.connect(), other.connect()]);
+  await other.set("cached", "old");
+  assert.equal(await cached.get("cached"), "old");
+  assert.equal(await cached.get("cached"), "old");
+  await other.set("cached", "new");
+  const deadline = Date.now() + 10_000;
+  while ((await cached.get("cached")) !== "new") {
+    assert.ok(Date.now() < deadline, "it was never told");
+    await sleep(20);
+  }
+  await Promise.all([cached.close(), other.close()]);
 }
 
 async function cluster() {
@@ -51,5 +74,6 @@ async function cluster() {
 
 await standalone(2);
 await standalone(3);
+await caching();
 await cluster();
 console.log("done");
