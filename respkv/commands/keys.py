@@ -15,7 +15,7 @@ from respkv.commands.glob import key_matcher
 from respkv.commands.table import command
 from respkv.keyspace.db import NO_EXPIRY, Db
 from respkv.keyspace.values import type_name
-from respkv.keyspace.watch import GENERIC
+from respkv.keyspace.watch import EVICTED, GENERIC
 from respkv.reply import OK, Reply, Simple
 
 _SCAN_COUNT = 10
@@ -36,7 +36,10 @@ def expire_keys(db: Db, keys: list[bytes]) -> int:
 
 def evict_keys(db: Db, keys: list[bytes]) -> int:
     """Removes `keys`, which the leader has chosen, whatever they hold by now; returns how many were there."""
-    return sum(map(db.delete, keys))
+    gone = list(filter(db.delete, keys))
+    for key in gone:
+        db.notify(EVICTED, b"evicted", key)
+    return len(gone)
 
 
 # --- existence ---

@@ -13,6 +13,7 @@ from typing import Final
 from respkv.config.values import Parser, integer, size
 
 _BYTES: Final = size(0, 1 << 40)
+_WRONG_NUMBER: Final = "Wrong number of arguments in buffer limit configuration."
 _SECONDS: Final = integer(0, 1 << 31)
 _NAMES: Final = {"normal": "normal", "slave": "slave", "replica": "slave", "pubsub": "pubsub"}
 
@@ -50,9 +51,12 @@ def output_limits(current: OutputLimits) -> Parser:
         words = value.split() if isinstance(value, str) else [value]
         found = {name: getattr(current, name) for name in ("normal", "slave", "pubsub")}
         if len(words) == 1:
-            return OutputLimits(**found | {"normal": Limit(_BYTES(words[0]))})
+            try:
+                return OutputLimits(**found | {"normal": Limit(_BYTES(words[0]))})
+            except ValueError:
+                raise ValueError(_WRONG_NUMBER) from None
         if len(words) % 4 or not words:
-            raise ValueError("Wrong number of arguments in buffer limit configuration.")
+            raise ValueError(_WRONG_NUMBER)
         for start in range(0, len(words), 4):
             name, hard, soft, soft_s = words[start : start + 4]
             if str(name).lower() not in _NAMES:

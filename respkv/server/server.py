@@ -159,6 +159,7 @@ class Server:
     def reset_stats(self) -> None:
         """Counts from 0 again, as CONFIG RESETSTAT asks for."""
         self.stats.reset()
+        self.watch.want_samples()
         self.traffic.reset()
         self.evictor.evicted = self.client_limits.evicted = 0
         for replica in self.replicas:

@@ -61,11 +61,15 @@ class Watch:
 
     def tick(self, late_s: float) -> None:
         """To be called every `SAMPLE_S`; `late_s` later than it should have been."""
-        self.notable_s = 0.0
-        self.sample_puts = True
+        self.want_samples()
         explained = self.latency.explains(late_s)
         if late_s >= self._latency_s and not explained:
             self.latency.note("loop-stall", late_s)
+
+    def want_samples(self) -> None:
+        """The next burst of each kind is one."""
+        self.notable_s = 0.0
+        self.sample_puts = True
 
     # -- commands
 

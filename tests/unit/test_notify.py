@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from respkv.commands.keys import evict_keys
 from respkv.config.events import events
+from respkv.keyspace.watch import EVICTED, GENERIC, Watch
+from tests.unit.one_shard import OneShard
 from tests.unit.running import Wire, eventually, redis, respkv, respkv_cluster
 
 COMMANDS = """
@@ -161,6 +164,17 @@ def test_expired_keys_are_told_of_when_they_are_removed(port: int) -> None:
         listener = Listener(port)
         wire("SET soon 1 PX 20")
         assert listener.wire.reply() == [b"pmessage", b"__key*", b"__keyevent@0__:expired", b"soon"]
+
+
+def test_evicted_keys_are_told_of_as_such(tmp_path: Path) -> None:
+    shard = OneShard(tmp_path)
+    shard("SET a 1")
+    shard.db.watch = watch = Watch()
+    watch.wanted = EVICTED | GENERIC
+    with shard.batch():
+        assert evict_keys(shard.db, [b"a", b"none"]) == 1
+    assert watch.events == [(EVICTED, b"evicted", b"a")]
+    assert watch.writers == {b"a": b""}
 
 
 def test_off_tells_nobody_anything(port: int) -> None:

@@ -804,6 +804,9 @@ def test_a_recorder_replays_its_history() -> None:
 class AllAbsent:
     """A database without keys."""
 
+    def __init__(self) -> None:
+        self.changes: dict[bytes, Any] = {}
+
     def fingerprint(self, key: bytes) -> bytes:
         return b""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from respkv.server.slowlog import Slowlog, redacted, trimmed
-from tests.unit.running import Wire, respkv
+from tests.unit.running import Wire, eventually, respkv
 
 
 def test_the_newest_entries_are_kept_and_their_ids_never_repeat() -> None:
@@ -65,6 +65,8 @@ def test_what_is_secret_is_not_shown(line: str, shown: str) -> None:
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with respkv(tmp_path_factory.mktemp("node"), "--slowlog-log-slower-than", "-1") as port:
+        with Wire(port) as wire:  # what no shard leads yet would be logged where it waits, and where it is applied
+            eventually(lambda: b"shards_led:3\r\n" in bytes(wire("INFO respkv")))  # type: ignore[call-overload]
         yield port
 
 
