@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import UnusedCliTokensError
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
 from respkv import __version__
 from respkv.config import ConfigError, load, options
@@ -167,7 +168,13 @@ def _server_signature() -> inspect.Signature:
 
 _server.__signature__ = _server_signature()  # type: ignore[attr-defined]
 _server.__annotations__ = {name: parameter.annotation for name, parameter in _server_signature().parameters.items()}
-app.command(_server, name="server", help=SERVER)
+
+# Long names are shown whole, however narrow the terminal.
+_COLUMNS = (
+    ColumnSpec(renderer=NameRenderer(), style="cyclopts.name", no_wrap=True),
+    ColumnSpec(renderer=DescriptionRenderer(), overflow="fold"),
+)
+app.command(_server, name="server", help=SERVER, help_formatter=DefaultFormatter(column_specs=_COLUMNS))
 
 
 @app.command(name="cluster", help=CLUSTER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from respkv.commands.table import KeySpec, Spec
@@ -42,9 +43,14 @@ def children(spec: Spec) -> list[Spec]:
     return [child for name, child in sorted(spec.subcommands.items()) if name.islower()]
 
 
+def access_flags(access: Iterable[str]) -> Reply:
+    """What is done with a key, in Redis's order: a set to clients of RESP3, and a list to others."""
+    return dict.fromkeys(Simple(flag.encode()) for flag in access).keys()
+
+
 def _key_spec(spec: KeySpec) -> dict[bytes, Reply]:
     found: dict[bytes, Reply] = {b"notes": spec.notes.encode()} if spec.notes else {}
-    found[b"flags"] = {Simple(flag.encode()) for flag in spec.access}
+    found[b"flags"] = access_flags(spec.access)
     if not spec.first:
         unknown: Reply = {b"type": b"unknown", b"spec": {}}
         return found | {b"begin_search": unknown, b"find_keys": unknown}

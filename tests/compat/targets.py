@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Set as AbstractSet
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,7 +150,7 @@ def plain(reply: Any) -> Any:
         return ("+", reply.text)
     if isinstance(reply, RespError):
         return ("-", reply.text.encode(errors="surrogateescape"))
-    if isinstance(reply, (list, set)):
+    if isinstance(reply, list | AbstractSet):
         return [plain(item) for item in reply]
     if isinstance(reply, dict):
         return [plain(item) for pair in reply.items() for item in pair]

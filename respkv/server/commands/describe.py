@@ -9,7 +9,7 @@ from respkv.commands import describe
 from respkv.commands.access import keys_and_access
 from respkv.commands.glob import matches
 from respkv.commands.table import Spec, all_specs, command, find, spec_keys
-from respkv.reply import Reply, Simple
+from respkv.reply import Reply
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
 
@@ -102,7 +102,7 @@ def command_getkeys(call: Call) -> Reply:
 def command_getkeysandflags(call: Call) -> Reply:
     args = call.args[2:]
     spec = _parse(args)
-    return [[args[at], {Simple(flag.encode()) for flag in access}] for at, access in keys_and_access(spec, args)]
+    return [[args[at], describe.access_flags(access)] for at, access in keys_and_access(spec, args)]
 
 
 @command("COMMAND|HELP", kind="server", arity=2, flags="loading stale", group="server", since="5.0.0",

@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--protocol", choices=["2", "3"], default="3")
     parser.add_argument("--cluster", action="store_true", help="the tests for clusters, on three nodes")
     parser.add_argument("--redis", action="store_true", help="against a real redis-server, to compare with")
+    parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of respkv")
     parser.add_argument("--pytest", action="append", default=[], help="a further argument for pytest")
     parser.add_argument("--output", type=Path, default=Path("redis-py.json"), help="a file for all outcomes")
@@ -84,7 +85,7 @@ def main() -> None:
         else:
             options = FAST | dict(option.split("=", 1) for option in asked.set)
             nodes = 3 if asked.cluster else 1
-            with running_cluster(Path(name), nodes=nodes, **options) as cluster:
+            with running_cluster(Path(name), nodes=nodes, shards=asked.shards, **options) as cluster:
                 node = cluster.nodes[0]
                 outcomes = run(asked, node.cluster_port if asked.cluster else node.port, nodes, log)
                 for each in cluster.nodes:

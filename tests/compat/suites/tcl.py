@@ -36,10 +36,11 @@ FILES = [
 ]  # fmt: skip
 # Tests of Redis's own replication stream, of its files, and of commands for its developers.
 DENIED_TAGS = "-needs:repl -needs:save -needs:pfdebug"
-FAST = {"APPENDFSYNC": "no"}  # thousands of writes one after another: what a sync takes is not what is tested
+# Thousands of writes one after another: what a sync takes is not what is tested. And DEBUG is used by the tests.
+FAST = {"APPENDFSYNC": "no", "ENABLE_DEBUG_COMMAND": "yes"}
 TOOLS = ("redis-cli", "redis-server", "redis-benchmark")
 DRIVER = Path(__file__).with_name("external.tcl")
-HANG_S = 60.0
+HANG_S = 120.0
 RESUMES_MAX = 20
 
 
