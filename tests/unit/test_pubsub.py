@@ -222,28 +222,36 @@ SESSIONS = {
 }
 
 
-def transcript(port: int, session: str, protocol: int) -> list[tuple[str, bytes]]:
-    """What each connection got after each line, as bytes."""
+Transcript = list[tuple[str, bytes]]
+
+
+def transcript(port: int, session: str, protocol: int, expected: Transcript | None = None) -> Transcript:
+    """What each connection got after each line, as bytes; it is waited for, if it is known what should come."""
     with Wire(port) as first, Wire(port) as second:
         wires = {"1": first, "2": second}
         for wire in wires.values():
             wire("FLUSHALL")
             wire.raw(f"HELLO {protocol}")
-        found = []
+        found: Transcript = []
         for line in session.strip().splitlines():
             name, _, command = line.strip().partition(" ")
             wires[name].send(command)
             for each in sorted(wires):
-                found.append((f"{line.strip()} -> {each}", _rest(wires[each])))
-        return found
+                wanted = len(expected[len(found)][1]) if expected else 0
+                patience_s = 0.3 if each == name and not expected else 0.04
+                found.append((f"{line.strip()} -> {each}", _rest(wires[each], wanted, patience_s)))
+    return found
 
 
-def _rest(wire: Wire) -> bytes:
-    """What comes until nothing more does."""
+def _rest(wire: Wire, wanted: int, patience_s: float) -> bytes:
+    """What comes: `wanted` bytes, or the first within `patience_s`, and then until nothing more does."""
     found = b""
-    wire.socket.settimeout(0.15)
     try:
-        while data := wire.socket.recv(65536):
+        while True:
+            wire.socket.settimeout(10 if len(found) < wanted else 0.04 if found else patience_s)
+            data = wire.socket.recv(65536)
+            if not data:
+                break
             found += data
     except TimeoutError:
         pass
@@ -254,7 +262,8 @@ def _rest(wire: Wire) -> bytes:
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("name", SESSIONS)
 def test_a_session_is_answered_byte_for_byte_as_by_redis(port: int, original: int, name: str, protocol: int) -> None:
-    assert transcript(port, SESSIONS[name], protocol) == transcript(original, SESSIONS[name], protocol)
+    expected = transcript(original, SESSIONS[name], protocol)
+    assert transcript(port, SESSIONS[name], protocol, expected) == expected
 
 
 # --- order, and the ends of things
