@@ -197,10 +197,10 @@ def merged(rules: Iterable[bytes]) -> list[bytes]:
     found: list[bytes] = []
     opened: list[bytes] = []
     for rule in rules:
-        if opened:
+        if rule.startswith(b"(") and not rule.endswith(b")"):
+            opened = [rule]  # even within one that is open, which is forgotten, as in Redis
+        elif opened:
             opened.append(rule)
-        elif rule.startswith(b"(") and not rule.endswith(b")"):
-            opened = [rule]
         else:
             found.append(rule)
             continue

@@ -266,6 +266,7 @@ def test_protected_mode_keeps_strangers_out_as_long_as_there_is_no_password(tmp_
 def test_a_unix_socket_is_a_door_like_others(tmp_path: Path) -> None:
     path = tmp_path / "respkv.sock"
     with respkv(tmp_path, "--unixsocket", str(path), "--unixsocketperm", "700") as port:
+        eventually(path.exists)
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
         with socket.socket(socket.AF_UNIX) as client, Wire(port) as wire:
             client.settimeout(10)

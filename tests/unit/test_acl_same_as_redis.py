@@ -17,7 +17,7 @@ from respkv.acl.catalog import CATEGORIES, catalog
 from respkv.acl.selector import COMMAND, KEY
 from respkv.acl.user import default_user
 from respkv.acl.users import Users
-from respkv.commands.table import resolve
+from respkv.commands.table import all_specs, resolve
 from respkv.reply import RespError
 from tests.unit.running import Wire, redis
 
@@ -69,6 +69,25 @@ def described(line: bytes) -> list[list[bytes]]:
         single = [word for word in words if word[1:].split(b"|")[0].decode() in known]
         found.append([word for word in words if word not in single] + sorted(single))
     return found
+
+
+def test_commands_have_the_categories_of_redis(theirs: Wire) -> None:
+    found: dict[str, set[str]] = {}
+
+    def note(entries: object) -> None:
+        assert isinstance(entries, list)
+        for entry in entries:
+            found[bytes(entry[0]).decode()] = {str(name).removeprefix("@") for name in map(_text, entry[6])}
+            note(entry[9])
+
+    note(theirs("COMMAND"))
+    ours = {spec.name: set(spec.categories) for spec in all_specs() if spec.name in found}
+    assert len(ours) > 100
+    assert {name: found[name] for name in ours} == ours
+
+
+def _text(word: object) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def ours_after(users: Users, rules: list[str]) -> tuple[Users, str]:

@@ -128,8 +128,8 @@ def module_help(call: Call) -> Reply:
 # --- functions ---
 
 
-@command("FUNCTION", kind="server", arity=-2, group="scripting", since="7.0.0", complexity="Depends on subcommand.",
-         summary="A container for function commands")
+@command("FUNCTION", kind="server", arity=-2, group="scripting", group_category=False, since="7.0.0",
+         complexity="Depends on subcommand.", summary="A container for function commands")
 def function(call: Call) -> Reply:
     raise errors.unknown_subcommand(call.args[0], call.args[1])
 
