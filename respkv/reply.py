@@ -86,16 +86,6 @@ class Verbatim:
         self.format = format
 
 
-class Wire:
-    """A reply as it is on the wire, for what RESP3 has and no command answers with: attributes, big numbers."""
-
-    __slots__ = ("resp2", "resp3")
-
-    def __init__(self, resp2: bytes, resp3: bytes) -> None:
-        self.resp2 = resp2
-        self.resp3 = resp3
-
-
 class NullArray:
     """A null array (`*-1`) in RESP2, a null in RESP3."""
 
@@ -107,5 +97,5 @@ QUEUED: Final = Simple(b"QUEUED")
 NULL_ARRAY: Final = NullArray()
 
 Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | KeysView[Any] | (
-    Simple | RespError | Push | Verbatim | Encoded | NullArray | LongBulk | Wire
+    Simple | RespError | Push | Verbatim | Encoded | NullArray | LongBulk
 )

@@ -27,7 +27,7 @@ from collections.abc import Set as AbstractSet
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import Encoded, LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim, Wire
+from respkv.reply import Encoded, LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
@@ -188,10 +188,6 @@ def _write_dict(parts: list[bytes], value: dict[Any, Any], protocol: int) -> Non
         _write_items(parts, pair, protocol)
 
 
-def _write_wire(parts: list[bytes], value: Wire, protocol: int) -> None:
-    parts.append(value.resp2 if protocol == 2 else value.resp3)
-
-
 _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     bytes: _write_bulk,
     bool: _write_bool,  # before int, its base class, for the search of subclasses
@@ -210,5 +206,4 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     Verbatim: _write_verbatim,
     Encoded: _write_encoded,
     LongBulk: _write_long_bulk,
-    Wire: _write_wire,
 }

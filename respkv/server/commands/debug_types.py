@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from respkv import errors
-from respkv.reply import Reply, Verbatim, Wire
+from respkv.reply import Encoded, Reply, Verbatim
 from respkv.resp.encoder import encode
 from respkv.server.dispatch import Call
 
@@ -19,27 +19,32 @@ _TYPES: Final[dict[bytes, Reply]] = {
     b"string": b"Hello World",
     b"integer": 12345,
     b"double": 3.141,
-    b"bignum": Wire(encode(_BIG, 2), b"(%b\r\n" % _BIG),
     b"null": None,
     b"array": [0, 1, 2],
     b"set": {0, 1, 2},
     b"map": {0: False, 1: True, 2: False},
-    b"attrib": Wire(encode(_AFTER_ATTRIBUTE, 2), _ATTRIBUTE + encode(_AFTER_ATTRIBUTE, 3)),
-    b"push": Wire(b"", _PUSH + encode(_AFTER_PUSH, 3)),
     b"verbatim": Verbatim(b"This is a verbatim\nstring"),
     b"true": True,
     b"false": False,
 }
 
+# What RESP3 has and no command answers with, by protocol.
+_ENCODED: Final = {
+    b"bignum": {2: encode(_BIG, 2), 3: b"(%b\r\n" % _BIG},
+    b"attrib": {2: encode(_AFTER_ATTRIBUTE, 2), 3: _ATTRIBUTE + encode(_AFTER_ATTRIBUTE, 3)},
+    b"push": {3: _PUSH + encode(_AFTER_PUSH, 3)},
+}
+
+
+_NAMES: Final = "string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false"
+
 
 def protocol(call: Call) -> Reply:
-    name = call.args[2].lower()
-    if name not in _TYPES:
-        raise errors.generic(f"Wrong protocol type name. Please use one of the following: {_names()}")
-    if name == b"push" and call.session.protocol == 2:
+    name, version = call.args[2].lower(), call.session.protocol
+    if name == b"push" and version == 2:
         raise errors.generic("RESP2 is not supported by this command")
+    if name in _ENCODED:
+        return Encoded(_ENCODED[name][version])
+    if name not in _TYPES:
+        raise errors.generic(f"Wrong protocol type name. Please use one of the following: {_NAMES}")
     return _TYPES[name]
-
-
-def _names() -> str:
-    return "|".join(name.decode() for name in _TYPES)
