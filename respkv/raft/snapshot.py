@@ -33,6 +33,7 @@ from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, S
 log = structlog.get_logger()
 
 CHUNK_BYTES = 512 << 10
+SYNC_BYTES = 4 << 20  # received and not synced: syncing all of it at the end would stop the node for seconds
 WINDOW = 8
 STALLED_S = 10.0
 
@@ -117,6 +118,7 @@ class _Incoming:
     received: int = 0
     position: int = 0  # of the file, and the offset in it, from which the next chunk has to be
     offset: int = 0
+    unsynced_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.moved(0)
@@ -196,9 +198,14 @@ class SnapshotReceiver:
             self._answer(incoming.peer, incoming.transfer, -1)
             self.drop()
             return
-        self._disk.write(incoming.fds[position], data, offset)
+        fd = incoming.fds[position]
+        self._disk.write(fd, data, offset)
         incoming.received += 1
+        incoming.unsynced_bytes += len(data)
         incoming.moved(len(data))
+        if incoming.unsynced_bytes >= SYNC_BYTES or incoming.position > position:
+            self._disk.sync(fd)
+            incoming.unsynced_bytes = 0
         self._answer(incoming.peer, incoming.transfer, incoming.received)
 
     def _end(self, incoming: _Incoming, chunks: int) -> None:

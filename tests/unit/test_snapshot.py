@@ -104,6 +104,30 @@ def test_all_files_arrive_whole_and_are_handed_over_once(transfer: Transfer) -> 
     assert not transfer.receiver.busy
 
 
+def test_a_large_snapshot_is_synced_bit_by_bit_while_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("respkv.raft.snapshot.SYNC_BYTES", 3 * CHUNK_BYTES)
+    transfer = Transfer(tmp_path / "t", {"a": bytes(10 * CHUNK_BYTES), "b": bytes(CHUNK_BYTES)})
+    written: dict[int, int] = {}
+    most = 0
+
+    class Counting(Disk):
+        def write(self, fd: int, data: Any, offset: int) -> None:
+            nonlocal most
+            super().write(fd, data, offset)
+            written[fd] = written.get(fd, 0) + len(data)
+            most = max(most, sum(written.values()))
+
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+            written.pop(fd, None)
+
+    transfer.receiver._disk = Counting()
+    transfer.run()
+    assert transfer.installed
+    assert 0 < most <= 3 * CHUNK_BYTES
+    assert not written
+
+
 def test_a_snapshot_without_files_or_with_empty_ones_arrives(tmp_path: Path) -> None:
     for number, contents in enumerate(({}, {"1": b""}, {"1": b"", "2": b"", "3": b"x"})):
         transfer = Transfer(tmp_path / str(number), contents)
