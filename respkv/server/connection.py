@@ -1,7 +1,7 @@
 """A client's connection: bytes in, commands run in order, replies out in order.
 
-What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET run here, in the few
-functions that the speed of the server hangs on; everything else goes through `respkv.server.dispatch`. A burst whose
+What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET take a short way
+(`respkv.server.plain`, and `_run` among others); everything else goes through `respkv.server.dispatch`. A burst whose
 replies are all there at once is written at once; otherwise it waits in line, and is written, with those behind it, when
 its last reply has come.
 
@@ -11,10 +11,7 @@ Back-pressure: reading stops while the client does not take its replies, and whi
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
@@ -22,13 +19,14 @@ from respkv.acl.user import User
 from respkv.cluster.slots import slot_of
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
-from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3, encode
+from respkv.resp.encoder import encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
 from respkv.server.burst import Burst, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import dispatch
+from respkv.server.plain import ALIKE, PlainCommands
 from respkv.server.session import HEARD, Session
-from respkv.storage.errors import Damaged
+from respkv.server.sockets import address_of, keep_alive
 
 if TYPE_CHECKING:
     from respkv.server.server import Server
@@ -38,17 +36,13 @@ OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
-_HEADERS = len(BULK_HEADERS)
-_GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
-_ALIKE = _GET | _SET
-_NILS = {2: NIL2, 3: NIL3}
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
 RESTRICTED, SUBSCRIBED, TRACKED, MUTED, IN_TRANSACTION = (1 << bit for bit in range(8, 13))
 _OF_THE_SESSION = RESTRICTED | SUBSCRIBED | TRACKED | MUTED | IN_TRANSACTION
 
 
-class Connection(asyncio.Protocol):
+class Connection(PlainCommands):
     """One client. Created by the listeners; `cluster_view` says which door."""
 
     __slots__ = (
@@ -97,9 +91,9 @@ class Connection(asyncio.Protocol):
         here = transport.get_extra_info("sockname")
         session.is_unix = not isinstance(here, tuple)
         there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
-        session.address, session.local_address = _address(there), _address(here)
+        session.address, session.local_address = address_of(there), address_of(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        _keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
+        keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
         access = self.server.access
         session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
         self.permissions_changed()
@@ -127,7 +121,7 @@ class Connection(asyncio.Protocol):
             self._backlog += commands
         elif commands:
             self.server.stats.commands += len(commands)
-            if self.fast and commands[0][0] in _ALIKE and (
+            if self.fast and commands[0][0] in ALIKE and (
                 self._run_lone(commands[0], len(data))
                 if len(commands) == 1
                 else self._run_alike(commands, len(data))
@@ -157,114 +151,6 @@ class Connection(asyncio.Protocol):
         self._continue()
 
     # -- running commands
-
-    def _run_lone(self, args: list[bytes], size: int) -> bool:
-        """`_run_alike` for one command, which needs no columns."""
-        session = self.session
-        if len(args) == 2:
-            if args[0] not in _GET or self.waiting:
-                return False
-            now = Clock.now()
-            reply = self._get(args[1], now)
-            if reply is None:
-                return False
-            session.last_at, session.last_words = now, args
-            self.server.post(self, reply)
-            return True
-        if len(args) != 3 or args[0] not in _SET:
-            return False
-        key = args[1]
-        slot = slot_of(key)
-        server = self.server
-        proposer = server.proposer_of_slot[slot]
-        if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
-            return False
-        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
-        burst = PutBurst(self, size, (slot,))
-        proposer.join(burst)
-        proposer.puts.append((slot, key, args[2]))
-        server.stats.plain_sets += 1
-        session.last_at, session.last_words = Clock.now(), (b"SET", key)
-        self._line_up(burst)
-        if sampled_at:
-            server.watch.plain_puts(Clock.now() - sampled_at, 1)
-        return True
-
-    def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
-        """Runs commands that are nothing but plain GETs, or nothing but plain SETs, column by column: without what
-        others need, at a third of the cost. False: they are not, or cannot be run so now; then nothing was done."""
-        try:
-            names, keys, *values = zip(*commands, strict=True)
-        except ValueError:  # of different lengths, or nothing but names
-            return False
-        if names.count(names[0]) != len(names):
-            return False
-        if not values:
-            return names[0] in _GET and self._answer(keys)
-        return len(values) == 1 and names[0] in _SET and self._put(keys, values[0], size)
-
-    def _answer(self, keys: Sequence[bytes]) -> bool:
-        """GET of each of `keys`, if all can be answered now."""
-        if self.waiting or self._transport is None:
-            return False
-        now, get, replies = Clock.now(), self._get, []
-        for key in keys:
-            reply = get(key, now)
-            if reply is None:
-                return False
-            replies.append(reply)
-        session = self.session
-        session.last_at, session.last_words = now, (b"GET", keys[-1])
-        self._write(replies[0] if len(replies) == 1 else b"".join(replies))
-        watch = self.server.watch
-        if (took_s := Clock.now() - now) >= watch.notable_s:
-            watch.plain_gets(self, keys, took_s)
-        return True
-
-    def _get(self, key: bytes, now: float) -> bytes | None:
-        """The reply to GET if it can be given now: under the leader's lease, for a plain and short value or none."""
-        slot = slot_of(key)
-        server = self.server
-        proposer = server.proposer_of_slot[slot]
-        if proposer.lease.lease_until <= now:
-            return None
-        try:
-            value = proposer.get_plain(slot, key)
-        except Damaged:  # dispatch leaves it to another replica
-            return None
-        if value is None:
-            server.stats.misses += 1
-            return _NILS[self.session.protocol]
-        if value is False or len(value) >= _HEADERS:
-            return None
-        server.stats.hits += 1
-        return BULK_HEADERS[len(value)] + value + CRLF
-
-    def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
-        """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
-        server = self.server
-        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
-        table = server.proposer_of_slot
-        slots = list(map(slot_of, keys))
-        proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
-        if max(map(len, keys)) > KEY_BYTES_MAX:
-            return False
-        for proposer in proposers:
-            if proposer.refusal is not None or (self.session.cluster_view and not proposer.leads):
-                return False
-        burst = PutBurst(self, size, slots)
-        for proposer in proposers:
-            proposer.join(burst)
-        rows = zip(slots, keys, values, strict=True)
-        for put, row in zip(map(server.put_of_slot.__getitem__, slots), rows, strict=True):
-            put(row)
-        server.stats.plain_sets += len(slots)
-        session = self.session
-        session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])
-        self._line_up(burst)
-        if sampled_at:
-            server.watch.plain_puts(Clock.now() - sampled_at, len(slots))
-        return True
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
@@ -549,19 +435,3 @@ class Connection(asyncio.Protocol):
     def input_bytes(self) -> int:
         return self._parser.pending_bytes
 
-
-def _address(name: Any) -> str:
-    if isinstance(name, tuple):
-        host, port = name[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"{os.fsdecode(name or '?')}:0"
-
-
-def _keep_alive(sock: Any, seconds: int) -> None:
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    if seconds:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -1,0 +1,153 @@
+"""Plain GET and SET: the few functions that the speed of the server hangs on.
+
+They run for clients that nothing hinders, and only where the answer is at hand or the write can join its batch at once;
+in every other case they do nothing, and the commands go the long way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from respkv.cluster.slots import slot_of
+from respkv.keyspace.values import KEY_BYTES_MAX
+from respkv.raft.group import Clock
+from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3
+from respkv.server.burst import PutBurst
+from respkv.server.session import Session
+from respkv.storage.errors import Damaged
+
+if TYPE_CHECKING:
+    from respkv.server.server import Server
+
+_HEADERS = len(BULK_HEADERS)
+_GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
+ALIKE = _GET | _SET
+_NILS = {2: NIL2, 3: NIL3}
+
+
+class PlainCommands(asyncio.Protocol):
+    """The base of `Connection` that runs them."""
+
+    __slots__ = ()
+
+    server: Server
+    session: Session
+    waiting: deque[Any]
+    _transport: asyncio.Transport | None
+
+    def _write(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _line_up(self, burst: PutBurst) -> None:
+        raise NotImplementedError
+
+    def _run_lone(self, args: list[bytes], size: int) -> bool:
+        """`_run_alike` for one command, which needs no columns."""
+        session = self.session
+        if len(args) == 2:
+            if args[0] not in _GET or self.waiting:
+                return False
+            now = Clock.now()
+            reply = self._get(args[1], now)
+            if reply is None:
+                return False
+            session.last_at, session.last_words = now, args
+            self.server.post(self, reply)  # type: ignore[arg-type]  # a Connection
+            return True
+        if len(args) != 3 or args[0] not in _SET:
+            return False
+        key = args[1]
+        slot = slot_of(key)
+        server = self.server
+        proposer = server.proposer_of_slot[slot]
+        if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
+            return False
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
+        burst = PutBurst(self, size, (slot,))  # type: ignore[arg-type]
+        proposer.join(burst)
+        proposer.puts.append((slot, key, args[2]))
+        server.stats.plain_sets += 1
+        session.last_at, session.last_words = Clock.now(), (b"SET", key)
+        self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, 1)
+        return True
+
+    def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
+        """Runs commands that are nothing but plain GETs, or nothing but plain SETs, column by column: without what
+        others need, at a third of the cost. False: they are not, or cannot be run so now; then nothing was done."""
+        try:
+            names, keys, *values = zip(*commands, strict=True)
+        except ValueError:  # of different lengths, or nothing but names
+            return False
+        if names.count(names[0]) != len(names):
+            return False
+        if not values:
+            return names[0] in _GET and self._answer(keys)
+        return len(values) == 1 and names[0] in _SET and self._put(keys, values[0], size)
+
+    def _answer(self, keys: Sequence[bytes]) -> bool:
+        """GET of each of `keys`, if all can be answered now."""
+        if self.waiting or self._transport is None:
+            return False
+        now, get, replies = Clock.now(), self._get, []
+        for key in keys:
+            reply = get(key, now)
+            if reply is None:
+                return False
+            replies.append(reply)
+        session = self.session
+        session.last_at, session.last_words = now, (b"GET", keys[-1])
+        self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        watch = self.server.watch
+        if (took_s := Clock.now() - now) >= watch.notable_s:
+            watch.plain_gets(self, keys, took_s)  # type: ignore[arg-type]
+        return True
+
+    def _get(self, key: bytes, now: float) -> bytes | None:
+        """The reply to GET if it can be given now: under the leader's lease, for a plain and short value or none."""
+        slot = slot_of(key)
+        server = self.server
+        proposer = server.proposer_of_slot[slot]
+        if proposer.lease.lease_until <= now:
+            return None
+        try:
+            value = proposer.get_plain(slot, key)
+        except Damaged:  # dispatch leaves it to another replica
+            return None
+        if value is None:
+            server.stats.misses += 1
+            return _NILS[self.session.protocol]
+        if value is False or len(value) >= _HEADERS:
+            return None
+        server.stats.hits += 1
+        return BULK_HEADERS[len(value)] + value + CRLF
+
+    def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
+        """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
+        server = self.server
+        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
+        table = server.proposer_of_slot
+        slots = list(map(slot_of, keys))
+        proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
+        if max(map(len, keys)) > KEY_BYTES_MAX:
+            return False
+        for proposer in proposers:
+            if proposer.refusal is not None or (self.session.cluster_view and not proposer.leads):
+                return False
+        burst = PutBurst(self, size, slots)  # type: ignore[arg-type]
+        for proposer in proposers:
+            proposer.join(burst)
+        rows = zip(slots, keys, values, strict=True)
+        for put, row in zip(map(server.put_of_slot.__getitem__, slots), rows, strict=True):
+            put(row)
+        server.stats.plain_sets += len(slots)
+        session = self.session
+        session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])
+        self._line_up(burst)
+        if sampled_at:
+            server.watch.plain_puts(Clock.now() - sampled_at, len(slots))
+        return True

@@ -1,0 +1,24 @@
+"""A client's socket: its names as clients see them, and TCP's keep-alive."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+
+def address_of(name: Any) -> str:
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{os.fsdecode(name or '?')}:0"
+
+
+def keep_alive(sock: Any, seconds: int) -> None:
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    if seconds:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
