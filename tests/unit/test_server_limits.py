@@ -166,6 +166,7 @@ def test_debug_is_refused_unless_it_is_enabled(tmp_path: Path) -> None:
         directory = tmp_path / option
         directory.mkdir()
         with respkv(directory, "--enable-debug-command", option) as port, Wire(port) as wire:
+            assert len(str(wire("DEBUG DIGEST"))) > 40  # this one always
             reply = wire("DEBUG SLEEP 0")
             assert (reply == b"OK") is allowed
             if not allowed:

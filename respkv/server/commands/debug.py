@@ -50,6 +50,8 @@ def debug(call: Call) -> Reply | Later:
 
 def _check_allowed(call: Call) -> None:
     who = call.server.config.config.enable_debug_command
+    if call.args[1].upper() == b"DIGEST":  # how an operator compares replicas; it changes nothing
+        return
     if who == "yes" or (who == "local" and call.connection.is_local):
         return
     raise errors.debug_not_allowed()
