@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 import respkv.server.commands  # noqa: F401  (fills the table)
-from respkv.commands.table import COMMANDS
 from tests.cluster import NodeProcess
 from tests.compat.asked import commands, is_atomic_over_shards, key_commands, string_commands, words
 from tests.compat.targets import Command, SocketTarget, comparable
@@ -24,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not in PATH"),
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),
     pytest.mark.timeout(600),  # a failure is made small first
-    pytest.mark.skipif(b"subscribe" not in COMMANDS, reason="there is no Pub/Sub"),
 ]
 
 CLIENTS = 3

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import respkv.server.commands  # noqa: F401  (fills the table)
 from respkv.cluster.slots import slot_of
-from respkv.commands.table import COMMANDS, resolve, spec_keys
+from respkv.commands.table import resolve, spec_keys
 from respkv.reply import RespError
 from tests.cluster import NodeProcess, TestCluster
 from tests.compat.asked import commands, in_one_slot, key_commands, string_commands, values
@@ -189,14 +189,9 @@ def same_sessions(redis_port: int, our_ports: tuple[int, ...], examples: int) ->
     )
 
 
-needs_transactions = pytest.mark.skipif(b"multi" not in COMMANDS, reason="there are no transactions")
-
-
-@needs_transactions
 def test_sessions_on_a_node_go_as_on_redis(redis_port: int, single: NodeProcess) -> None:
     same_sessions(redis_port, (single.port,), 30)
 
 
-@needs_transactions
 def test_sessions_on_all_nodes_of_a_cluster_go_as_on_one_redis(redis_port: int, cluster: TestCluster) -> None:
     same_sessions(redis_port, tuple(node.port for node in cluster.nodes), 10)

@@ -12,7 +12,6 @@ from respkv.commands.table import command
 from respkv.reply import OK, PONG, Encoded, Reply, RespError, Simple
 from respkv.resp.encoder import encode
 from respkv.server.dispatch import Call
-from respkv.server.sections import REDIS_VERSION  # noqa: F401 - others ask for it here
 from respkv.server.session import Session
 
 # What HELLO says: client libraries cache only with a server that calls itself 7.4 or later in its greeting (redis-py,
