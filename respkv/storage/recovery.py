@@ -264,6 +264,8 @@ class Recovery:
         for file in self.files:
             file.named = True
             if file.sealed:
+                if not file.hinted:
+                    self._seal_again(file)
                 file.synced_length = file.length
                 file.release(self._disk)
                 continue
@@ -276,6 +278,12 @@ class Recovery:
             self._disk.sync(file.fd)
             file.synced_length = file.length
         self._disk.sync_dir(self._path)
+
+    def _seal_again(self, file: DataFile) -> None:
+        """After an fdatasync that failed the seal may be in the page cache alone, and the hint would hide its loss."""
+        at = file.length - FRAME_HEAD_BYTES
+        self._disk.write(file.fd, file.map[at : file.length], at)
+        self._disk.sync(file.fd)
 
     def _write_again(self, file: DataFile) -> None:
         start = file.length

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -320,3 +321,33 @@ def test_what_was_not_known_to_be_synced_is_written_again(tmp_path: Path) -> Non
     written.clear()
     Bitcask(tmp_path, disk=Recorder()).close()
     assert written == []
+
+
+def test_a_seal_is_written_again_if_no_hint_shows_that_it_reached_the_disk(tmp_path: Path) -> None:
+    """The fdatasync behind it may have failed, and then it may be in the page cache alone."""
+    cask = opened(tmp_path, segment_bytes=1024)
+    for number in range(40):
+        cask.put(b"key:%d" % number, bytes(100))
+    for task in cask.maintain():
+        if task is not None:
+            task()
+    sealed = next(file for file in cask.files if file.sealed)
+    expected, path, hint, length = contents(cask), sealed.path, sealed.hint_path, sealed.length
+    abandon(cask)
+    hint.unlink()
+    done: list[str] = []
+
+    class Watching(QuickDisk):
+        def write(self, fd: int, data: Any, offset: int) -> None:
+            if os.path.samestat(os.fstat(fd), path.stat()):
+                done.append(f"write {len(data)} at {offset}")
+            super().write(fd, data, offset)
+
+        def sync(self, fd: int) -> None:
+            if os.path.samestat(os.fstat(fd), path.stat()):
+                done.append("sync")
+
+    cask = Bitcask(tmp_path, segment_bytes=1024, disk=Watching(), buckets=8, merge_dead_ratio=1.0)
+    assert done == [f"write {FRAME_HEAD_BYTES} at {length - FRAME_HEAD_BYTES}", "sync"]
+    assert contents(cask) == expected
+    abandon(cask)
