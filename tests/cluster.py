@@ -106,6 +106,8 @@ class NodeProcess:
         assert not self.running
         server = [sys.executable, "-m", "respkv", "server", "--config", str(self.directory / "respkv.toml")]
         server += ["--enable-debug-command", "yes"]
+        if self.host != "127.0.0.1":
+            server += ["--protected-mode", "no"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, *server],
