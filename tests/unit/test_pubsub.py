@@ -219,6 +219,15 @@ SESSIONS = {
         2 PUBLISH a x
         1 UNSUBSCRIBE
         """,
+    "misses": """
+        2 CONFIG SET notify-keyspace-events KEm
+        1 PSUBSCRIBE *
+        2 GET none
+        2 BITFIELD none
+        2 BITFIELD none GET u8 0
+        2 BITFIELD none SET u8 0 1
+        2 BITFIELD absent GET u8
+        """,
 }
 
 
@@ -231,6 +240,7 @@ def transcript(port: int, session: str, protocol: int, expected: Transcript | No
         wires = {"1": first, "2": second}
         for wire in wires.values():
             wire("FLUSHALL")
+            wire([b"CONFIG", b"SET", b"notify-keyspace-events", b""])
             wire.raw(f"HELLO {protocol}")
         found: Transcript = []
         for line in session.strip().splitlines():
