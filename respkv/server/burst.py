@@ -102,6 +102,10 @@ class PutBurst(Part):
         self.slots = slots
         self._failed: dict[int, bytes] | None = None
 
+    @property
+    def client(self) -> Connection:
+        return self.connection
+
     def put(self, token: int, value: Reply) -> None:
         raise AssertionError("a plain SET has no reply of its own")
 

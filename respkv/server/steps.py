@@ -12,6 +12,7 @@ from respkv.shard.waiting import Part, finish
 
 if TYPE_CHECKING:
     from respkv.server.burst import Burst
+    from respkv.server.connection import Connection
 
 
 class Steps(Part):
@@ -32,6 +33,10 @@ class Steps(Part):
         self._held = False
         self._open = True
         self._run = self.run()
+
+    @property
+    def client(self) -> Connection:
+        return self.call.connection
 
     def run(self) -> Generator[None, None, Reply]:
         raise NotImplementedError

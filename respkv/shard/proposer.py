@@ -10,8 +10,8 @@ was meant for and is refused in any other, so that after a refusal no later batc
 
 What can become of a batch, and how that is found out, is told in `respkv.shard.outcomes`.
 
-Reads are served from the leader's applied state under its lease, or after a majority has confirmed it. Reads that wait
-on the leader while a batch is about to be proposed go into that batch, so that they keep their place.
+Reads are served from the leader's applied state under its lease, or after a majority has confirmed it
+(`respkv.shard.reads`).
 """
 
 from __future__ import annotations
@@ -161,6 +161,8 @@ class Proposer(Outcomes):
             if leads_in != self._led_in:
                 self._led_in = leads_in
                 self._give_back(leads_in)
+                if group.leader:
+                    self._reads.recall()
                 if self.machine is not None:
                     self.machine.watches.clear()
         if group is None:
@@ -173,7 +175,7 @@ class Proposer(Outcomes):
                 self._reads.serve(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
                 self._close_batch()
-                if self._queue[0].body:
+                if self._queue[0].body and not self._reads:
                     self._propose_long(group)
                 else:
                     self._propose(group)
@@ -328,18 +330,19 @@ class Proposer(Outcomes):
         if leader is None or leader[0] == self._node:
             return
         name, term = leader
-        if self._reads:
-            self._request += 1
-            if not self._reads.forward(name, term, self._request):
-                self._no_link_to(name)
         limit = IN_FLIGHT_MAX if self.group is not None else 1
         while (self._parts or self._queue) and len(self._forwards) < limit and not self._older_under_way(term):
             if not self._forward_batch(name, term):
                 return
+        if self._reads:
+            self._request += 1
+            if not self._reads.forward(name, term, self._request):
+                self._no_link_to(name)
 
     def _forward_batch(self, name: str, term: int) -> bool:
         self._close_batch()
         batch = self._queue[0]
+        self._reads.join_those_of(batch)
         self._request += 1
         message: tuple[Any, ...] = (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))
         if batch.body:

@@ -1,8 +1,11 @@
 """Reads of one shard that could not be answered the moment they came.
 
 They wait here for the lease, for a majority's word that this node still leads (ReadIndex), for the leader's node to
-answer, or for a long value to be read. A read that waits on the leader while a batch is about to be proposed goes into
-that batch, so that it keeps its place. Each is answered once, at its deadline by `-CLUSTERDOWN` at the latest.
+answer, or for a long value to be read. Each is answered once, at its deadline by `-CLUSTERDOWN` at the latest.
+
+A read must not see what its client wrote behind it. So reads that wait on the leader while a batch is about to be
+proposed go into that batch; and a batch that is sent to the leader's node takes along the reads of its clients that
+have no answer yet. Asked again after the link broke or the leader changed, they would come too late.
 """
 
 from __future__ import annotations
@@ -23,6 +26,13 @@ from respkv.storage.reading import LongRead
 if TYPE_CHECKING:
     from respkv.shard.machine import Machine
     from respkv.shard.proposer import Proposer
+
+
+def _put_before(batch: Batch, reads: list[Read]) -> None:
+    sinks: list[Sink] = [(read.part, read.token) for read in reads]
+    batch.runs.insert(0, Ops([read.args for read in reads]))
+    batch.sinks[:0] = sinks
+    batch.parts += [read.part for read in reads]
 
 
 class Reads:
@@ -110,10 +120,25 @@ class Reads:
     def as_batch(self) -> Batch:
         """All that waits, to be answered when the entry it goes into is applied."""
         reads, self.waiting = self.waiting, []
-        sinks: list[Sink] = [(read.part, read.token) for read in reads]
-        deadline = min(read.deadline for read in reads)
-        ops = Ops([read.args for read in reads])
-        return Batch([ops], sinks, [read.part for read in reads], self._proposer.ok, deadline, 0)
+        batch = Batch([], [], [], self._proposer.ok, min(read.deadline for read in reads), 0)
+        _put_before(batch, reads)
+        return batch
+
+    def join_those_of(self, batch: Batch) -> None:
+        """Moves into `batch`, before its writes, the reads of its clients that have no answer yet."""
+        if not self.waiting and not self.forwarded:
+            return
+        clients = {part.client for part in batch.parts}
+        moved: list[Read] = []
+        for _, asked in self.forwarded.values():
+            for place, read in enumerate(asked):
+                if read.part.client in clients:
+                    moved.append(read)
+                    asked[place] = read.without_waiter()
+        moved += [read for read in self.waiting if read.part.client in clients]
+        self.waiting = [read for read in self.waiting if read.part.client not in clients]
+        if moved:
+            _put_before(batch, moved)
 
     # -- from the leader's node
 
@@ -161,6 +186,12 @@ class Reads:
         """What node `peer` was asked is asked again."""
         for request in [r for r, (name, _) in self.forwarded.items() if name == peer]:
             self.waiting = self.forwarded.pop(request)[1] + self.waiting
+
+    def recall(self) -> None:
+        """This node leads now: what others were asked is answered here."""
+        asked = [read for _, reads in self.forwarded.values() for read in reads]
+        self.forwarded.clear()
+        self.waiting = asked + self.waiting
 
     def tick(self, now: float) -> None:
         """Ends what has waited too long."""

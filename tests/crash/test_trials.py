@@ -5,11 +5,13 @@ Short trials with fixed seeds; `make crash` goes on for as long as wanted.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.crash import nemesis
+from tests.crash.clients import FAR_S
 from tests.crash.trial import Trial
 
 SHORT_S = 1.2  # longer than it takes to elect a leader, most of the time
@@ -43,9 +45,11 @@ def test_a_trial_notices_that_an_acknowledged_write_is_gone(tmp_path: Path) -> N
     with Trial(tmp_path / "cluster") as trial:
         trial.go_on(replies=50)
         trial.stop_clients()
-        last = next(one for one in reversed(trial.history.operations) if one.args[0] == b"SET" and one.reply == "OK")
+        write = trial.history.invoke("last", (b"SET", b"a{last}", b"v", b"EX", b"%d" % FAR_S), time.monotonic())
         with trial.cluster.nodes[0].client() as client:
-            assert client.delete(last.args[1])
+            assert client.set("a{last}", "v", ex=FAR_S)
+            write.complete(time.monotonic(), "OK")
+            assert client.delete("a{last}")
         with pytest.raises(AssertionError, match="not linearizable"):
             trial.verify()
 

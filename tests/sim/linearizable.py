@@ -129,29 +129,33 @@ class Verdict:
         return "\n\n".join(parts) or f"{self.checked} operations, linearizable"
 
 
-def check(operations: Sequence[Operation], *, steps_max: int = STEPS_MAX, strict: bool = True) -> Verdict:
-    """Checks a whole history. Every key is absent at first."""
+def check(
+    operations: Sequence[Operation], *, steps_max: int = STEPS_MAX, strict: bool = True, expiry: bool = True
+) -> Verdict:
+    """Checks a whole history. Every key is absent at first. `expiry`: a key that expires may be gone already."""
     verdict = Verdict()
     for keys, group in _groups(operations):
         verdict.checked += len(group)
         try:
-            violation = _Search(keys, group, steps_max, strict=strict).run()
+            violation = _Search(keys, group, steps_max, strict=strict, expiry=expiry).run()
         except _TooMuch:
             verdict.undecided.append(keys)
         else:
             if violation is not None:
-                verdict.violations.append(_smaller(violation, group, steps_max, strict=strict))
+                verdict.violations.append(_smaller(violation, group, steps_max, strict=strict, expiry=expiry))
     return verdict
 
 
-def _smaller(violation: Violation, group: list[Operation], steps_max: int, *, strict: bool) -> Violation:
+def _smaller(
+    violation: Violation, group: list[Operation], steps_max: int, *, strict: bool, expiry: bool
+) -> Violation:
     """The same violation without the reads that it does not need."""
     for operation in list(violation.shown):
         if operation is violation.operation or not model.changes_nothing(operation.args, operation.reply):
             continue
         rest = [other for other in group if other is not operation]
         try:
-            found = _Search(violation.keys, rest, steps_max, strict=strict).run()
+            found = _Search(violation.keys, rest, steps_max, strict=strict, expiry=expiry).run()
         except _TooMuch:
             continue
         if found is not None and found.operation is violation.operation:
@@ -242,10 +246,11 @@ class _Search:
     """One group of keys. Depth first: what is done is done as late and with as few unknown operations as possible."""
 
     def __init__(
-        self, keys: tuple[bytes, ...], operations: list[Operation], steps_max: int, *, strict: bool
+        self, keys: tuple[bytes, ...], operations: list[Operation], steps_max: int, *, strict: bool, expiry: bool
     ) -> None:
         self._keys = keys
         self._strict = strict
+        self._expiry = expiry
         self._operations = sorted(operations, key=lambda operation: operation.invoked)
         anonymous = _anonymous(self._operations)
         self._args = [anonymous[id(operation)] for operation in self._operations]
@@ -361,7 +366,7 @@ class _Search:
         key = (state, args)
         found = self._cache.get(key)
         if found is None:
-            found = list(model.outcomes(self._keys, state, args))
+            found = list(model.outcomes(self._keys, state, args, expiry=self._expiry))
             if not self._strict and args[0] in model.READS:
                 found = [(state, reply) for _, reply in found]
             self._cache[key] = found

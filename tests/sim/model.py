@@ -300,13 +300,15 @@ def changes_nothing(args: Sequence[bytes], reply: Any) -> bool:
     )
 
 
-def outcomes(keys: tuple[bytes, ...], state: State, args: Args) -> Iterator[tuple[State, Any]]:
-    """Every (next state, reply) of a command on the keys of a group."""
+def outcomes(
+    keys: tuple[bytes, ...], state: State, args: Args, *, expiry: bool = True
+) -> Iterator[tuple[State, Any]]:
+    """Every (next state, reply) of a command on the keys of a group. Without `expiry` none that expires is gone yet."""
     touched = keys_of(args)
     expiring = [
         position
         for position, value in enumerate(state)
-        if value is not None and value[1] and (keys[position] in touched or not touched)
+        if expiry and value is not None and value[1] and (keys[position] in touched or not touched)
     ]
     run = COMMANDS[args[0]]
     for gone in product((False, True), repeat=len(expiring)):

@@ -142,15 +142,21 @@ class Recorder:
 class Client(Part):
     """One waiter with several commands; remembers what it was told."""
 
-    __slots__ = ("answers", "ended", "ids", "invoked", "node", "ok", "ok_failed", "seen")
+    __slots__ = ("_client", "answers", "ended", "ids", "invoked", "node", "ok", "ok_failed", "seen")
 
-    def __init__(self, node: str, ids: list[bytes]) -> None:
+    def __init__(self, node: str, ids: list[bytes], client: Client | None = None) -> None:
+        """`client`: another one, of the same connection."""
         super().__init__(size=10 * len(ids))
+        self._client = client or self
         self.node = node
         self.ids = ids
         self.answers: dict[int, Any] = {}
         self.ok_failed: RespError | None = None
         self.ended = 0
+
+    @property
+    def client(self) -> Client:
+        return self._client
 
     def put(self, token: int, value: Any) -> None:
         if token in self.answers:
@@ -599,9 +605,11 @@ class World:
         return (item for item in self.sent if item[2][0] == APPEND and item[2][7])
 
 
-def writes(world: World, node: WorldNode, ids: list[bytes], *, plain: bool = False) -> Client:
-    """A client of `node` writes: each id is a command that adds it to the state."""
-    client = Client(node.name, ids)
+def writes(
+    world: World, node: WorldNode, ids: list[bytes], *, plain: bool = False, behind: Client | None = None
+) -> Client:
+    """A client of `node` (that of `behind`) writes: each id is a command that adds it to the state."""
+    client = Client(node.name, ids, behind)
     proposer = node.proposer
     assert proposer is not None
     if plain:

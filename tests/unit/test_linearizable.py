@@ -87,6 +87,13 @@ def test_what_only_users_of_redis_expect_is_demanded_if_strict(name: str) -> Non
     assert check(STRICTLY_BROKEN[name], strict=False).fine
 
 
+def test_a_key_that_expires_in_the_far_future_must_be_there() -> None:
+    history = [op("SET k a EX 10000000", 1, 2, "OK"), op("GET k", 3, 4, None)]
+    assert check(history).fine
+    assert check(history, expiry=False).violations
+    assert check([*history[:1], op("TTL k", 3, 4, 9_000_000), op("GET k", 5, 6, b"a")], expiry=False).fine
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_history_that_no_order_explains_is_refused(name: str) -> None:
     verdict = check(BROKEN[name])

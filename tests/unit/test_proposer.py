@@ -16,6 +16,7 @@ from respkv.raft.group import Clock
 from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
 from respkv.shard.batch import Ops, encode_runs
+from respkv.shard.long import LONG_BYTES
 from respkv.shard.proposer import FORWARD, FORWARDED, READ, READ_DONE, Proposer
 from respkv.shard.transaction import Watched, exec_args
 from tests.unit.raft_world import Broken, Client, Recorder, World, WorldNode, reads, writes
@@ -529,9 +530,82 @@ def test_a_forwarded_read_keeps_its_place_before_the_write_behind_it(make: Calla
         origin = world.followers()[0]
         for n in range(20):
             read = reads(origin)
-            writes(world, origin, [b"%d" % n])
+            writes(world, origin, [b"%d" % n], behind=read)
             world.run(0.05)
             assert read.answers == {0: n}
+
+
+@pytest.mark.parametrize("in_one_turn", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_read_whose_answer_is_lost_does_not_see_the_write_behind_it(
+    make: Callable[..., World], in_one_turn: bool, plain: bool
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    world.intercept = lambda source, target, message: message[0] not in {READ_DONE, FORWARDED}
+    read = reads(origin)
+    if not in_one_turn:
+        world.run(0.01)
+    write = writes(world, origin, [b"x"], plain=plain, behind=read)
+    world.run_until(lambda: bool(leader.machine.ops), 1)
+    leader.crash()
+    world.intercept = lambda source, target, message: True
+    world.settle(1.9)
+    assert read.answers == {0: 0}
+    assert outcome(write) == "applied"
+
+
+def test_a_node_that_comes_to_lead_answers_what_it_has_asked_of_another(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = next(node for node in world.followers() if node.name != "a")
+    world.intercept = lambda source, target, message: message[0] != READ_DONE
+    read = reads(origin)
+    world.run(0.01)
+    assert read.ended == 0
+    leader.group.transfer(origin.name)
+    write = writes(world, origin, [b"x"], behind=read)
+    world.run_until(lambda: origin.group.leader, 1)
+    world.run(0.3)
+    assert read.answers == {0: 0}
+    assert outcome(write) == "applied"
+
+
+def test_a_read_that_is_cut_from_an_answer_does_not_see_the_write_behind_it() -> None:
+    outside = Outside()
+    first, second = Client("x", [b"1"]), Client("x", [b"2"])
+    for client in (first, second):
+        outside.proposer.read(client, 0, [b"READ"])
+    outside.proposer.pump()
+    outside.proposer.write(behind := Client("x", [b"3"], second), 0, [b"ADD", b"3"])
+    outside.proposer.pump()
+    (_, asked), (_, forwarded) = outside.sent
+    assert forwarded[4] == encode_runs([Ops([[b"READ"]]), Ops([[b"ADD", b"3"]])])
+    outside.proposer.receive("a", [READ_DONE, 0, asked[2], APPLIED, [0]])
+    assert (first.answers, second.ended) == ({0: 0}, 0)
+    outside.proposer.receive("a", [FORWARDED, 0, forwarded[2], APPLIED, [0, 1]])
+    assert (second.answers, behind.answers) == ({0: 0}, {0: 1})
+
+
+def test_a_long_write_waits_for_the_reads_before_it(make: Callable[..., World]) -> None:
+    world = make(lease=False)
+    leader = world.leader()
+    world.settle(0.3)
+    assert leader.proposer is not None
+    read = reads(leader)
+    write = Client(leader.name, [b"x"], read)
+    leader.proposer.join(write)
+    leader.proposer.puts.append((0, b"long", b"v" * LONG_BYTES))
+    world.intercept = lambda source, target, message: message[0] != ACK
+    world.run(0.1)
+    world.intercept = lambda source, target, message: True
+    world.settle(0.5)
+    assert read.answers == {0: 0}
+    assert write.ended == 1
+    assert write.ok_failed is None
 
 
 def test_a_read_without_a_leader_ends_at_its_deadline(make: Callable[..., World]) -> None:
