@@ -13,7 +13,7 @@
 `shard` is 0 where it means nothing. Delivery is at most once and, from one node, in order: what is sent while a link is
 down is lost, as is what is for a node for which more than `PEER_BYTES_MAX` wait already (`dropped` counts these;
 `WANTS` is never dropped). Who asks several nodes gets an answer when each has answered, lost its link, or had
-`ANSWER_S`.
+`ANSWER_S` (or as long as the asker grants).
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ Handler = Callable[[str, list[Any]], Told_ | None]
 class _Question:
     """One question to several nodes."""
 
-    __slots__ = ("answers", "asked_at", "done", "waiting")
+    __slots__ = ("answers", "done", "ends_at", "waiting")
 
-    def __init__(self, waiting: set[str], asked_at: float, done: Callable[[list[Told_]], None]) -> None:
+    def __init__(self, waiting: set[str], ends_at: float, done: Callable[[list[Told_]], None]) -> None:
         self.waiting = waiting
-        self.asked_at = asked_at
+        self.ends_at = ends_at
         self.done = done
         self.answers: list[Told_] = []
 
@@ -135,12 +135,14 @@ class News:
             return False
         return self._peers.send(peer, message)
 
-    def ask(self, kind: int, fields: tuple[Any, ...], done: Callable[[list[Told_]], None]) -> None:
+    def ask(
+        self, kind: int, fields: tuple[Any, ...], done: Callable[[list[Told_]], None], within_s: float = ANSWER_S
+    ) -> None:
         """Asks all nodes that there is a link to; `done` gets their answers, later."""
         request = next(self._requests)
         asked = {peer for peer in self.peers if self.send(peer, (kind, 0, request, *fields))}
         if asked:
-            self._questions[request] = _Question(asked, Clock.now(), done)
+            self._questions[request] = _Question(asked, Clock.now() + within_s, done)
         else:
             asyncio.get_running_loop().call_soon(done, [])
 
@@ -178,8 +180,6 @@ class News:
 
     def tick(self) -> None:
         """Ends the questions that have waited long enough; to be called a few times per second."""
-        too_old = Clock.now() - ANSWER_S
-        for request, question in list(self._questions.items()):
-            if question.asked_at > too_old:
-                break
+        now = Clock.now()
+        for request in [request for request, question in self._questions.items() if question.ends_at <= now]:
             self._end(request)

@@ -20,6 +20,7 @@ from respkv.server.news import PAUSE, News, Told_
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
 
+_OBEYED_S: Final = 5.0  # for who pauses a cluster relies on it
 _SPEAKS: Final = frozenset(("publish", "spublish"))  # not writes, but no less for others
 
 
@@ -82,7 +83,7 @@ class Pause:
 
     def tell(self, milliseconds: int, *, everything: bool, done: Callable[[list[Told_]], None]) -> None:
         """Tells all other nodes to do the same; 0 ms ends a pause."""
-        self._news.ask(PAUSE, (milliseconds, everything), done)
+        self._news.ask(PAUSE, (milliseconds, everything), done, within_s=_OBEYED_S)
 
     def _on_pause(self, peer: str, message: list[Any]) -> Told_:
         _, _, _, milliseconds, everything = message

@@ -10,11 +10,12 @@ have no answer yet. Asked again after the link broke or the leader changed, they
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from respkv import errors
 from respkv.raft.clock import Clock
 from respkv.raft.group import Group
+from respkv.reply import Reply
 from respkv.shard.batch import Ops
 from respkv.shard.border import APPLIED, FAILED, READ, REFUSED, require_count
 from respkv.shard.gathering import LONG_BYTES_PER_S
@@ -26,6 +27,19 @@ from respkv.storage.reading import LongRead
 if TYPE_CHECKING:
     from respkv.shard.machine import Machine
     from respkv.shard.proposer import Proposer
+
+
+class _Nobody(Part):
+    """Waits for answers that have become pointless."""
+
+    __slots__ = ()
+
+    def put(self, token: int, value: Reply) -> None: ...
+
+    def done(self) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
 
 
 def _put_before(batch: Batch, reads: list[Read]) -> None:
@@ -134,7 +148,7 @@ class Reads:
             for place, read in enumerate(asked):
                 if read.part.client in clients:
                     moved.append(read)
-                    asked[place] = read.without_waiter()
+                    asked[place] = Read(_NOBODY, read.token, read.args, read.asked_at, read.deadline)
         moved += [read for read in self.waiting if read.part.client in clients]
         self.waiting = [read for read in self.waiting if read.part.client not in clients]
         if moved:

@@ -138,20 +138,6 @@ class Read:
         self.part.put(self.token, value)
         finish(self.part)
 
-    def without_waiter(self) -> Read:
-        """One that was asked as this, and whose answer nobody wants any more."""
-        return Read(_Nobody(), self.token, self.args, self.asked_at, self.deadline)
-
-
-class _Nobody(Part):
-    __slots__ = ()
-
-    def put(self, token: int, value: Reply) -> None:
-        """Dropped."""
-
-    def done(self) -> None:
-        """Dropped."""
-
 
 def tell_slow(
     slow: list[tuple[int, list[bytes], float]], batches: list[Batch], tell: Callable[[Part, list[bytes], float], None]
