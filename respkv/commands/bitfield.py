@@ -158,7 +158,7 @@ def bitfield(db: Db, args: list[bytes], ctx: Context) -> Reply:
         replies.append(operation.field.read(data) if operation.name == b"GET" else _change(operation, data))
     new = bytes(data)
     if new != old:  # as in Redis the string also grows when no operation did anything
-        db.set_string(args[1], new, keep_ttl=True)
+        db.set_string(args[1], new, keep_ttl=True, raw=True)
         if any(reply is not None and each.name != b"GET" for each, reply in zip(operations, replies, strict=True)):
             db.notify(STRING, b"setbit", args[1])
     return replies

@@ -66,7 +66,7 @@ def setbit(db: Db, args: list[bytes], ctx: Context) -> Reply:
         flipped = bytes((value[byte] ^ 0x80 >> (offset & 7),))
         value = b"".join((value[:byte], flipped, value[byte + 1 :]))
     if wanted != was or old is None or len(value) != len(old):
-        db.set_string(key, value, keep_ttl=True)
+        db.set_string(key, value, keep_ttl=True, raw=True)
         db.notify(STRING, b"setbit", key)
     return was
 
@@ -199,7 +199,7 @@ def bitop(db: Db, args: list[bytes], ctx: Context) -> Reply:
             db.notify(GENERIC, b"del", target)
         return 0
     result = values[0].translate(_NOT) if name == b"NOT" else _combine(_BIT_OPERATIONS[name], values, size)
-    db.set_string(target, result)
+    db.set_string(target, result, raw=True)
     db.notify(STRING, b"set", target)
     return size
 

@@ -1,8 +1,8 @@
 """What a key is made of: OBJECT and MEMORY USAGE.
 
-Encodings are those that Redis would choose for the value if it were set now; how it came to be (by APPEND, say) is not
-remembered. Nothing is shared between keys, but clients know Redis's count of its shared small integers, so they get it.
-Idle times: see `respkv.keyspace.idle`.
+Encodings are those that Redis would choose: see `string_encoding`, and `respkv.keyspace.raws`. Nothing is shared
+between keys, but clients know Redis's count of its shared small integers, so they get it. Idle times: see
+`respkv.keyspace.idle`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ _LFU = (
 )
 
 
-def string_encoding(value: bytes) -> str:
-    """As Redis would keep the string."""
+def string_encoding(db: Db, key: bytes, value: bytes) -> str:
+    """How Redis would keep the string `value` of the live key `key`."""
+    if db.is_raw(key):
+        return "raw"
     try:
         integer(value)
     except RespError:
@@ -52,7 +54,7 @@ def object_encoding(db: Db, args: list[bytes], ctx: Context) -> Reply:
     record = db.lookup(args[2])
     if record is None:
         return None
-    return (string_encoding(record.value) if record.type == STRING else "unknown").encode()
+    return (string_encoding(db, args[2], record.value) if record.type == STRING else "unknown").encode()
 
 
 @command("OBJECT|FREQ", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="4.0.0",
@@ -81,7 +83,7 @@ def object_refcount(db: Db, args: list[bytes], ctx: Context) -> Reply:
     record = db.lookup(args[2])
     if record is None:
         return None
-    if record.type != STRING or string_encoding(record.value) != "int":
+    if record.type != STRING or string_encoding(db, args[2], record.value) != "int":
         return 1
     return _SHARED_COUNT if 0 <= int(record.value) < _SHARED_INTEGERS else 1
 

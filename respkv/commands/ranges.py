@@ -56,7 +56,7 @@ def setrange(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if end > ctx.value_bytes_max:
         raise errors.string_too_long()
     value = b"".join((old[:offset].ljust(offset, b"\0"), part, old[end:]))
-    db.set_string(key, value, keep_ttl=True)
+    db.set_string(key, value, keep_ttl=True, raw=True)
     db.notify(STRING, b"setrange", key)
     return len(value)
 

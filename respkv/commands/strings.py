@@ -175,7 +175,7 @@ def append(db: Db, args: list[bytes], ctx: Context) -> Reply:
     size = len(old) + len(tail)
     if size > ctx.value_bytes_max:
         raise errors.string_too_long()
-    db.set_string(key, old + tail, keep_ttl=True)
+    db.set_string(key, old + tail, keep_ttl=True, raw=True)
     db.notify(STRING, b"append", key)
     return size
 

@@ -1,7 +1,7 @@
 """Keys under other names and in other servers: RENAME, RENAMENX, COPY, DUMP, RESTORE.
 
 The payload is that of `respkv.keyspace.rdb`; Redis reads ours and we read Redis's strings. RESTORE's IDLETIME is kept
-until the node stops, FREQ is checked and has no effect, as access frequencies are not tracked.
+until the node stops, FREQ while the policy of `maxmemory` is one that counts uses.
 """
 
 from __future__ import annotations
@@ -155,6 +155,8 @@ def restore(db: Db, args: list[bytes], ctx: Context) -> Reply:
     db.notify(GENERIC, b"restore", key)
     if options.idle_s >= 0:
         db.set_idle(key, options.idle_s * 1000)
+    if options.frequency >= 0:
+        db.set_frequency(key, options.frequency)
     return OK
 
 

@@ -20,8 +20,9 @@ from typing import Final
 from respkv import errors
 from respkv.keyspace.expiry import Deadlines
 from respkv.keyspace.idle import IdleTimes
+from respkv.keyspace.raws import RawStrings
 from respkv.keyspace.system import NONE, TYPE, SystemRecord, pack, system_key, unpack
-from respkv.keyspace.usage import Recency, Usage
+from respkv.keyspace.usage import Frequency, Recency, Usage
 from respkv.keyspace.values import STRING
 from respkv.keyspace.watch import Watch
 from respkv.storage.batch import EXPIRED, Batch, Change
@@ -37,13 +38,14 @@ class Db:
     """The typed view of one shard. Single-threaded; owned by the shard's machine."""
 
     __slots__ = ("_batch", "_bucket_of", "_ends", "_expires", "_get_plain", "_new_deadlines", "_source", "cask",
-                 "deadlines", "idle", "now_ms", "usage", "watch")
+                 "deadlines", "idle", "now_ms", "raws", "usage", "watch")
 
     def __init__(self, cask: Bitcask) -> None:
         self.cask = cask
         self.now_ms = cask.clock_ms
         self.deadlines = Deadlines(cask.expires)
         self.idle = IdleTimes(cask)
+        self.raws = RawStrings(cask)
         self.usage: Usage | None = None  # while an eviction policy needs it
         self.watch: Watch | None = None
         self._expires = cask.expires
@@ -84,6 +86,7 @@ class Db:
             self.deadlines = Deadlines(self._expires)
         else:
             self.deadlines.add_all(deadlines.items())
+        self.raws.committed(batch)
 
     def _writing(self) -> Batch:
         if self._batch is None:
@@ -158,6 +161,10 @@ class Db:
             used_ms = max(used_ms, self.usage.used_ms(key))
         return max(0, self.now_ms - used_ms)
 
+    def is_raw(self, key: bytes) -> bool:
+        """Whether the string `key` is known to have been changed in place (see `raws`)."""
+        return self.raws.has(key, self._batch)
+
     def memory_usage(self, key: bytes) -> int:
         """Bytes that the live key `key` takes: its record in the log, and in memory the key, its place and its expiry.
 
@@ -197,8 +204,15 @@ class Db:
         """Makes a live key one that was not used for so long. Not part of the state that replicas share."""
         self.idle.note(key, self.now_ms - idle_ms, self.now_ms)
 
-    def set_string(self, key: bytes, value: bytes, expire_at_ms: int = NO_EXPIRY, keep_ttl: bool = False) -> None:
-        """Makes `key` a string. `keep_ttl` keeps the expiry that a live key of that name has."""
+    def set_frequency(self, key: bytes, count: int) -> None:
+        """Makes a live key one that was used so often, while that is counted. Not part of that state either."""
+        if isinstance(self.usage, Frequency):
+            self.usage.set_count(key, count)
+
+    def set_string(
+        self, key: bytes, value: bytes, expire_at_ms: int = NO_EXPIRY, *, keep_ttl: bool = False, raw: bool = False
+    ) -> None:
+        """Makes `key` a string. `keep_ttl` keeps the expiry that a live key of that name has; `raw`: see `raws`."""
         if self.watch is not None:
             self.watch.writing(self, key, puts=True)
         batch = self._writing()
@@ -212,6 +226,8 @@ class Db:
             self._new_deadlines[key] = expire_at_ms
         elif batch.has(key):
             batch.delete(key)
+        if raw:
+            self.raws.note(key, batch)
 
     def set_expiry(self, key: bytes, at_ms: int) -> None:
         """Gives the live key `key` the expiry `at_ms`, or none if `NO_EXPIRY`; deletes it if that has passed."""
@@ -222,7 +238,10 @@ class Db:
         if self.watch is not None:
             self.watch.writing(self, key, puts=False)
         if at_ms == NO_EXPIRY or at_ms > self.now_ms:
+            was_raw = self.is_raw(key)
             batch.put(key, record.value, record.type, at_ms)
+            if was_raw:
+                self.raws.note(key, batch)
             if at_ms:
                 self._new_deadlines[key] = at_ms
         else:

@@ -85,6 +85,10 @@ class Frequency(Usage):
         above = max(0, count - LFU_INIT)
         if count < LFU_MAX and random.random() * (above * _LFU_FACTOR + 1) < 1:
             count += 1
+        self.set_count(key, count)
+
+    def set_count(self, key: bytes, count: int) -> None:
+        """`key` counts as one that was used so often, and now."""
         if len(self._new) >= GENERATION_MAX:
             self._turn()
         self._new[key] = self.now_ms // _MINUTE_MS << 8 | count

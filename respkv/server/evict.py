@@ -79,8 +79,9 @@ class Evictor:
             config.maxmemory_bytes, config.maxmemory_policy, config.maxmemory_samples
         )  # fmt: skip
         self._used_before = None
-        how = self._policy.rpartition("-")[2] if self._limit else ""
-        self._usage = Recency if how == "lru" else Frequency if how == "lfu" else None
+        how = self._policy.rpartition("-")[2]
+        # Frequencies are there for OBJECT FREQ, too, whatever the limit; idle times are known without a note.
+        self._usage = Frequency if how == "lfu" else Recency if how == "lru" and self._limit else None
         self.look()
 
     def key_bytes(self) -> int:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from respkv.cluster.slots import slot_of
 from respkv.commands.table import COMMANDS, spec_keys
 from respkv.keyspace.rdb import dump_string
 from respkv.reply import OK, RespError, Simple
+from respkv.storage.record import encode_puts
 from tests.unit.one_shard import NOW_MS, OneShard
 
 SYNTAX = "ERR syntax error"
@@ -134,6 +136,31 @@ def test_encodings(shard: OneShard) -> None:
     for value, encoding in ((b"9" * 18, b"int"), (b"9" * 20, b"embstr"), (b"x" * 44, b"embstr"), (b"x" * 45, b"raw")):
         shard([b"SET", b"k", value])
         assert shard("OBJECT ENCODING k") == encoding
+
+
+@pytest.mark.parametrize("change", ["APPEND k 2", "SETRANGE k 0 2", "SETBIT k 7 0", "BITFIELD k SET u8 0 51",
+                                    "BITOP OR k k"])  # fmt: skip
+def test_a_string_changed_in_place_is_raw_until_it_is_set_anew(shard: OneShard, change: str) -> None:
+    for anew in ("SET k 1", "INCRBY k 1", "GETSET k 1", "DEL k"):
+        shard("SET k 1")
+        shard(change)
+        assert (shard("OBJECT ENCODING k"), shard("OBJECT REFCOUNT k")) == (b"raw", 1)
+        shard("EXPIRE k 100")
+        assert shard("OBJECT ENCODING k") == b"raw"
+        shard(anew)
+        assert shard("OBJECT ENCODING k") != b"raw"
+        shard("SET k 1")
+
+
+def test_a_string_changed_in_place_is_raw_within_its_batch_but_not_when_a_plain_set_follows(shard: OneShard) -> None:
+    batch = shard.db.begin()
+    for key in (b"a", b"b"):
+        shard.db.set_string(key, b"1", raw=True)
+        assert shard([b"OBJECT", b"ENCODING", key]) == b"raw"
+    batch.put_encoded([slot_of(b"b")], [b"b"], *encode_puts([b"b"], [b"1"]))
+    assert shard("OBJECT ENCODING b") == b"int"
+    shard.db.commit(1, 1)
+    assert (shard("OBJECT ENCODING a"), shard("OBJECT ENCODING b")) == (b"raw", b"int")
 
 
 def test_memory_usage_grows_with_what_a_key_takes(shard: OneShard) -> None:

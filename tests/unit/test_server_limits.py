@@ -14,6 +14,7 @@ from respkv.client import parse_info
 from respkv.config import Config, ConfigError, load
 from respkv.config.limits import Limit
 from respkv.config.rewrite import rewrite
+from respkv.keyspace.rdb import dump_string
 from tests.unit.running import Wire, eventually, respkv, respkv_cluster
 
 
@@ -93,7 +94,9 @@ def test_volatile_policies_evict_nothing_else_and_refuse_when_that_is_gone(wire:
 def test_object_freq_and_idletime_follow_the_policy(wire: Wire) -> None:
     wire("SET k v")
     assert "LFU maxmemory policy is not selected" in str(wire("OBJECT FREQ k"))
-    wire("CONFIG SET maxmemory 100mb maxmemory-policy allkeys-lfu")
+    wire("CONFIG SET maxmemory-policy allkeys-lfu")
+    wire([b"RESTORE", b"old", b"0", dump_string(b"v"), b"FREQ", b"100"])
+    assert wire("OBJECT FREQ old") == 100
     for _ in range(100):
         wire("GET k")
     assert int(wire("OBJECT FREQ k")) > 5  # type: ignore[call-overload]

@@ -187,8 +187,9 @@ def _object(call: Call) -> Reply:
     record = machine.db.lookup(key)
     if record is None:
         raise errors.no_such_key()
+    encoding = string_encoding(machine.db, key, record.value)
     text = (
-        f"Value at:0x0 refcount:1 encoding:{string_encoding(record.value)} serializedlength:{len(record.value)} "
+        f"Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{len(record.value)} "
         f"lru:0 lru_seconds_idle:{machine.db.idle_ms(key) // 1000} type:{record.type} expire_ms:{record.expire_ms}"
     )
     return Simple(text.encode())
