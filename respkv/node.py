@@ -338,12 +338,10 @@ class Node:
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
-                self.server.evictor.look()
                 self.server.tick()
                 self.server.roll.tick()
                 for proposer in self.proposers:
                     proposer.tick()
-                self.server.remove_expired()
 
     async def _keep_up(self) -> None:
         trimmed, commands = 0, 0

@@ -114,6 +114,7 @@ class Server:
         self.monitors = Monitors(self.outbox, partial(self._hinder_all, MONITORED))
         self.pause = Pause(self.news, self._paused)
         self.started_at = time.time()
+        self.cron_paused = False  # by DEBUG PAUSE-CRON
         self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
         self._wake = wake
         self._finished: list[Connection] = []
@@ -233,7 +234,10 @@ class Server:
         self.news.tick()
         self.feed.tick()
         self.pause.tick()
-        self.tracking.evict()
+        if not self.cron_paused:
+            self.evictor.look()
+            self.tracking.evict()
+            self.remove_expired()
 
     def finished(self, connection: Connection) -> None:
         """A burst of `connection` has all its replies: it is flushed at the end of this turn."""

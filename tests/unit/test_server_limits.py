@@ -188,6 +188,16 @@ def test_debug_set_active_expire_leaves_expired_keys_until_it_is_on_again(wire: 
     eventually(lambda: int(info(wire, "stats")["expired_keys"]) == int(before) + 1)
 
 
+def test_debug_pause_cron_leaves_to_commands_what_else_is_done_by_the_clock(wire: Wire) -> None:
+    wire("DEBUG PAUSE-CRON 1")
+    before = info(wire, "stats")["expired_keys"]
+    wire("SET k v PX 1")
+    time.sleep(0.4)
+    assert info(wire, "stats")["expired_keys"] == before
+    wire("DEBUG PAUSE-CRON 0")
+    eventually(lambda: int(info(wire, "stats")["expired_keys"]) == int(before) + 1)
+
+
 # --- CONFIG REWRITE ---
 
 

@@ -67,6 +67,8 @@ def _help(call: Call) -> Reply:
         ("LOG <message>", "Write <message> to the server log."),
         ("LOADAOF", "As RELOAD."),
         ("OBJECT <key>", "Show low level info about <key> as this node's replica has it."),
+        ("PAUSE-CRON <0|1>", ("Stop what is done by the clock to keys and to what clients cache: expiry and\n"
+                              "eviction. What nodes do for each other goes on.")),
         ("PROTOCOL <type>", ("Reply with a test value of the specified type. <type> can be: string,\n"
                             "integer, double, bignum, null, array, set, map, attrib, push, verbatim,\ntrue, false.")),
         ("RELOAD [option ...]", ("Read and verify every record of the data files. There is nothing else to reload:\n"
@@ -92,6 +94,11 @@ def _set_active_expire(call: Call) -> Reply:
     active = call.args[2] != b"0"
     for replica in call.server.replicas:
         replica.proposer.expires_actively = active
+    return OK
+
+
+def _pause_cron(call: Call) -> Reply:
+    call.server.cron_paused = call.args[2] != b"0"
     return OK
 
 
@@ -203,6 +210,7 @@ _SUBCOMMANDS: dict[bytes, tuple[tuple[int, ...], Callable[[Call], Reply | Later]
     b"LOG": ((3,), _log),
     b"LOADAOF": ((2,), _reload),
     b"OBJECT": ((3,), _object),
+    b"PAUSE-CRON": ((3,), _pause_cron),
     b"PROTOCOL": ((3,), protocol),
     b"RELOAD": ((2, 3, 4, 5), _reload),
     b"SET-ACTIVE-EXPIRE": ((3,), _set_active_expire),
