@@ -176,6 +176,7 @@ def test_client_list_tells_each_client_as_it_is(wire: Wire, port: int) -> None:
         assert (line["name"], line["lib-name"], line["lib-ver"]) == ("other", "tests", "1.2")
         assert (line["cmd"], line["user"], line["resp"], line["flags"]) == ("client|id", "default", "2", "N")
         assert number in [int(each["id"]) for each in clients(wire)]
+        assert (line["qbuf"], clients(wire, "CLIENT INFO")[0]["qbuf"]) == ("0", "26")  # what it was asked with
         assert clients(wire, "CLIENT INFO")[0]["cmd"] == "client|info"
         assert clients(wire, "CLIENT LIST TYPE pubsub") == []
 

@@ -117,8 +117,11 @@ def _integer(text: bytes, otherwise: str, least: int | None = None) -> int:
 def _listing(call: Call, connections: Iterable[Connection]) -> Verbatim:
     now = Clock.now()
     own = command_name(call.args)
-    lines = [_line(c, now, own if c is call.connection else c.session.last_command) + b"\n" for c in connections]
-    return Verbatim(b"".join(lines))
+    lines = [
+        _line(c, now, own, call.burst.size) if c is call.connection else _line(c, now, c.session.last_command)
+        for c in connections
+    ]
+    return Verbatim(b"".join(line + b"\n" for line in lines))
 
 
 def client_line(connection: Connection, command: str) -> bytes:
@@ -126,9 +129,10 @@ def client_line(connection: Connection, command: str) -> bytes:
     return _line(connection, Clock.now(), command)
 
 
-def _line(connection: Connection, now: float, last_command: str) -> bytes:
+def _line(connection: Connection, now: float, last_command: str, running_bytes: int = 0) -> bytes:
     """One client as Redis 7.0 shows it, with the library's name and version as 7.2 adds them.
 
+    `running_bytes` were read with the command that is being run, of which Redis's buffer is not rid until it is over.
     What has no counterpart here (buffers of Redis's allocator, databases) is 0, or what Redis shows for none.
     """
     session = connection.session
@@ -149,7 +153,7 @@ def _line(connection: Connection, now: float, last_command: str) -> bytes:
         "psub": len(names[PATTERN]),
         "ssub": len(names[SHARD_CHANNEL]),
         "multi": -1 if queue is None else queue.count,
-        "qbuf": connection.input_bytes,
+        "qbuf": connection.input_bytes + running_bytes,
         "qbuf-free": 0,
         "argv-mem": 0,
         "multi-mem": 0 if queue is None else queue.bytes,
