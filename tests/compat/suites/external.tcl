@@ -3,7 +3,7 @@
 #
 # Redis's own harness does the work, in its "external" mode. What is changed here, at run time, is how it reports:
 # a test that raises fails alone (Redis's --durable), what is unknown to the server between tests is passed over,
-# every command that a test sends is told, and a failed test leaves nothing unread.
+# every command that a test sends is told, and a failed test leaves nothing behind that makes others fail.
 #
 # With "own" as fourth argument, tests that Redis runs only on servers that it starts itself run too: for each
 # `start_server` the runner starts a fresh server with the settings that are asked for.
@@ -37,13 +37,21 @@ proc send_data_packet {fd status data {elapsed 0}} {
     flush $fd
 }
 
-# --- which commands a test sends
+# --- which commands a test sends, which settings it changes, which clients it lets cache
 
 array set ::sent {}
+array set ::configured {}
+array set ::caching {}
 rename ::redis::__dispatch__ ::redis::dispatch_of_redis
 proc ::redis::__dispatch__ {id method args} {
     if {[info commands ::redis::__method__$method] eq {}} {
         set ::sent([string tolower $method]) 1
+    }
+    if {[string equal -nocase "$method [lindex $args 0]" "config set"]} {
+        array set ::configured [lrange $args 1 end]
+    }
+    if {[string equal -nocase "$method [lrange $args 0 1]" "client tracking on"] && !$::redis::deferred($id)} {
+        set ::caching($id) 1
     }
     if {$::cur_test ne {}} {
         tailcall ::redis::dispatch_of_redis $id $method {*}$args
@@ -87,18 +95,35 @@ if {$own_servers} {
 
 # --- one test
 
+proc read_all {client} {
+    set token "read [clock clicks]"
+    set reply [{*}$client echo $token]
+    for {set tries 0} {$reply ne $token && $tries < 1000} {incr tries} {
+        if {[catch {set reply [{*}$client read]} reply] && [string match "I/O error*" $reply]} {
+            break
+        }
+    }
+}
+
 # After a failed test its connection goes on, since the next may want its user and protocol; but not its transaction,
-# nor replies that nobody read.
+# nor what nobody has read, now or a moment later. What the test would have set back at its end is set back.
 proc find_feet {} {
     r deferred 0
     r readraw 0
     catch {r client reply on}
     catch {r discard}
-    set token "feet [clock clicks]"
-    set reply [r echo $token]
-    for {set tries 0} {$reply ne $token && $tries < 1000} {incr tries} {
-        if {[catch {set reply [r read]} reply] && [string match "I/O error*" $reply]} {
-            break
+    catch {r debug set-active-expire 1}
+    foreach name [array names ::configured] {
+        if {[dict exists $::settings $name]} {
+            catch {r config set $name [dict get $::settings $name]}
+        }
+    }
+    after 300
+    read_all r
+    foreach id [array names ::caching] {
+        if {"::redis::redisHandle$id" ne [srv 0 client]} {
+            catch {::redis::redisHandle$id client tracking off}
+            catch {read_all ::redis::redisHandle$id}
         }
     }
 }
@@ -106,6 +131,11 @@ proc find_feet {} {
 rename test test_of_redis
 proc test {args} {
     array unset ::sent
+    array unset ::configured
+    array unset ::caching
+    if {![info exists ::settings]} {
+        set ::settings [r config get *]
+    }
     set failed $::num_failed
     set code [catch {uplevel 1 [list ::test_of_redis {*}$args]} result]
     if {$::cur_test eq {}} {
