@@ -12,6 +12,7 @@ its connection is not read meanwhile. Anything that may not come breaks the link
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -56,6 +57,7 @@ class Link(asyncio.Protocol):
         self.name: str | None = None
         self.out: list[Message] = []
         self.heard_at = peers.loop.time()
+        self.created_ms = time.time_ns() // 1_000_000
         self.received_bytes = 0
         self.sent_bytes = 0
         self.closed = asyncio.Event()

@@ -114,8 +114,12 @@ def test_info_and_links(wire: Wire) -> None:
     assert {"cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:4", "cluster_size:3"} < set(info)
     links = wire("CLUSTER LINKS")
     assert isinstance(links, list)
-    assert {fields(link)[b"node"] for link in links} == {redis_id("tests", f"n{i}").encode() for i in (2, 3, 4)}
-    assert {fields(link)[b"direction"] for link in links} == {b"to"}
+    pairs = [(fields(link)[b"node"], fields(link)[b"direction"]) for link in links]
+    nodes = [redis_id("tests", f"n{i}").encode() for i in (2, 3, 4)]
+    assert pairs == [(node, direction) for node in nodes for direction in (b"to", b"from")]
+    assert list(fields(links[0])) == [
+        b"direction", b"node", b"create-time", b"events", b"send-buffer-allocated", b"send-buffer-used"
+    ]  # fmt: skip
 
 
 def test_keys_in_slots(client: Any, wire: Wire) -> None:

@@ -235,19 +235,19 @@ def cluster_myid(call: Call) -> Reply:
          summary="Returns a list of all TCP links to and from peer nodes in cluster", tips="nondeterministic_output",
          complexity="O(N) where N is the total number of Cluster nodes")
 def cluster_links(call: Call) -> Reply:
-    """One link for each node that is connected; the node that comes first in the map has dialed."""
-    server, topology = call.server, call.server.topology
-    names = [node.id for node in topology.nodes]
-    own = names.index(server.node)
+    """The connection to a node carries both ways, and is told as the two links that Redis has for that."""
+    server = call.server
     return [
         {
-            b"direction": b"to" if names.index(name) > own else b"from",
-            b"node": topology.redis_id(name).encode(),
+            b"direction": direction,
+            b"node": server.topology.redis_id(name).encode(),
+            b"create-time": link.created_ms,
             b"events": b"rw",
-            b"sent-bytes": link.sent_bytes,
-            b"received-bytes": link.received_bytes,
+            b"send-buffer-allocated": waiting_bytes,
+            b"send-buffer-used": waiting_bytes,
         }
         for name, link in sorted(server.peers.links.items())
+        for direction, waiting_bytes in ((b"to", link.waiting_bytes), (b"from", 0))
     ]
 
 
