@@ -22,7 +22,7 @@ from rich.table import Table
 _ASIDE = (
     (r"'(zset|hash|list|set|stream|hll)-[a-z-]+'", "needs settings of collections"),
     (r"Command '\w+' not found|Invalid command specified", "needs other commands in its tables"),
-    (r"unknown command '\w+'", "needs other commands"),
+    (r"unknown command '\w+'|\w+ command doesn't exist in Redis commands", "needs other commands"),
     (r"movablekeys|\[lsearch .*(eval|function.list)", "needs other commands in its tables"),
     (r"replication_stream", "needs Redis's replication"),
     (r"Try (FUNCTION|SCRIPT) HELP|'lua-time-limit'|'busy-reply-threshold'", "needs scripts"),
