@@ -26,6 +26,7 @@ run: .venv/.stamp
 test: lint
 	@.ci/redis
 	@.ci/node
+	@.ci/go
 	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/fuzz tests/sim
 	$(BIN)/pytest -q tests/compat tests/crash
 
@@ -48,7 +49,7 @@ fuzz: .venv/.stamp-dev
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) --engine $(ENGINE)
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache tests/compat/node/node_modules
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache tests/compat/node/node_modules tests/compat/go/go-redis
 	find respkv tests -name __pycache__ -type d -exec rm -rf {} +
 
 .venv/.stamp: pyproject.toml

@@ -138,10 +138,21 @@ def test_redis_cli_watches_a_server(cluster: TestCluster) -> None:
     assert "samples" in output
 
 
-def test_redis_cli_cluster_check_finds_all_slots_covered(cluster: TestCluster) -> None:
-    output = run("redis-cli", "--cluster", "check", f"127.0.0.1:{cluster.nodes[1].cluster_port}")
-    assert "[OK] All nodes agree about slots configuration." in output
-    assert "[OK] All 16384 slots covered." in output
+def test_redis_cli_manages_a_cluster(cluster: TestCluster) -> None:
+    with cluster.nodes[0].client() as client:
+        client.mset({f"key:{number}": "x" for number in range(30)})
+    for node in cluster.nodes:
+        address = f"127.0.0.1:{node.cluster_port}"
+        for command in ("check", "info"):
+            output = run("redis-cli", "--cluster", command, address)
+            assert "[OK] 30 keys in 3 masters." in output
+            if command == "check":
+                assert "[OK] All nodes agree about slots configuration." in output
+                assert "[OK] All 16384 slots covered." in output
+        output = run("redis-cli", "--cluster", "call", address, "dbsize")
+        counts = dict(re.findall(r"^127\.0\.0\.1:(\d+): (?:\(integer\) )?(\d+)$", output, re.MULTILINE))
+        assert set(counts) == {str(each.cluster_port) for each in cluster.nodes}, output
+        assert sum(map(int, counts.values())) == 30
 
 
 def test_a_mass_import_through_redis_cli_pipe(cluster: TestCluster) -> None:
