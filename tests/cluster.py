@@ -203,12 +203,13 @@ class TestCluster:
         shards: int = 3,
         replicas: int = 3,
         hosts: Sequence[str] = (),
+        port: int = 0,
         **options: str,
     ) -> None:
         self.directory = directory
         self.shard_count = shards
         self.options = SMALL_FILES | options
-        self.port = free_ports(nodes)
+        self.port = port or free_ports(nodes)
         command = [sys.executable, "-m", "respkv", "cluster", str(directory), "--init-only"]
         command += ["--nodes", str(nodes), "--shards", str(shards), "--port", str(self.port)]
         command += ["--replicas", str(min(replicas, nodes)), "--hosts", ",".join(hosts or ["127.0.0.1"])]
@@ -347,11 +348,11 @@ class TestCluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, nodes: int = 3, shards: int = 3, *, start: bool = True, **options: str
+    directory: Path, nodes: int = 3, shards: int = 3, *, start: bool = True, port: int = 0, **options: str
 ) -> Iterator[TestCluster]:
     """A cluster that serves, or is still to be started; whatever is still running at the end is killed. `options` as in
     the environment, without the prefix: `CLUSTER_TIMEOUT_MS="1000"`."""
-    cluster = TestCluster(directory, nodes, shards, **options)
+    cluster = TestCluster(directory, nodes, shards, port=port, **options)
     try:
         if start:
             cluster.start()

@@ -4,7 +4,8 @@
 
 Nothing of redis-py is in this repository: DIRECTORY holds its source, and FILE is the Python of an environment with
 what its tests need (pytest, pytest-asyncio, pytest-timeout, numpy, pybreaker, aiohttp, xxhash, opentelemetry-sdk ...).
-Plain tests talk to the standalone view of a node, those for clusters to the cluster views of three nodes.
+Plain tests talk to the standalone view of a node, those for clusters to the cluster views of three nodes, from port
+16379 on, as some of them look for a cluster nowhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.cluster import running_cluster, running_redis
+from tests.cluster import CLUSTER_PORT_OFFSET, running_cluster, running_redis
 from tests.compat.suites.report import Outcome, missing, save, show
 from tests.compat.suites.tcl import FAST, known_commands
 
@@ -34,6 +35,7 @@ CLUSTER_FILES = [
     "test_cache.py", "test_asyncio/test_cluster.py", "test_asyncio/test_cluster_transaction.py",
     "test_asyncio/test_commands.py",
 ]  # fmt: skip
+CLUSTER_PORT = 16379
 # Tests of modules and of TLS need servers of their own; those of Redis's replicas need replicas that refuse writes.
 MARKS = "not redismod and not ssl and not replica and not cp_integration and not multidb_integration and not {}"
 
@@ -85,7 +87,8 @@ def main() -> None:
         else:
             options = FAST | dict(option.split("=", 1) for option in asked.set)
             nodes = 3 if asked.cluster else 1
-            with running_cluster(Path(name), nodes=nodes, shards=asked.shards, **options) as cluster:
+            port = CLUSTER_PORT - CLUSTER_PORT_OFFSET if asked.cluster else 0
+            with running_cluster(Path(name), nodes=nodes, shards=asked.shards, port=port, **options) as cluster:
                 node = cluster.nodes[0]
                 outcomes = run(asked, node.cluster_port if asked.cluster else node.port, nodes, log)
                 for each in cluster.nodes:
