@@ -255,7 +255,8 @@ class TestCluster:
 
     def wait_home(self, timeout_s: float = START_S) -> None:
         """Every shard is led where it prefers to be: with as many shards as nodes, one on each node."""
-        wait_until(lambda: len(set(self.leaders().values())) == len(self.nodes), "leaders are spread", timeout_s)
+        spread = min(len(self.nodes), self.shard_count)
+        wait_until(lambda: len(set(self.leaders().values())) == spread, "leaders are spread", timeout_s)
 
     def wait_settled(self, timeout_s: float = START_S) -> None:
         """Every replica on a running node has applied all that is in the log."""
@@ -348,11 +349,18 @@ class TestCluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, nodes: int = 3, shards: int = 3, *, start: bool = True, port: int = 0, **options: str
+    directory: Path,
+    nodes: int = 3,
+    shards: int = 3,
+    *,
+    start: bool = True,
+    replicas: int = 3,
+    port: int = 0,
+    **options: str,
 ) -> Iterator[TestCluster]:
     """A cluster that serves, or is still to be started; whatever is still running at the end is killed. `options` as in
     the environment, without the prefix: `CLUSTER_TIMEOUT_MS="1000"`."""
-    cluster = TestCluster(directory, nodes, shards, port=port, **options)
+    cluster = TestCluster(directory, nodes, shards, replicas, port=port, **options)
     try:
         if start:
             cluster.start()

@@ -4,8 +4,8 @@
 
 Nothing of redis-py is in this repository: DIRECTORY holds its source, and FILE is the Python of an environment with
 what its tests need (pytest, pytest-asyncio, pytest-timeout, numpy, pybreaker, aiohttp, xxhash, opentelemetry-sdk ...).
-Plain tests talk to the standalone view of a node, those for clusters to the cluster views of three nodes, from port
-16379 on, as some of them look for a cluster nowhere else.
+Plain tests talk to the standalone view of a node. Those for clusters find what redis-py's own runs have, as some of
+them count on it: six nodes from port 16379 on, three of which lead a shard, each with one other node that follows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLUSTER_FILES = [
     "test_cache.py", "test_asyncio/test_cluster.py", "test_asyncio/test_cluster_transaction.py",
     "test_asyncio/test_commands.py",
 ]  # fmt: skip
-CLUSTER_PORT = 16379
+CLUSTER = {"nodes": 6, "replicas": 2, "port": 16379 - CLUSTER_PORT_OFFSET}
 # Tests of modules and of TLS need servers of their own; those of Redis's replicas need replicas that refuse writes.
 MARKS = "not redismod and not ssl and not replica and not cp_integration and not multidb_integration and not {}"
 
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, required=True, help="redis-py's source")
     parser.add_argument("--python", required=True, help="the Python to run its tests with")
     parser.add_argument("--protocol", choices=["2", "3"], default="3")
-    parser.add_argument("--cluster", action="store_true", help="the tests for clusters, on three nodes")
+    parser.add_argument("--cluster", action="store_true", help="the tests for clusters, on six nodes")
     parser.add_argument("--redis", action="store_true", help="against a real redis-server, to compare with")
     parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of respkv")
@@ -86,11 +86,11 @@ def main() -> None:
                 outcomes = run(asked, port, 1, log)
         else:
             options = FAST | dict(option.split("=", 1) for option in asked.set)
-            nodes = 3 if asked.cluster else 1
-            port = CLUSTER_PORT - CLUSTER_PORT_OFFSET if asked.cluster else 0
-            with running_cluster(Path(name), nodes=nodes, shards=asked.shards, port=port, **options) as cluster:
+            shape = CLUSTER if asked.cluster else {"nodes": 1}
+            with running_cluster(Path(name), shards=asked.shards, **shape, **options) as cluster:
+                cluster.wait_home()
                 node = cluster.nodes[0]
-                outcomes = run(asked, node.cluster_port if asked.cluster else node.port, nodes, log)
+                outcomes = run(asked, node.cluster_port if asked.cluster else node.port, shape["nodes"], log)
                 for each in cluster.nodes:
                     if "Traceback" in each.log():
                         outcomes.append(Outcome("respkv", f"log of {each.name}", "failed", each.log()[-3000:]))
