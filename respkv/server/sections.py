@@ -280,9 +280,10 @@ def latencystats(server: Server) -> Fields:
     }
 
 
-def keyspace(server: Server) -> Fields:
+def keyspace(server: Server, *, cluster_view: bool) -> Fields:
     keys = expires = ttl_ms_sum = 0
-    for replica in server.replicas:
+    led = [replica for replica in server.replicas if replica.proposer.leads]
+    for replica in led if cluster_view and led else server.replicas:
         replica.machine.read([b"DBSIZE"])  # sets the clock
         keys += len(replica.machine.db)
         count, ttl_ms = replica.machine.db.expiry_figures()

@@ -122,6 +122,16 @@ def test_info_and_links(wire: Wire) -> None:
     ]  # fmt: skip
 
 
+def test_the_keys_that_the_masters_tell_of_in_info_add_up(client: Any) -> None:
+    client.flushall()
+    for number in range(100):
+        client.set(f"k{number}", 1)
+
+    told = [client.info("keyspace", target_nodes=node)["db0"]["keys"] for node in client.get_primaries()]
+    assert len(told) == 3
+    assert sum(told) == 100
+
+
 def test_keys_in_slots(client: Any, wire: Wire) -> None:
     client.flushall()
     key = next(f"k{i}" for i in range(1000) if slot_of(f"k{i}".encode()) in range(*slots(wire)[0][:2]))

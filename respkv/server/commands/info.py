@@ -1,8 +1,9 @@
 """INFO: what this node is, does and holds, in Redis's sections and two of its own, `raft` and `respkv`.
 
-The figures are this node's. `keyspace` counts the keys of the shards that the node holds a replica of, each once, in
-both views: with as many replicas as nodes that is the whole keyspace, otherwise add up the leaders' shards (`respkv
-status`) or ask DBSIZE, which spans the cluster. The fields are in `respkv.server.sections` and `sections_own`.
+The figures are this node's. `keyspace` counts the keys of the shards that the node holds a replica of, each once: with
+as many replicas as nodes that is the whole keyspace, otherwise ask DBSIZE, which spans the cluster. In the cluster view
+a node that leads shards counts theirs alone, so that what masters tell adds up. The fields are in
+`respkv.server.sections` and `sections_own`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SECTIONS: dict[str, Callable[[Call], Fields]] = {
     "errorstats": lambda call: sections.errorstats(call.server),
     "latencystats": lambda call: sections.latencystats(call.server),
     "cluster": lambda call: {"cluster_enabled": int(call.session.cluster_view)},
-    "keyspace": lambda call: sections.keyspace(call.server),
+    "keyspace": lambda call: sections.keyspace(call.server, cluster_view=call.session.cluster_view),
     "raft": lambda call: sections_own.raft(call.server),
     "respkv": lambda call: sections_own.respkv(call.server),
 }
