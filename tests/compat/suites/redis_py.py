@@ -5,7 +5,7 @@
 Nothing of redis-py is in this repository: DIRECTORY holds its source, and FILE is the Python of an environment with
 what its tests need (pytest, pytest-asyncio, pytest-timeout, numpy, pybreaker, aiohttp, xxhash, opentelemetry-sdk ...).
 Plain tests talk to the standalone view of a node. Those for clusters find what redis-py's own runs have, as some of
-them count on it: six nodes from port 16379 on, three of which lead a shard, each with one other node that follows.
+them count on it: six nodes from port 16379 on, three of which lead a shard and three follow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLUSTER_FILES = [
     "test_cache.py", "test_asyncio/test_cluster.py", "test_asyncio/test_cluster_transaction.py",
     "test_asyncio/test_commands.py",
 ]  # fmt: skip
-CLUSTER = {"nodes": 6, "replicas": 2, "port": 16379 - CLUSTER_PORT_OFFSET}
+CLUSTER = {"nodes": 6, "replicas": 6, "port": 16379 - CLUSTER_PORT_OFFSET}
 # Tests of modules and of TLS need servers of their own; those of Redis's replicas need replicas that refuse writes.
 MARKS = "not redismod and not ssl and not replica and not cp_integration and not multidb_integration and not {}"
 
