@@ -17,6 +17,7 @@ from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
 from respkv.shard.batch import Ops, encode_runs
 from respkv.shard.long import LONG_BYTES
+from respkv.shard.machine import InDoubt
 from respkv.shard.proposer import FORWARD, FORWARDED, READ, READ_DONE, Proposer
 from respkv.shard.transaction import Watched, exec_args
 from tests.unit.raft_world import Broken, Client, Recorder, World, WorldNode, reads, writes
@@ -606,6 +607,31 @@ def test_a_long_write_waits_for_the_reads_before_it(make: Callable[..., World]) 
     assert read.answers == {0: 0}
     assert write.ended == 1
     assert write.ok_failed is None
+
+
+@pytest.mark.parametrize("lease", [True, False])
+@pytest.mark.parametrize("on_leader", [True, False])
+def test_a_read_in_doubt_is_answered_by_an_entry_in_its_place(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch, lease: bool, on_leader: bool
+) -> None:
+    world = make(lease=lease)
+    leader = world.leader()
+    world.settle(0.3)
+    node = leader if on_leader else world.followers()[0]
+
+    def in_doubt(self: Recorder, args: list[bytes]) -> Any:
+        raise InDoubt
+
+    monkeypatch.setattr(Recorder, "read", in_doubt)
+    before = writes(world, leader, [b"1"])
+    world.run_until(lambda: before.ended == 1, 1)
+    read = reads(node, 2)
+    world.run(0.01)
+    behind = writes(world, node, [b"2"], behind=read)
+    world.settle(0.5)
+    assert read.answers == {0: 1, 1: 1}
+    assert behind.answers == {0: 2}
+    idle(world)
 
 
 def test_a_read_without_a_leader_ends_at_its_deadline(make: Callable[..., World]) -> None:
