@@ -218,7 +218,8 @@ class Client(Connection):
         if name in {b"SETEX", b"PSETEX"}:
             return (name, key, far + b"000" * (name == b"PSETEX"), self._value())
         if name in {b"EXPIRE", b"PEXPIRE"}:
-            return (name, key, self.random.choice([far, far, b"-1"]))
+            later = far + b"000" * (name == b"PEXPIRE")
+            return (name, key, self.random.choice([later, later, b"-1"]))
         if name in {b"EXPIREAT", b"PEXPIREAT"}:
             return (name, key, b"%d" % ((int(time.time()) + FAR_S) * (1000 if name == b"PEXPIREAT" else 1)))
         if name == b"GETEX":
