@@ -85,7 +85,8 @@ def _make_peace(world: World) -> None:
     """All faults end: every node runs, every link works; what clients have asked for must come to an end."""
     network = world.network
     world.peace = True
-    network.drop = network.duplicate = network.reorder = 0.0
+    world.elected = lambda _node: None
+    network.drop = network.duplicate = network.reorder = network.again = 0.0
     network.latency_s = Scenario.latency_s
     for node in world.nodes.values():
         node.sync_s = Scenario.sync_s
