@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from respkv.cli.supervisor import Supervisor, node_environment
-from respkv.config import Cluster, ClusterNode, ConfigError, load
+from respkv.config import Cluster, ClusterNode, Config, ConfigError, load
 from respkv.config.values import HOST
 
 NODES_DEFAULT: Final = 3
@@ -57,10 +57,24 @@ def run(directory: Path, wanted: Wanted, *, init_only: bool = False) -> int:
             if existing:
                 print(f"{path} was missing: written again, the same as its neighbours'")
     configs = {name: load(directory / name / "respkv.toml", environ) for name in names}
+    if any(_turns_clients_away(config) for config in configs.values()):
+        print(
+            "respkv: without a password only clients that come over a loopback address are let in: set requirepass or"
+            ' users, or protected-mode = "no", in each respkv.toml',
+            file=sys.stderr,
+        )
     if init_only:
         print(f"{directory}: {len(names)} nodes, {cluster.shards} shards, {cluster.replicas} replicas of each")
         return 0
     return Supervisor({directory / name: config for name, config in configs.items()}).run()
+
+
+def _turns_clients_away(config: Config) -> bool:
+    """Whether those who come to the address that the node was given are denied."""
+    has_users = bool(config.requirepass or config.user or config.aclfile)
+    host = config.self_node.host
+    is_loopback = host in {"localhost", "::1"} or host.startswith("127.")
+    return config.protected_mode == "yes" and not has_users and not is_loopback
 
 
 def _files(directory: Path) -> list[Path]:

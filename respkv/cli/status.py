@@ -112,7 +112,7 @@ def _show(nodes: list[NodeStatus]) -> None:
     )
     for node in nodes:
         roles = [values.get("role") for values in node.shards.values()]
-        state = "[red]" + node.error if node.error else "[green]up"
+        state = "[red]" + node.error.partition(". ")[0] if node.error else "[green]up"
         keys = sum(int(values.get("keys", 0)) for values in node.shards.values())
         size = sum(int(values.get("bytes", 0)) for values in node.shards.values())
         counts = (str(roles.count("leader")), str(len(roles)), str(keys), human_bytes(size))

@@ -219,13 +219,17 @@ class Machine:
         spec = COMMANDS.get(args[0])
         if spec is None:
             return self._run_own(args, context)
+        missed: list[bytes] = []
         if self._watcher is not None and self._watcher.wanted & MISS:
-            for key in self._misses(spec, args):
+            missed = self._misses(spec, args)
+            for key in missed:
                 self._watcher.event(MISS, b"keymiss", key)
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
         except RespError as refusal:
+            if missed and self._watcher is not None:  # a refused command has not looked
+                del self._watcher.events[-len(missed) :]
             return refusal.with_traceback(None)
         return reply
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from functools import partial
 
 import pexpect
 import pytest
@@ -114,7 +115,10 @@ def test_redis_cli_at_a_terminal_with_resp3_and_with_a_cluster(cluster: TestClus
 
 def printed_until_interrupted(*arguments: str, enough: str, timeout_s: float = 30) -> str:
     """What a redis-cli that never ends by itself prints at a terminal until it has printed `enough` (a pattern)."""
-    child = pexpect.spawn("redis-cli", list(arguments), encoding="utf-8", timeout=timeout_s)
+    child = pexpect.spawn(
+        "redis-cli", list(arguments), encoding="utf-8", timeout=timeout_s,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # even if it is ignored here
+    )  # fmt: skip
     child.expect(enough)
     output = str(child.before) + str(child.after)
     child.kill(signal.SIGINT)

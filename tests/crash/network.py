@@ -198,6 +198,7 @@ class Namespaces:
 
     def __init__(self, nodes: Sequence[NodeProcess]) -> None:
         self._cuts: set[tuple[str, str]] = set()
+        self._names = [node.name for node in nodes]
         ip("link", "add", "respkv0", "type", "bridge")
         ip("addr", "add", f"{BRIDGE_NET}.254/24", "dev", "respkv0")
         ip("link", "set", "respkv0", "up")
@@ -230,7 +231,11 @@ class Namespaces:
         self._cuts.clear()
 
     def close(self) -> None:
-        """The namespaces end with the process that made the outermost one."""
+        """Takes all away, so that another cluster can have the names. The nodes have been stopped."""
+        for name in self._names:
+            ip("link", "del", f"v-{name}")
+            ip("netns", "del", name)
+        ip("link", "del", "respkv0")
 
 
 def ip(*args: str) -> None:

@@ -164,6 +164,20 @@ def test_the_first_run_writes_a_file_for_each_node_that_only_its_owner_may_read(
     assert len(configs[0].cluster.secret) == 64
 
 
+@pytest.mark.parametrize(("flags", "told"), [
+    (["--hosts", "10.0.0.1"], True), (["--hosts", "127.0.0.1,10.0.0.1,10.0.0.2"], True), ([], False),
+    (["--hosts", "127.0.0.2"], False),
+])  # fmt: skip
+def test_who_runs_a_cluster_for_others_is_told_that_it_needs_a_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], told: bool
+) -> None:
+    assert main(["cluster", str(tmp_path / "data"), "--init-only", *flags]) == 0
+    assert ("set requirepass" in capsys.readouterr().err) == told
+    monkeypatch.setenv("RESPKV_REQUIREPASS", "secret")
+    assert main(["cluster", str(tmp_path / "data"), "--init-only"]) == 0
+    assert "set requirepass" not in capsys.readouterr().err
+
+
 def test_later_runs_use_what_is_there_and_say_what_they_ignore(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
