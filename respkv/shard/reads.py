@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from respkv import errors
 from respkv.raft.clock import Clock
 from respkv.raft.group import Group
-from respkv.reply import Reply
+from respkv.reply import Reply, RespError
 from respkv.shard.batch import Ops
 from respkv.shard.border import APPLIED, FAILED, READ, REFUSED, require_count
 from respkv.shard.gathering import LONG_BYTES_PER_S
@@ -35,6 +35,8 @@ class _Nobody(Part):
     __slots__ = ()
 
     def put(self, token: int, value: Reply) -> None: ...
+
+    def fail(self, ok: bytes, error: RespError) -> None: ...
 
     def done(self) -> None: ...
 

@@ -575,6 +575,27 @@ def test_a_node_that_comes_to_lead_answers_what_it_has_asked_of_another(make: Ca
     assert outcome(write) == "applied"
 
 
+def test_the_place_of_a_read_that_was_answered_elsewhere_may_fail(make: Callable[..., World]) -> None:
+    world = make(lease=False)
+    leader = world.leader()
+    world.settle(0.3)
+    origin = next(node for node in world.followers() if node.name != "a")
+    world.intercept = lambda source, target, message: message[0] != READ_DONE
+    read = reads(origin)
+    world.run(0.01)
+    write = writes(world, origin, [b"x"], behind=read)
+    world.run_until(lambda: write.ended == 1, 1)
+    assert read.answers == {0: 0}
+    leader.group.transfer(origin.name)
+    world.run_until(lambda: origin.group.leader, 1)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    late = writes(world, origin, [b"y"])
+    world.run(0.1)
+    world.partition("a", "b", "c")
+    world.run(world.timeout_s + 1)
+    assert outcome(late) == "TIMEOUT"
+
+
 def test_a_read_that_is_cut_from_an_answer_does_not_see_the_write_behind_it() -> None:
     outside = Outside()
     first, second = Client("x", [b"1"]), Client("x", [b"2"])
