@@ -128,7 +128,7 @@ class Reads:
         assert proposer.machine is not None
         if not group.readable:
             return
-        if proposer.serves_reads:
+        if proposer.has_lease:
             ready, self.waiting = self.waiting, []
         else:
             confirmed = group.confirmed if proposer.others else Clock.now()

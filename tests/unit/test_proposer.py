@@ -655,6 +655,20 @@ def test_a_read_in_doubt_is_answered_by_an_entry_in_its_place(
     idle(world)
 
 
+def test_a_read_does_not_overtake_one_that_waits(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    leader.group.lease_until, until = float("-inf"), leader.group.lease_until
+    waiting = reads(leader)
+    leader.group.lease_until = until
+    behind = reads(leader)
+    assert (waiting.ended, behind.ended) == (0, 0)
+    world.run(0.001)
+    assert waiting.answers == behind.answers == {0: 0}
+    assert reads(leader).ended == 1
+
+
 def test_a_read_without_a_leader_ends_at_its_deadline(make: Callable[..., World]) -> None:
     world = make()
     world.leader()
