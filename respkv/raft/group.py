@@ -359,7 +359,7 @@ class Group(Core):
             return
         if term != self.term or not self.leader or next_index > self.log[-1][1] + 1 or not (success or reset):
             return
-        self.sending.acknowledged(name, next_index, success=success, reset=reset)
+        self.sending.acknowledged(name, next_index, sent, success=success, reset=reset)
         if self.lease.answered(name, sent):
             self._refresh_lease()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from pysyncobj.node import Node
 
-from respkv.raft.clock import Clock
+from respkv.raft.clock import NEVER, Clock
 from respkv.raft.core import Core
 from respkv.raft.log import Entry, ShardLog
 from respkv.raft.messages import APPEND, Message
@@ -22,13 +22,14 @@ MESSAGE_BYTES = 1 << 20
 
 
 class _Window:
-    """What one follower was sent and has not acknowledged."""
+    """What one follower was sent and has not acknowledged. `back_at`: when it last asked for something once more."""
 
-    __slots__ = ("bytes", "sent")
+    __slots__ = ("back_at", "bytes", "sent")
 
     def __init__(self) -> None:
         self.sent: deque[tuple[int, int]] = deque()
         self.bytes = 0
+        self.back_at = NEVER
 
     def add(self, last_index: int, size: int) -> None:
         self.sent.append((last_index, size))
@@ -117,18 +118,23 @@ class Sending:
 
     # -- back
 
-    def acknowledged(self, name: str, next_index: int, *, success: bool, reset: bool) -> None:
-        """A follower's answer in this leader's term: it has everything before `next_index`, or asks for it again."""
+    def acknowledged(self, name: str, next_index: int, sent: float, *, success: bool, reset: bool) -> None:
+        """A follower's answer in this leader's term to what was `sent` then: it has everything before `next_index`, or
+        asks for that again. What it asks for behind that was sent in vain, too, and is being sent again already."""
         core, node = self._core, self._core.nodes[name]
         next_before = core.next[node]
         match_before = core.matched(name)
         core.take(name, {"type": "next_node_idx", "next_node_idx": next_index, "success": success, "reset": reset})
+        window = self._windows[name]
         if success:
-            self._windows[name].acknowledged(next_index - 1)
+            window.acknowledged(next_index - 1)
             core.next[node] = max(core.next[node], next_before)  # an old answer takes nothing back
             core.raise_match(name, match_before)
+        elif sent < window.back_at:
+            core.next[node] = next_before
         elif reset:
-            self._windows[name].clear()
+            window.clear()
+            window.back_at = Clock.now()
             if name in core.learners:  # it has less than it had when it acknowledged that
                 core.forget_match(name)
             core.next[node] = max(next_index, core.matched(name) + 1)

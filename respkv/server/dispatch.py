@@ -27,6 +27,7 @@ from respkv.server.access import MULTI, TOPLEVEL
 from respkv.server.burst import MutedBurst
 from respkv.server.renaming import original
 from respkv.server.session import HEARD, SKIPS_NEXT, command_name
+from respkv.shard.machine import InDoubt
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
 from respkv.storage.errors import Damaged
@@ -318,7 +319,7 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
     if connection.session.cluster_view:
         if connection.session.readonly and spec.is_readonly and _may_be_stale(proposer):
             assert proposer.machine is not None
-            return proposer.machine.read(args)
+            return proposer.machine.read(args, stale=True)
         _check_leader(server, connection.session, proposer, slot_of(keys[0]))
     return _run_on(connection, burst, token, spec, args, proposer)
 
@@ -362,7 +363,7 @@ def _run_on(
         proposer.write(burst, token, args)
         return LATER
     if proposer.serves_reads and proposer.machine is not None:
-        with contextlib.suppress(Damaged):  # then another replica answers
+        with contextlib.suppress(Damaged, InDoubt):  # then another replica answers, or the log
             value = proposer.machine.long_value(args)
             if value is None:
                 return proposer.machine.read(args)
@@ -410,8 +411,8 @@ def _span(
     for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
         if spec.is_write or has_open_writes(connection, burst, proposer):
             proposer.write(spanning, position, attention.marked(connection, part_args) if spec.is_write else part_args)
-            burst.joined.append(proposer)
         else:
             proposer.read(spanning, position, part_args)
+    burst.joined += spanning.joined
     finish(spanning)
     return LATER

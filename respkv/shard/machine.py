@@ -3,12 +3,13 @@
 `apply` is called with each committed entry in order, exactly once per index as far as the Bitcask log remembers (its
 frames hold the index); it may not fail: a refusal is a `RespError` reply, any other exception is fatal to the node.
 `read` serves a command from the applied state; whether that is allowed now is the caller's to know (lease, ReadIndex).
+What it answers stays true: it finds no key expired that an entry could still find alive.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from respkv.commands.context import Context
@@ -42,6 +43,11 @@ _READS_FIRST = frozenset(("getset", "getdel", "getex"))
 def wall_ms() -> int:
     """Unix time in milliseconds: the leader's stamp."""
     return time.time_ns() // 1_000_000
+
+
+class InDoubt(Exception):
+    """A read would find a key expired by this node's clock, which no entry has reached yet: one that is under way, or
+    another leader's clock, may be behind it, and the key would come back. An entry can answer it."""
 
 
 class Watcher(Watch):
@@ -285,10 +291,16 @@ class Machine:
         self.on_system(name, record)
         return record.version
 
-    def read(self, args: list[bytes]) -> Reply:
-        """The reply of a read-only command now; an expired key is absent even if its removal is still to come."""
+    def read(self, args: list[bytes], *, stale: bool = False) -> Reply:
+        """The reply of a read-only command now; an expired key is absent even if its removal is still to come.
+
+        Raises:
+            InDoubt: for one of its keys that depends on a time which the log has not reached. Not if it may be `stale`.
+        """
         db = self.db
         db.now_ms = max(self.cask.clock_ms, self._wall_ms())
+        if not stale and self.cask.expires:
+            self._require_certainty(args)
         watcher = self._watcher
         known = 0 if watcher is None else len(watcher.events)  # of an entry that is being applied, perhaps
         reply = self._run(args, self._read_context)
@@ -299,6 +311,12 @@ class Machine:
             del watcher.events[known:]
             watcher.missed(misses)
         return reply
+
+    def _require_certainty(self, args: list[bytes]) -> None:
+        expires, logged_ms, now_ms = self.cask.expires, self.cask.clock_ms, self.db.now_ms
+        for key in _keys_of(args):
+            if logged_ms < expires.get(key, 0) <= now_ms:
+                raise InDoubt
 
     def is_as_watched(self, watched: Watched, *, vouch: bool) -> bool:
         """Whether a key is what it was, as far as is known here. `vouch`: and was not written in between."""
@@ -337,6 +355,16 @@ class Machine:
     def due(self, limit: int) -> list[bytes]:
         """Keys whose expiry has passed, for the leader to propose their removal."""
         return self.db.deadlines.due(self._wall_ms(), limit)
+
+
+def _keys_of(args: list[bytes]) -> Sequence[bytes]:
+    """The keys that a read names."""
+    if args[0] == WATCH_OP:
+        return args[1:]
+    if args[0] == EXEC_OP:
+        transaction = transaction_of(args)
+        return [key for command in transaction.commands for key in _keys_of(command)] if transaction else ()
+    return spec_keys(resolve(args), args)
 
 
 def _is_version(text: bytes) -> bool:

@@ -134,10 +134,15 @@ class Proposer(Outcomes):
     # -- clients write and read
 
     @property
-    def serves_reads(self) -> bool:
-        """Whether a read may be answered from the applied state at this moment."""
+    def has_lease(self) -> bool:
+        """Whether the applied state is the newest at this moment."""
         group = self.group
         return group is not None and group.lease_until > Clock.now()
+
+    @property
+    def serves_reads(self) -> bool:
+        """Whether a read that comes now may be answered from the applied state: none that came before it waits."""
+        return self.has_lease and not self._reads
 
     def begun(self) -> None:
         if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for

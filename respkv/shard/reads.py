@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 from respkv import errors
 from respkv.raft.clock import Clock
 from respkv.raft.group import Group
-from respkv.reply import Reply
+from respkv.reply import Reply, RespError
 from respkv.shard.batch import Ops
 from respkv.shard.border import APPLIED, FAILED, READ, REFUSED, require_count
 from respkv.shard.gathering import LONG_BYTES_PER_S
 from respkv.shard.long import LongReads, hand_out
-from respkv.shard.waiting import Batch, Part, Read, Sink
+from respkv.shard.machine import InDoubt, Machine
+from respkv.shard.waiting import Batch, Part, Read, Sink, finish
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 
 if TYPE_CHECKING:
-    from respkv.shard.machine import Machine
     from respkv.shard.proposer import Proposer
 
 
@@ -35,6 +35,8 @@ class _Nobody(Part):
     __slots__ = ()
 
     def put(self, token: int, value: Reply) -> None: ...
+
+    def fail(self, ok: bytes, error: RespError) -> None: ...
 
     def done(self) -> None: ...
 
@@ -87,6 +89,9 @@ class Reads:
             if long is None:
                 read.answer(machine.read(read.args))
                 return
+        except InDoubt:
+            self._leave_to_the_log(read)
+            return
         except Damaged as damaged:
             self._leave_to_others(read, damaged)
             return
@@ -96,6 +101,11 @@ class Reads:
         read.part.expect(value.value_bytes)
         self._long.add(read, value)
         self._proposer.wake()
+
+    def _leave_to_the_log(self, read: Read) -> None:
+        """It is answered by an entry. What its connection asks for behind it waits for that, as behind a write."""
+        self._proposer.write(read.part, read.token, read.args)
+        finish(read.part)
 
     def _leave_to_others(self, read: Read, damaged: Damaged) -> None:
         """What is damaged here waits for another replica to answer it."""
@@ -118,7 +128,7 @@ class Reads:
         assert proposer.machine is not None
         if not group.readable:
             return
-        if proposer.serves_reads:
+        if proposer.has_lease:
             ready, self.waiting = self.waiting, []
         else:
             confirmed = group.confirmed if proposer.others else Clock.now()

@@ -79,6 +79,30 @@ def _leader_in_a_minority(world: World, rng: random.Random) -> None:
         world.network.partition(kept, "".join(name for name in world.names if name not in kept), notice=False)
 
 
+def _short_reigns(world: World, rng: random.Random) -> None:
+    """This leader and each of the next, the moment it is elected, is heard by one follower alone: all that they do is
+    to leave entries behind that nobody commits."""
+    reigns = iter(range(rng.randint(2, 6)))
+
+    def cut_short(leader: SimNode) -> None:
+        if next(reigns, None) is None:
+            world.elected = _nothing
+            return
+        world.network.heal()
+        deaf = world.names.replace(leader.name, "")
+        both = rng.random() < 0.5
+        for name in rng.sample(deaf, len(deaf) - 1):
+            world.network.cut_off(leader.name, name, notice=False, both=both)
+
+    world.elected = cut_short
+    leaders = [node for node in world.up() if any(replica.group.leader for replica in node.replicas.values())]
+    if leaders:
+        cut_short(rng.choice(leaders))
+
+
+def _nothing(node: SimNode) -> None: ...
+
+
 def _leader_and_follower(world: World, rng: random.Random) -> tuple[str, str] | None:
     """A leader and another node, if nothing is cut."""
     leaders = [node for node in world.up() if any(replica.group.leader for replica in node.replicas.values())]
@@ -207,4 +231,5 @@ _FAULTS: dict[str, Fault] = {
     "half-deaf leader": _half_deaf_leader,
     "deaf follower": _deaf_follower,
     "lonely follower": _lonely_follower,
+    "short reigns": _short_reigns,
 }

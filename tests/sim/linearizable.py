@@ -16,8 +16,8 @@ a violation.
 - One that was *not applied* must have no effect: it is left out, so an effect of it finds no explanation.
 - Operations of one `session` that are open together (a pipeline) must take effect in their order.
 
-What linearizability does not demand of single operations, but a user of Redis may expect, is demanded if `strict`:
-that a read does not see the writes behind it in its own pipeline, and that a key that was seen expired stays so.
+What linearizability does not demand of single operations, but a user of Redis may expect, is demanded, too: that a
+read does not see the writes behind it in its own pipeline, and that a key that was seen expired stays so.
 
 The work is bounded: a group that needs more than `steps_max` steps is reported as undecided, never as fine.
 """
@@ -129,33 +129,29 @@ class Verdict:
         return "\n\n".join(parts) or f"{self.checked} operations, linearizable"
 
 
-def check(
-    operations: Sequence[Operation], *, steps_max: int = STEPS_MAX, strict: bool = True, expiry: bool = True
-) -> Verdict:
+def check(operations: Sequence[Operation], *, steps_max: int = STEPS_MAX, expiry: bool = True) -> Verdict:
     """Checks a whole history. Every key is absent at first. `expiry`: a key that expires may be gone already."""
     verdict = Verdict()
     for keys, group in _groups(operations):
         verdict.checked += len(group)
         try:
-            violation = _Search(keys, group, steps_max, strict=strict, expiry=expiry).run()
+            violation = _Search(keys, group, steps_max, expiry=expiry).run()
         except _TooMuch:
             verdict.undecided.append(keys)
         else:
             if violation is not None:
-                verdict.violations.append(_smaller(violation, group, steps_max, strict=strict, expiry=expiry))
+                verdict.violations.append(_smaller(violation, group, steps_max, expiry=expiry))
     return verdict
 
 
-def _smaller(
-    violation: Violation, group: list[Operation], steps_max: int, *, strict: bool, expiry: bool
-) -> Violation:
+def _smaller(violation: Violation, group: list[Operation], steps_max: int, *, expiry: bool) -> Violation:
     """The same violation without the reads that it does not need."""
     for operation in list(violation.shown):
         if operation is violation.operation or not model.changes_nothing(operation.args, operation.reply):
             continue
         rest = [other for other in group if other is not operation]
         try:
-            found = _Search(violation.keys, rest, steps_max, strict=strict, expiry=expiry).run()
+            found = _Search(violation.keys, rest, steps_max, expiry=expiry).run()
         except _TooMuch:
             continue
         if found is not None and found.operation is violation.operation:
@@ -246,10 +242,9 @@ class _Search:
     """One group of keys. Depth first: what is done is done as late and with as few unknown operations as possible."""
 
     def __init__(
-        self, keys: tuple[bytes, ...], operations: list[Operation], steps_max: int, *, strict: bool, expiry: bool
+        self, keys: tuple[bytes, ...], operations: list[Operation], steps_max: int, *, expiry: bool
     ) -> None:
         self._keys = keys
-        self._strict = strict
         self._expiry = expiry
         self._operations = sorted(operations, key=lambda operation: operation.invoked)
         anonymous = _anonymous(self._operations)
@@ -324,11 +319,9 @@ class _Search:
     def _may_go(self, position: int, done: frozenset[int]) -> Iterator[int]:
         """The open operations that can be the next to take effect: of each line, the first that has not."""
         for line in self._returns[position].lines:
-            for number in line:
-                if number not in done:
-                    yield number
-                    if self._strict or self._args[number][0] not in model.READS:
-                        break
+            first = next((number for number in line if number not in done), None)
+            if first is not None:
+                yield first
 
     def _take_reads(self, position: int, state: State, done: frozenset[int]) -> frozenset[int]:
         """What changes nothing and fits the state takes effect at once: waiting cannot help it."""
@@ -367,8 +360,6 @@ class _Search:
         found = self._cache.get(key)
         if found is None:
             found = list(model.outcomes(self._keys, state, args, expiry=self._expiry))
-            if not self._strict and args[0] in model.READS:
-                found = [(state, reply) for _, reply in found]
             self._cache[key] = found
         return found
 

@@ -1,11 +1,14 @@
 """Links between simulated nodes: one per pair, in order, lossy where Raft must stand it, cut and healed at will.
 
+What was said on a link may come again, however old it is.
+
 A cut may be known to both ends at once (`notice`, as when a connection is reset) or to nobody until the silence is
 too long, and it may be in one direction only. What is under way on a link that breaks is lost.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 DEAD_AFTER_S = 4.0
+SAID_MAX = 100  # messages of a link that may come again
 REDIAL_S = 0.3
 
 
@@ -26,13 +30,13 @@ class Network:
     def __init__(self, world: World) -> None:
         self._world = world
         self.latency_s = (0.0005, 0.003)
-        self.drop = self.duplicate = self.reorder = 0.0
+        self.drop = self.duplicate = self.reorder = self.again = 0.0
         self.late_s = 2.0
         self.cut: set[tuple[str, str]] = set()  # (from, to)
         self.up: dict[tuple[str, str], int] = {}  # in both directions: the number of the link
         self._links = 0
         self._last_arrival: dict[tuple[str, str], float] = {}
-        self.intercept: Any = None
+        self._said: dict[tuple[str, int], deque[bytes]] = defaultdict(partial(deque, maxlen=SAID_MAX))
 
     def linked(self, one: str, other: str) -> bool:
         return (one, other) in self.up
@@ -45,7 +49,7 @@ class Network:
         if link is None:
             return
         world, rng = self._world, self._world.rng
-        lossy = bool(self.drop or self.duplicate or self.reorder)
+        lossy = bool(self.drop or self.duplicate or self.reorder or self.again)
         arrival = max(world.now + rng.uniform(*self.latency_s), self._last_arrival.get((source, target), 0.0))
         self._last_arrival[source, target] = arrival
         for message in messages:
@@ -58,6 +62,10 @@ class Network:
                     continue
                 late_s = rng.random() * rng.choice((0.01, 0.1, self.late_s)) if rng.random() < self.reorder else 0.0
                 self._send(arrival + late_s, source, target, link, payload)
+            said = self._said[target, link]
+            said.append(payload)
+            for _ in range(int(self.again + rng.random())):
+                self._send(arrival, source, target, link, rng.choice(said))
 
     def _send(self, arrival: float, source: str, target: str, link: int, payload: bytes) -> None:
         node = self._world.nodes[target]

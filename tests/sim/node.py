@@ -51,7 +51,10 @@ class SimReplica(Replica):
 
     def _role_changed(self) -> None:
         super()._role_changed()
-        self.host.world.watch.role_changed(self)
+        world = self.host.world
+        world.watch.role_changed(self)
+        if self.group.leader:
+            world.at(world.now, None, partial(world.elected, self.host))
 
     def digest(self) -> tuple[int, int, bytes, int]:
         """What it holds: applied index, the machine's clock, digest and number of keys (those due to expire too)."""

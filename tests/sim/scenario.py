@@ -29,6 +29,7 @@ FAULTS = {
     "flaky link": 0.7,
     "half-deaf leader": 0.5,
     "deaf follower": 0.5,
+    "short reigns": 0.3,
 }
 
 
@@ -44,12 +45,15 @@ class Scenario:
     segment_bytes: int = 8192
     journal_segment_bytes: int = 8192
     journal_keep_bytes: int = 4096
+    window_bytes: int = 8 << 20
+    message_bytes: int = 1 << 20
     return_after_s: float = 3.0
     sync_s: tuple[float, float] = (0.0005, 0.004)
     latency_s: tuple[float, float] = (0.0005, 0.003)
     drop: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
+    again: float = 0.0  # how many that were sent before on its link come once more with each message
     late_s: float = 2.0  # the longest that a message is overtaken by others
     drift: float = 0.0
     wall_skew_s: float = 0.0
@@ -81,12 +85,15 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
         segment_bytes=rng.choice((2048, 8192, 1 << 16)),
         journal_segment_bytes=rng.choice((4096, 16384, 1 << 16)),
         journal_keep_bytes=rng.choice((0, 2048, 16384)),
+        window_bytes=rng.choice((1000, 8 << 20, 8 << 20)),
+        message_bytes=rng.choice((1, 300, 1 << 20)),
         return_after_s=rng.choice((0.5, 3.0, 3.0)),
         sync_s=rng.choice(((0.0005, 0.004), (0.0005, 0.004), (0.001, 0.08))),
         latency_s=rng.choice(((0.0005, 0.003), (0.0005, 0.003), (0.001, 0.04))),
         drop=rng.random() * 0.15 * lossy,
         duplicate=rng.random() * 0.15 * lossy,
         reorder=rng.random() * 0.15 * lossy,
+        again=rng.choice((0.0, 0.0, 0.0, 0.2)),
         drift=rng.choice((0.0, 0.04)),
         wall_skew_s=rng.choice((0.0, 0.1, 1000.0)),
         clients=rng.choice((3, 5, 8)),
@@ -118,6 +125,7 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
 def _calm(scenario: Scenario) -> Scenario:
     """One follower has trouble with its links, nothing else: the others' leader has no reason to go."""
     return replace(
-        scenario, nodes=3, shards=1, replicas=3, drop=0.0, duplicate=0.0, reorder=0.0, latency_s=Scenario.latency_s,
-        sync_s=Scenario.sync_s, return_after_s=1e9, step_s=1.0, faults={"lonely follower": 2.0, "heal": 1.0},
+        scenario, nodes=3, shards=1, replicas=3, drop=0.0, duplicate=0.0, reorder=0.0, again=0.0,
+        latency_s=Scenario.latency_s, sync_s=Scenario.sync_s, return_after_s=1e9, step_s=1.0,
+        faults={"lonely follower": 2.0, "heal": 1.0},
     )  # fmt: skip

@@ -23,6 +23,7 @@ from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft import clock as clock_module
 from respkv.raft import identity as identity_module
 from respkv.raft import journal as journal_module
+from respkv.raft import sending as sending_module
 from respkv.raft.log import ShardLog
 from respkv.shard import machine as machine_module
 from respkv.shard import proposer as proposer_module
@@ -213,6 +214,8 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (replica_module, "BUCKETS", SLOTS + 1),
         (replica_module, "bucket_of", few_buckets),
         (reads_module, "Read", SimRead),
+        (sending_module, "MESSAGE_BYTES", world.scenario.message_bytes),
+        (sending_module, "WINDOW_BYTES", world.scenario.window_bytes),
         (Reads, "_answer", answer),
         (upkeep_module, "asyncio", _Asyncio(world)),
         (bitcask_module, "os", SimOs()),

@@ -9,6 +9,7 @@
   replica that has applied what the holder has not.
 - A read reflects all that had been applied anywhere when it was asked.
 - A log does not end before what was applied.
+- What a leader takes a follower to have, that one has on its disk, as long as it knows of no later leader.
 - A leader stays as long as all that happens is that one follower has trouble with its links (in such scenarios).
 - A process that a promise of the disk was kept to never fails on its own.
 """
@@ -47,6 +48,7 @@ class Watch:
         self._applied: dict[int, dict[int, tuple[int, int, int]]] = defaultdict(dict)
         self.applied_max: dict[int, int] = defaultdict(int)
         self._led_since: dict[int, float] = {}
+        self._matches: dict[tuple[int, str], tuple[int, list[int]]] = {}
 
     def added(self, shard_log: ShardLog, command: bytes, index: int, term: int) -> None:
         """An entry goes into a log."""
@@ -107,6 +109,8 @@ class Watch:
         for shard, own in node.replicas.items():
             if own.group.log.last_index < own.group.applied:
                 raise Broken(f"shard {shard}: the log of {node.name} ends before what it has applied")
+            if own.group.leader:
+                self._check_matches(own)
             holders = self._lease_holders(shard)
             if len(holders) > 1:
                 raise Broken(f"shard {shard}: {[r.node for r in holders]} hold a lease at the same time")
@@ -115,6 +119,20 @@ class Watch:
                 for replica in self._world.replicas_of(shard):
                     if replica.group.leader and replica.group.term > term:
                         raise Broken(f"shard {shard}: {replica.node} leads while {holders[0].node} has a lease")
+
+    def _check_matches(self, leader: SimReplica) -> None:
+        group, shard = leader.group, leader.shard.id
+        now = group.term, [group.matched(name) for name in group.nodes]
+        if self._matches.get((shard, leader.node)) == now:
+            return
+        self._matches[shard, leader.node] = now
+        for other in self._world.replicas_of(shard):
+            if other is leader or other.group.term > group.term:
+                continue
+            index = group.matched(other.node)
+            term = group.log.term_at(index)
+            if term is not None and not _has_on_disk(other.group.log, index, term):
+                raise Broken(f"shard {shard}: {leader.node} believes that {other.node} has {index} of term {term}")
 
     def read_served(self, shard: int, applied: int, seen: dict[int, int]) -> None:
         """A leader answers a read that was asked when `seen` had been applied somewhere."""

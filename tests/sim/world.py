@@ -67,6 +67,7 @@ class World:
         self.network = Network(self)
         self.clients: list[Client] = []
         self.workload = Workload(scenario)
+        self.elected: Callable[[SimNode], None] = lambda _node: None  # told of each new leader
         self.steps = 0
         self.peace = False  # no more faults; what ends of an earlier one comes back
         self._events: list[Event] = []
@@ -80,13 +81,22 @@ class World:
         scenario, rng = self.scenario, self.rng
         network = self.network
         network.drop, network.duplicate, network.reorder = scenario.drop, scenario.duplicate, scenario.reorder
+        network.again = scenario.again
         network.latency_s, network.late_s = scenario.latency_s, scenario.late_s
         for node in self.nodes.values():
-            node.clock_rate = 1 + rng.uniform(-1, 1) * scenario.drift
+            node.clock_rate = 1 + self._drift(node) * scenario.drift
             node.clock_offset = rng.random() * 1e5
             node.wall_offset_s = 1e9 + rng.uniform(-1, 1) * scenario.wall_skew_s
         for node in self.nodes.values():
             node.start()
+
+    def _drift(self, node: SimNode) -> float:
+        """Where its clock is within what is allowed: anywhere, or the likely leader's at one end, the others' at the
+        other."""
+        one_end = self.seed // 2 % 2 * 2 - 1
+        if self.seed % 2:
+            return self.rng.uniform(-1, 1)
+        return one_end if node.name == self.topology.shards[0].replicas[0] else -one_end
 
     def close(self) -> None:
         for node in self.nodes.values():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from respkv.raft import sending
 from respkv.raft.group import DRIFT, WINDOW_BYTES, Clock, LogDivergence, Timing
 from respkv.raft.messages import ACK, APPEND, PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED
 from tests.unit.raft_world import World, WorldNode
@@ -985,3 +986,23 @@ def test_messages_of_strangers_are_dropped(make: Callable[..., World]) -> None:
     leader = world.leader()
     leader.group.receive("z", (ACK, 0, 99, 1, True, False, 0.0))
     assert leader.group.leader
+
+
+def test_a_follower_that_refuses_several_messages_at_once_gets_the_entries_that_it_lacks_once_more(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "MESSAGE_BYTES", 1)
+    world = make()
+    world.latency = (0.001, 0.001)
+    deposed = world.leader()
+    world.settle(0.5)
+    world.isolate(deposed.name)
+    world.write(b"never committed", on=deposed)
+    world.run_until(lambda: not deposed.group.leader)
+    world.write(*(b"%d" % n for n in range(20)))
+    world.settle(0.5)
+    world.record = True
+    world.heal()
+    world.settle(0.5)
+    assert deposed.group.applied == world.leader().group.applied
+    assert sum(target == deposed.name for _, target, _ in world.appends()) <= 2 * 21

@@ -127,7 +127,7 @@ def entries_that_are_there_go_to_the_library(patch: Patch) -> None:
 
 
 def old_answers_step_back(patch: Patch) -> None:
-    def acknowledged(self: Sending, name: str, next_index: int, *, success: bool, reset: bool) -> None:
+    def acknowledged(self: Sending, name: str, next_index: int, sent: float, *, success: bool, reset: bool) -> None:
         self._windows[name].acknowledged(next_index - 1)
         self._core.take(
             name, {"type": "next_node_idx", "next_node_idx": next_index, "success": success, "reset": reset}

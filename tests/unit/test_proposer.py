@@ -17,6 +17,7 @@ from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
 from respkv.shard.batch import Ops, encode_runs
 from respkv.shard.long import LONG_BYTES
+from respkv.shard.machine import InDoubt
 from respkv.shard.proposer import FORWARD, FORWARDED, READ, READ_DONE, Proposer
 from respkv.shard.transaction import Watched, exec_args
 from tests.unit.raft_world import Broken, Client, Recorder, World, WorldNode, reads, writes
@@ -574,6 +575,27 @@ def test_a_node_that_comes_to_lead_answers_what_it_has_asked_of_another(make: Ca
     assert outcome(write) == "applied"
 
 
+def test_the_place_of_a_read_that_was_answered_elsewhere_may_fail(make: Callable[..., World]) -> None:
+    world = make(lease=False)
+    leader = world.leader()
+    world.settle(0.3)
+    origin = next(node for node in world.followers() if node.name != "a")
+    world.intercept = lambda source, target, message: message[0] != READ_DONE
+    read = reads(origin)
+    world.run(0.01)
+    write = writes(world, origin, [b"x"], behind=read)
+    world.run_until(lambda: write.ended == 1, 1)
+    assert read.answers == {0: 0}
+    leader.group.transfer(origin.name)
+    world.run_until(lambda: origin.group.leader, 1)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    late = writes(world, origin, [b"y"])
+    world.run(0.1)
+    world.partition("a", "b", "c")
+    world.run(world.timeout_s + 1)
+    assert outcome(late) == "TIMEOUT"
+
+
 def test_a_read_that_is_cut_from_an_answer_does_not_see_the_write_behind_it() -> None:
     outside = Outside()
     first, second = Client("x", [b"1"]), Client("x", [b"2"])
@@ -606,6 +628,45 @@ def test_a_long_write_waits_for_the_reads_before_it(make: Callable[..., World]) 
     assert read.answers == {0: 0}
     assert write.ended == 1
     assert write.ok_failed is None
+
+
+@pytest.mark.parametrize("lease", [True, False])
+@pytest.mark.parametrize("on_leader", [True, False])
+def test_a_read_in_doubt_is_answered_by_an_entry_in_its_place(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch, lease: bool, on_leader: bool
+) -> None:
+    world = make(lease=lease)
+    leader = world.leader()
+    world.settle(0.3)
+    node = leader if on_leader else world.followers()[0]
+
+    def in_doubt(self: Recorder, args: list[bytes]) -> Any:
+        raise InDoubt
+
+    monkeypatch.setattr(Recorder, "read", in_doubt)
+    before = writes(world, leader, [b"1"])
+    world.run_until(lambda: before.ended == 1, 1)
+    read = reads(node, 2)
+    world.run(0.01)
+    behind = writes(world, node, [b"2"], behind=read)
+    world.settle(0.5)
+    assert read.answers == {0: 1, 1: 1}
+    assert behind.answers == {0: 2}
+    idle(world)
+
+
+def test_a_read_does_not_overtake_one_that_waits(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    leader.group.lease_until, until = float("-inf"), leader.group.lease_until
+    waiting = reads(leader)
+    leader.group.lease_until = until
+    behind = reads(leader)
+    assert (waiting.ended, behind.ended) == (0, 0)
+    world.run(0.001)
+    assert waiting.answers == behind.answers == {0: 0}
+    assert reads(leader).ended == 1
 
 
 def test_a_read_without_a_leader_ends_at_its_deadline(make: Callable[..., World]) -> None:
