@@ -32,8 +32,8 @@ from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, S
 
 log = structlog.get_logger()
 
-CHUNK_BYTES = 512 << 10
-SYNC_BYTES = 4 << 20  # received and not synced: syncing all of it at the end would stop the node for seconds
+CHUNK_BYTES = 128 << 10
+SYNC_BYTES = 1 << 20  # received and not synced: syncing all of it at the end would stop the node for seconds
 WINDOW = 8
 STALLED_S = 10.0
 
