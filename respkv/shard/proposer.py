@@ -190,8 +190,15 @@ class Proposer(Outcomes):
         self._reads.advance_long()
 
     def _may_propose(self, group: Group) -> bool:
-        within = len(self._proposals) < IN_FLIGHT_MAX and not group.appending
-        return within and not self._older_under_way(group.term)
+        under_way = len(self._proposals)
+        if under_way >= IN_FLIGHT_MAX or group.appending or self._older_under_way(group.term):
+            return False
+        return under_way == 0 or self._is_worth_an_entry()
+
+    def _is_worth_an_entry(self) -> bool:
+        """Whether as much waits as is under way: an entry costs the same whatever it holds, so less waits for more."""
+        gathered = self._bytes + sum(batch.bytes for batch in self._queue)
+        return 2 * gathered >= self.pending_bytes
 
     def _take(self) -> list[Batch]:
         """The next batches for one entry."""

@@ -1003,3 +1003,24 @@ def test_a_new_leader_does_not_know_what_the_last_one_vouched_for(make: Callable
     assert client.answers == {0: None}
     assert leader.machine.watches.stamps == {}
     idle(world)
+
+
+def test_a_second_entry_is_under_way_only_if_it_holds_as_much_as_the_first(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    proposer = leader.proposer
+    assert proposer is not None
+    clients = [writes(world, leader, [b"%d" % n for n in range(8)])]
+    proposer.pump()
+    proposed = proposer.proposed
+    clients.append(writes(world, leader, [b"little"]))
+    proposer.pump()
+    assert proposer.proposed == proposed
+    clients.append(writes(world, leader, [b"%d" % n for n in range(8, 16)]))
+    proposer.pump()
+    assert proposer.proposed == proposed + 1
+    clients.append(writes(world, leader, [b"after all"]))
+    world.settle(0.3)
+    assert {outcome(client) for client in clients} == {"applied"}
+    idle(world)
