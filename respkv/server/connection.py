@@ -188,7 +188,7 @@ class Connection(PlainCommands):
                         if burst is None:
                             burst = Burst(self, size, replies, commands)
                         proposer.join(burst)
-                    proposer.puts.append((slot, key, args[2]))
+                    proposer.put(slot, key, args[2])
                     append(proposer.ok)
                     sets += 1
                     continue

@@ -68,7 +68,7 @@ class PlainCommands(asyncio.Protocol):
         sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         burst = PutBurst(self, size, (slot,))  # type: ignore[arg-type]
         proposer.join(burst)
-        proposer.puts.append((slot, key, args[2]))
+        proposer.put(slot, key, args[2])
         server.stats.plain_sets += 1
         session.last_at, session.last_words = Clock.now(), (b"SET", key)
         self._line_up(burst)
@@ -132,7 +132,7 @@ class PlainCommands(asyncio.Protocol):
         sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         table = server.proposer_of_slot
         slots = list(map(slot_of, keys))
-        proposers = dict.fromkeys(map(table.__getitem__, slots)) if len(slots) > 1 else (table[slots[0]],)
+        proposers = dict.fromkeys(map(table.__getitem__, slots))
         if max(map(len, keys)) > KEY_BYTES_MAX:
             return False
         for proposer in proposers:
@@ -141,9 +141,16 @@ class PlainCommands(asyncio.Protocol):
         burst = PutBurst(self, size, slots)  # type: ignore[arg-type]
         for proposer in proposers:
             proposer.join(burst)
-        rows = zip(slots, keys, values, strict=True)
-        for put, row in zip(map(server.put_of_slot.__getitem__, slots), rows, strict=True):
-            put(row)
+        if len(proposers) == 1:
+            proposer.slots += slots
+            proposer.keys += keys
+            proposer.values += values
+        else:
+            for slot, key, value in zip(slots, keys, values, strict=True):
+                proposer = table[slot]
+                proposer.slots.append(slot)
+                proposer.keys.append(key)
+                proposer.values.append(value)
         server.stats.plain_sets += len(slots)
         session = self.session
         session.last_at, session.last_words = Clock.now(), (b"SET", keys[-1])

@@ -88,7 +88,6 @@ class Server:
         self.holders = Holders(node, self.proposers, peers.send)
         self.startup_bytes = process_memory().used
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
-        self.put_of_slot = tuple(proposer.puts.append for proposer in self.proposer_of_slot)
         self.stats = Stats()
         self.watch = Watch(self.stats)
         self.traffic = Traffic()

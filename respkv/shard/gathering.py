@@ -20,13 +20,16 @@ LONG_BYTES_PER_S = 8 << 20  # a batch has a second more for as many bytes
 class Gathering:
     """The base of `Proposer` that connections write to.
 
-    Connections append plain puts, `(slot, key, value)`, to `puts` after `join`; everything else goes through `write`.
+    Plain puts are added to the columns `slots`, `keys` and `values` after `join`, with `put` or many at a time;
+    everything else goes through `write`.
     `ok` is the object that stands for the reply of such a put until its batch has its outcome.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.ok = bytes(bytearray(b"+OK\r\n"))  # an object of its own: told apart by identity
-        self.puts: list[tuple[int, bytes, bytes]] = []  # always this list: others hold its `append`
+        self.slots: list[int] = []
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
         self.part: Part | None = None
         self.timeout_s = 5.0
         self.pending_bytes = 0
@@ -56,11 +59,17 @@ class Gathering:
         self._bytes += part.size
         self.pending_bytes += part.size
 
+    def put(self, slot: int, key: bytes, value: bytes) -> None:
+        """Adds a plain put of the part that has joined last; its reply is +OK, and its part is told of a failure."""
+        self.slots.append(slot)
+        self.keys.append(key)
+        self.values.append(value)
+
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:
             self.join(part)
-        if self.puts:
+        if self.keys:
             self._close_puts()
         if self._ops is None:
             self._ops = []
@@ -72,7 +81,7 @@ class Gathering:
         """As `write`, for a transaction with watched keys (`respkv.shard.watches`)."""
         if self.part is not part:
             self.join(part)
-        if self.puts:
+        if self.keys:
             self._close_puts()
         self._ops = None
         self._runs.append(Guarded([args]))
@@ -80,8 +89,8 @@ class Gathering:
 
     def _close_puts(self) -> None:
         """Makes runs of the puts gathered so far."""
-        slots, keys, values = map(list, zip(*self.puts, strict=True))
-        self.puts.clear()
+        slots, keys, values = self.slots, self.keys, self.values
+        self.slots, self.keys, self.values = [], [], []
         self._ops = None
         if max(map(len, values)) < LONG_BYTES:
             self._runs.append(Puts(slots, keys, *encode_puts(keys, values)))
@@ -95,7 +104,7 @@ class Gathering:
 
     def _seal(self) -> Batch:
         """Makes a batch of what was gathered; the next one begins empty."""
-        if self.puts:
+        if self.keys:
             self._close_puts()
         deadline = self._since + self.timeout_s + self._bytes / LONG_BYTES_PER_S
         batch = Batch(self._runs, self._sinks, self._parts, self.ok, deadline, self._bytes)

@@ -615,7 +615,7 @@ def writes(
     if plain:
         proposer.join(client)
         for key in ids:
-            proposer.puts.append((0, key, b"v"))
+            proposer.put(0, key, b"v")
     else:
         for token, name in enumerate(ids):
             proposer.write(client, token, [b"ADD", name])

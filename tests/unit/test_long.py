@@ -37,7 +37,7 @@ def put(node: WorldNode, pairs: dict[bytes, int]) -> Client:
     assert proposer is not None
     proposer.join(client)
     for key, size in pairs.items():
-        proposer.puts.append((0, key, bytes(size)))
+        proposer.put(0, key, bytes(size))
     return client
 
 

@@ -620,7 +620,7 @@ def test_a_long_write_waits_for_the_reads_before_it(make: Callable[..., World]) 
     read = reads(leader)
     write = Client(leader.name, [b"x"], read)
     leader.proposer.join(write)
-    leader.proposer.puts.append((0, b"long", b"v" * LONG_BYTES))
+    leader.proposer.put(0, b"long", b"v" * LONG_BYTES)
     world.intercept = lambda source, target, message: message[0] != ACK
     world.run(0.1)
     world.intercept = lambda source, target, message: True
