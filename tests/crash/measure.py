@@ -24,6 +24,7 @@ DEFAULTS = {"JOURNAL_SEGMENT_BYTES": "64mb", "SEGMENT_BYTES": "128mb"}  # those 
 AFTER_KILL_S = 2.5
 VALUE_BYTES = 64 << 10
 PIPELINE = 32
+SPAN_S = 8.0
 
 
 class Probe(Connection):
@@ -137,32 +138,41 @@ def rolling(directory: Path, rounds: int) -> tuple[list[float], list[str], int]:
 
 
 def catch_up(directory: Path, gib: float) -> Iterator[str]:
-    """A node misses `gib` of writes and comes back. Yields lines of figures."""
+    """A node misses `gib` of writes and comes back. Yields lines of figures.
+
+    `healthy` is what compares with `during`: as many nodes share the machine. `before`, with one fewer, is faster.
+    """
     with running_cluster(directory, **DEFAULTS) as cluster:
         cluster.wait_home()
         missing, others = cluster.nodes[2], cluster.nodes[:2]
         keys = [cluster.keys_of_shard(shard, 1, "probe")[0] for shard in range(cluster.shard_count)]
+
+        def probes_of_others() -> list[Probe]:
+            shards = range(cluster.shard_count)
+            return [Probe(node, f"{node.name}.{shard}", keys[shard]) for node in others for shard in shards]
+
+        with probing(probes_of_others()) as healthy:
+            time.sleep(SPAN_S)
         missing.kill()
         cluster.wait_ready()
         began = time.monotonic()
         write(cluster, int(gib * (1 << 30)))
         yield f"written while it was away: {gib} GiB in {time.monotonic() - began:.1f} s"
         time.sleep(5)
-        probes = [
-            Probe(node, f"{node.name}.{shard}", keys[shard]) for node in others for shard in range(cluster.shard_count)
-        ]
-        with probing(probes):
+        with probing(probes_of_others()) as probes:
             quiet_since = time.monotonic()
-            time.sleep(8)
+            time.sleep(SPAN_S)
             started = time.monotonic()
             missing.start()
             wait_until(missing.answers, "it answers", 60)
             wait_until(lambda: _has_caught_up(cluster, missing), "it has caught up", 300)
             caught_up = time.monotonic()
-            time.sleep(8)
+            time.sleep(SPAN_S)
             settled = time.monotonic()
         spans = {"before": (quiet_since, started), "during": (started, caught_up), "after": (caught_up, settled)}
         yield f"caught up {caught_up - started:.1f} s after its start"
+        everything = [latency for probe in healthy for latency in probe.latencies_ms(0, quiet_since)]
+        yield f"latency of the others' clients healthy: {figures(everything)}"
         for name, (since, until) in spans.items():
             latencies = [latency for probe in probes for latency in probe.latencies_ms(since, until)]
             yield f"latency of the others' clients {name}: {figures(latencies)}"
