@@ -49,6 +49,7 @@ from respkv.server.connection import Connection
 from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
+from respkv.server.hugepages import HugePages
 from respkv.server.memory import return_free_memory
 from respkv.server.news import PUBLISH
 from respkv.server.renaming import RenamingError
@@ -345,11 +346,14 @@ class Node:
 
     async def _keep_up(self) -> None:
         trimmed, commands = 0, 0
+        huge_pages = HugePages() if self.config.huge_pages else None
         for turn in itertools.count(TRIM_TURNS):
             before, commands = commands, self.server.stats.commands
             if turn - trimmed >= TRIM_TURNS and commands - before < QUIET_COMMANDS:
                 self._worker.submit(return_free_memory, lambda _error: None)
                 trimmed = turn
+            if huge_pages is not None and huge_pages.has_grown():
+                self._worker.submit(huge_pages.ask, lambda _error: None)
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()
             self.server.close_idle()
