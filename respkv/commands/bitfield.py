@@ -142,7 +142,12 @@ def _change(operation: _Operation, data: bytearray) -> int | None:
 @command("BITFIELD", arity=-2, flags="write denyoom", keys=(1, 1, 1), access="RW access update variable_flags",
          key_notes="This command allows both access and modification of the key", group="bitmap", since="3.2.0",
          summary="Perform arbitrary bitfield integer operations on strings",
-         complexity="O(1) for each subcommand specified")
+         complexity="O(1) for each subcommand specified",
+         syntax="key "
+                "[operation: GET (encoding_offset: encoding offset:integer) | "
+                "(write: [OVERFLOW (wrap_sat_fail: WRAP | SAT | FAIL)] "
+                "(write_operation: SET (encoding_offset_value: encoding offset:integer value:integer) | "
+                "INCRBY (encoding_offset_increment: encoding offset:integer increment:integer)))]...")
 def bitfield(db: Db, args: list[bytes], ctx: Context) -> Reply:
     operations = _parse(args, ctx)
     changes = [operation.field for operation in operations if operation.name != b"GET"]
@@ -166,7 +171,8 @@ def bitfield(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 @command("BITFIELD_RO", arity=-2, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="bitmap",
          since="6.0.0", complexity="O(1) for each subcommand specified",
-         summary="Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD")
+         summary="Perform arbitrary bitfield integer operations on strings. Read-only variant of BITFIELD",
+         syntax="key [GET (encoding_offset: encoding offset:integer)]...")
 def bitfield_ro(db: Db, args: list[bytes], ctx: Context) -> Reply:
     operations = _parse(args, ctx)
     if any(operation.name != b"GET" for operation in operations):

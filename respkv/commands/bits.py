@@ -51,7 +51,8 @@ def _bit(value: bytes, offset: int) -> int:
 
 
 @command("SETBIT", arity=4, flags="write denyoom", keys=(1, 1, 1), access="RW access update", group="bitmap",
-         since="2.2.0", summary="Sets or clears the bit at offset in the string value stored at key")
+         since="2.2.0", summary="Sets or clears the bit at offset in the string value stored at key",
+         syntax="key offset:integer value:integer")
 def setbit(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key = args[1]
     offset = bit_offset(args[2], ctx)
@@ -72,7 +73,7 @@ def setbit(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("GETBIT", arity=3, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="bitmap", since="2.2.0",
-         summary="Returns the bit value at offset in the string value stored at key")
+         summary="Returns the bit value at offset in the string value stored at key", syntax="key offset:integer")
 def getbit(db: Db, args: list[bytes], ctx: Context) -> Reply:
     offset = bit_offset(args[2], ctx)
     return _bit(db.string(args[1]) or b"", offset)
@@ -107,7 +108,9 @@ def _clamp(start: int, end: int, total: int) -> tuple[int, int]:
 
 
 @command("BITCOUNT", arity=-2, flags="readonly", keys=(1, 1, 1), access="RO access", group="bitmap", since="2.6.0",
-         summary="Count set bits in a string", complexity="O(N)")
+         summary="Count set bits in a string", complexity="O(N)",
+         syntax="key [index: start:integer end:integer [index_unit: BYTE | BIT]@7.0.0]",
+         history=("7.0.0 Added the `BYTE|BIT` option.",))
 def bitcount(db: Db, args: list[bytes], ctx: Context) -> Reply:
     value = db.string(args[1])
     if value is None:
@@ -131,7 +134,9 @@ def bitcount(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("BITPOS", arity=-3, flags="readonly", keys=(1, 1, 1), access="RO access", group="bitmap", since="2.8.7",
-         summary="Find first bit set or clear in a string", complexity="O(N)")
+         summary="Find first bit set or clear in a string", complexity="O(N)",
+         syntax="key bit:integer [index: start:integer [end_index: end:integer [index_unit: BYTE | BIT]@7.0.0]]",
+         history=("7.0.0 Added the `BYTE|BIT` option.",))
 def bitpos(db: Db, args: list[bytes], ctx: Context) -> Reply:
     wanted = integer(args[2])
     if wanted not in (0, 1):
@@ -185,7 +190,8 @@ def _find_bit(value: bytes, wanted: int, start: int, end: int) -> int:
 
 @command("BITOP", arity=-4, flags="write denyoom", keys=(2, -1, 1), group="bitmap", since="2.6.0",
          key_specs=(KeySpec(2, 0, 1, ("OW", "update")), KeySpec(3, -1, 1, ("RO", "access"))),
-         summary="Perform bitwise operations between strings", complexity="O(N)")
+         summary="Perform bitwise operations between strings", complexity="O(N)",
+         syntax="operation destkey:key key#1...")
 def bitop(db: Db, args: list[bytes], ctx: Context) -> Reply:
     name, target, sources = args[1].upper(), args[2], args[3:]
     if name != b"NOT" and name not in _BIT_OPERATIONS:

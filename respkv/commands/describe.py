@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
+from respkv.commands.syntax import Argument, parse
 from respkv.commands.table import KeySpec, Spec
 from respkv.reply import Reply, Simple
+
+
+class _Change(list[bytes]):
+    """A list that can be in a set, as Redis tells a history to clients of RESP3; only the same one is equal."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # of a list that nobody changes
+    __eq__ = object.__eq__
 
 
 def info(spec: Spec) -> list[Any]:
@@ -26,16 +35,49 @@ def info(spec: Spec) -> list[Any]:
 
 
 def docs(spec: Spec) -> dict[bytes, Reply]:
-    """One value of COMMAND DOCS; the key is the command's name."""
-    found: dict[bytes, Reply] = {
-        b"summary": spec.summary.encode(),
-        b"since": spec.since.encode(),
-        b"group": spec.group.encode(),
-        b"complexity": spec.complexity.encode(),
-    }
+    """One value of COMMAND DOCS; the key is the command's name. What is empty is left out."""
+    texts = {b"summary": spec.summary, b"since": spec.since, b"group": spec.group, b"complexity": spec.complexity}
+    found: dict[bytes, Reply] = _told(texts)
+    if spec.doc_flags:
+        found[b"doc_flags"] = words(spec.doc_flags)
+    found |= _told({b"deprecated_since": spec.deprecated_since, b"replaced_by": spec.replaced_by})
+    if spec.history:
+        changes = [_Change((since.encode(), text.encode())) for since, text in spec.history]
+        found[b"history"] = dict.fromkeys(changes).keys()
+    if spec.syntax:
+        found[b"arguments"] = arguments(spec.syntax)
     if spec.subcommands:
         found[b"subcommands"] = {child.name.encode(): docs(child) for child in children(spec)}
     return found
+
+
+@cache  # bounded by the table, whose syntaxes are the only ones
+def arguments(syntax: str) -> list[Any]:
+    """What `syntax` declares, as COMMAND DOCS tells it."""
+    return [_argument(argument) for argument in parse(syntax)]
+
+
+def _argument(argument: Argument) -> Reply:
+    found: dict[bytes, Reply] = _told({b"name": argument.name, b"type": argument.type})
+    if argument.key_spec is not None:
+        found[b"key_spec_index"] = argument.key_spec
+    found |= _told({
+        b"token": argument.token, b"since": argument.since, b"deprecated_since": argument.deprecated_since,
+    })  # fmt: skip
+    flags = {
+        "optional": argument.is_optional,
+        "multiple": argument.is_multiple,
+        "multiple_token": argument.is_multiple_token,
+    }
+    if any(flags.values()):
+        found[b"flags"] = words(flag for flag, is_set in flags.items() if is_set)
+    if argument.arguments:
+        found[b"arguments"] = [_argument(each) for each in argument.arguments]
+    return found
+
+
+def _told(texts: dict[bytes, str]) -> dict[bytes, Reply]:
+    return {name: text.encode() for name, text in texts.items() if text}
 
 
 def children(spec: Spec) -> list[Spec]:
@@ -43,14 +85,14 @@ def children(spec: Spec) -> list[Spec]:
     return [child for name, child in sorted(spec.subcommands.items()) if name.islower()]
 
 
-def access_flags(access: Iterable[str]) -> Reply:
-    """What is done with a key, in Redis's order: a set to clients of RESP3, and a list to others."""
-    return dict.fromkeys(Simple(flag.encode()) for flag in access).keys()
+def words(flags: Iterable[str]) -> Reply:
+    """Flags in Redis's order: a set to clients of RESP3, and a list to others."""
+    return dict.fromkeys(Simple(flag.encode()) for flag in flags).keys()
 
 
 def _key_spec(spec: KeySpec) -> dict[bytes, Reply]:
     found: dict[bytes, Reply] = {b"notes": spec.notes.encode()} if spec.notes else {}
-    found[b"flags"] = access_flags(spec.access)
+    found[b"flags"] = words(spec.access)
     if not spec.first:
         unknown: Reply = {b"type": b"unknown", b"spec": {}}
         return found | {b"begin_search": unknown, b"find_keys": unknown}

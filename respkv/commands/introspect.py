@@ -49,7 +49,7 @@ def object_(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("OBJECT|ENCODING", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="2.2.3",
-         summary="Inspect the internal encoding of a Redis object", tips="nondeterministic_output")
+         summary="Inspect the internal encoding of a Redis object", tips="nondeterministic_output", syntax="key")
 def object_encoding(db: Db, args: list[bytes], ctx: Context) -> Reply:
     record = db.lookup(args[2])
     if record is None:
@@ -58,7 +58,8 @@ def object_encoding(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("OBJECT|FREQ", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="4.0.0",
-         summary="Get the logarithmic access frequency counter of a Redis object", tips="nondeterministic_output")
+         summary="Get the logarithmic access frequency counter of a Redis object", tips="nondeterministic_output",
+         syntax="key")
 def object_freq(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if not db.exists(args[2]):
         return None
@@ -68,7 +69,7 @@ def object_freq(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("OBJECT|IDLETIME", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="2.2.3",
-         summary="Get the time since a Redis object was last accessed", tips="nondeterministic_output")
+         summary="Get the time since a Redis object was last accessed", tips="nondeterministic_output", syntax="key")
 def object_idletime(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if not db.exists(args[2]):
         return None
@@ -78,7 +79,7 @@ def object_idletime(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("OBJECT|REFCOUNT", arity=3, flags="readonly", keys=(2, 2, 1), access="RO", group="generic", since="2.2.3",
-         summary="Get the number of references to the value of the key", tips="nondeterministic_output")
+         summary="Get the number of references to the value of the key", tips="nondeterministic_output", syntax="key")
 def object_refcount(db: Db, args: list[bytes], ctx: Context) -> Reply:
     record = db.lookup(args[2])
     if record is None:
@@ -96,7 +97,8 @@ def memory(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("MEMORY|USAGE", arity=-3, flags="readonly", keys=(2, 2, 1), access="RO", group="server", since="4.0.0",
-         summary="Estimate the memory usage of a key", complexity="O(N) where N is the number of samples.")
+         summary="Estimate the memory usage of a key", complexity="O(N) where N is the number of samples.",
+         syntax="key [SAMPLES count:integer]")
 def memory_usage(db: Db, args: list[bytes], ctx: Context) -> Reply:
     """SAMPLES is checked and changes nothing: a string is one value."""
     words = iter(args[3:])

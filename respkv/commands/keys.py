@@ -54,7 +54,7 @@ def _delete(db: Db, keys: list[bytes]) -> int:
 
 @command("DEL", arity=-2, flags="write", keys=(1, -1, 1), access="RM delete", group="generic", since="1.0.0",
          summary="Delete a key", complexity=_DELETE_COMPLEXITY, spread=spread.COUNT_WRITE,
-         tips="request_policy:multi_shard response_policy:agg_sum")
+         tips="request_policy:multi_shard response_policy:agg_sum", syntax="key...")
 def del_(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _delete(db, args[1:])
 
@@ -64,14 +64,15 @@ def del_(db: Db, args: list[bytes], ctx: Context) -> Reply:
          complexity="O(1) for each key removed regardless of its size. Then the command does O(N) work in a different "
                     "thread in order to reclaim memory, where N is the number of allocations the deleted objects "
                     "where composed of.",
-         spread=spread.COUNT_WRITE, tips="request_policy:multi_shard response_policy:agg_sum")
+         spread=spread.COUNT_WRITE, tips="request_policy:multi_shard response_policy:agg_sum", syntax="key...")
 def unlink(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _delete(db, args[1:])
 
 
 @command("EXISTS", arity=-2, flags="readonly fast", keys=(1, -1, 1), access="RO", group="generic", since="1.0.0",
          summary="Determine if a key exists", complexity="O(N) where N is the number of keys to check.",
-         spread=spread.COUNT_READ, tips="request_policy:multi_shard response_policy:agg_sum")
+         spread=spread.COUNT_READ, tips="request_policy:multi_shard response_policy:agg_sum", syntax="key...",
+         history=("3.0.3 Accepts multiple `key` arguments.",))
 def exists(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return sum(map(db.exists, args[1:]))
 
@@ -79,7 +80,7 @@ def exists(db: Db, args: list[bytes], ctx: Context) -> Reply:
 @command("TOUCH", arity=-2, flags="readonly fast", keys=(1, -1, 1), access="RO", group="generic", since="3.2.1",
          summary="Alters the last access time of a key(s). Returns the number of existing keys specified.",
          complexity="O(N) where N is the number of keys that will be touched.",
-         spread=spread.COUNT_READ, tips="request_policy:multi_shard response_policy:agg_sum")
+         spread=spread.COUNT_READ, tips="request_policy:multi_shard response_policy:agg_sum", syntax="key...")
 def touch(db: Db, args: list[bytes], ctx: Context) -> Reply:
     found = list(filter(db.exists, args[1:]))
     for key in found:
@@ -88,13 +89,16 @@ def touch(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("TYPE", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO", group="generic", since="1.0.0",
-         summary="Determine the type stored at key")
+         summary="Determine the type stored at key", syntax="key")
 def type_(db: Db, args: list[bytes], ctx: Context) -> Reply:
     record = db.lookup(args[1])
     return Simple(b"none" if record is None else type_name(record.type).encode())
 
 
 # --- expiry ---
+
+_CONDITION = "[condition: NX | XX | GT | LT]@7.0.0"
+_CONDITION_HISTORY = ("7.0.0 Added options: `NX`, `XX`, `GT` and `LT`.",)
 
 
 def _expire(db: Db, args: list[bytes], name: str, unit_ms: int, base_ms: int) -> int:
@@ -137,31 +141,35 @@ def _expire_conditions(options: list[bytes]) -> set[bytes]:
 
 
 @command("EXPIRE", arity=-3, flags="write fast", keys=(1, 1, 1), access="RW update", group="generic", since="1.0.0",
-         summary="Set a key's time to live in seconds")
+         summary="Set a key's time to live in seconds",
+         syntax="key seconds:integer " + _CONDITION, history=_CONDITION_HISTORY)
 def expire(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _expire(db, args, "expire", 1000, db.now_ms)
 
 
 @command("PEXPIRE", arity=-3, flags="write fast", keys=(1, 1, 1), access="RW update", group="generic", since="2.6.0",
-         summary="Set a key's time to live in milliseconds")
+         summary="Set a key's time to live in milliseconds",
+         syntax="key milliseconds:integer " + _CONDITION, history=_CONDITION_HISTORY)
 def pexpire(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _expire(db, args, "pexpire", 1, db.now_ms)
 
 
 @command("EXPIREAT", arity=-3, flags="write fast", keys=(1, 1, 1), access="RW update", group="generic", since="1.2.0",
-         summary="Set the expiration for a key as a UNIX timestamp")
+         summary="Set the expiration for a key as a UNIX timestamp",
+         syntax="key unix-time-seconds:unix-time " + _CONDITION, history=_CONDITION_HISTORY)
 def expireat(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _expire(db, args, "expireat", 1000, 0)
 
 
 @command("PEXPIREAT", arity=-3, flags="write fast", keys=(1, 1, 1), access="RW update", group="generic",
-         since="2.6.0", summary="Set the expiration for a key as a UNIX timestamp specified in milliseconds")
+         since="2.6.0", summary="Set the expiration for a key as a UNIX timestamp specified in milliseconds",
+         syntax="key unix-time-milliseconds:unix-time " + _CONDITION, history=_CONDITION_HISTORY)
 def pexpireat(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _expire(db, args, "pexpireat", 1, 0)
 
 
 @command("PERSIST", arity=2, flags="write fast", keys=(1, 1, 1), access="RW update", group="generic", since="2.2.0",
-         summary="Remove the expiration from a key")
+         summary="Remove the expiration from a key", syntax="key")
 def persist(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if db.expire_at_ms(args[1]) == NO_EXPIRY:
         return 0
@@ -179,25 +187,27 @@ def _time(db: Db, key: bytes, base_ms: int, unit_ms: int) -> int:
 
 
 @command("TTL", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="generic", since="1.0.0",
-         summary="Get the time to live for a key in seconds", tips="nondeterministic_output")
+         summary="Get the time to live for a key in seconds", tips="nondeterministic_output", syntax="key",
+         history=("2.8.0 Added the -2 reply.",))
 def ttl(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _time(db, args[1], db.now_ms, 1000)
 
 
 @command("PTTL", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="generic", since="2.6.0",
-         summary="Get the time to live for a key in milliseconds", tips="nondeterministic_output")
+         summary="Get the time to live for a key in milliseconds", tips="nondeterministic_output", syntax="key",
+         history=("2.8.0 Added the -2 reply.",))
 def pttl(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _time(db, args[1], db.now_ms, 1)
 
 
 @command("EXPIRETIME", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="generic",
-         since="7.0.0", summary="Get the expiration Unix timestamp for a key")
+         since="7.0.0", summary="Get the expiration Unix timestamp for a key", syntax="key")
 def expiretime(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _time(db, args[1], 0, 1000)
 
 
 @command("PEXPIRETIME", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="generic",
-         since="7.0.0", summary="Get the expiration Unix timestamp for a key in milliseconds")
+         since="7.0.0", summary="Get the expiration Unix timestamp for a key in milliseconds", syntax="key")
 def pexpiretime(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _time(db, args[1], 0, 1)
 
@@ -216,7 +226,7 @@ def randomkey(db: Db, args: list[bytes], ctx: Context) -> Reply:
          summary="Find all keys matching the given pattern", spread=spread.KEYS,
          complexity="O(N) with N being the number of keys in the database, under the assumption that the key names in "
                     "the database and the given pattern have limited length.",
-         tips="request_policy:all_shards nondeterministic_output_order")
+         tips="request_policy:all_shards nondeterministic_output_order", syntax="pattern")
 def keys(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return list(filter(key_matcher(args[1]), db.keys()))
 
@@ -225,7 +235,9 @@ def keys(db: Db, args: list[bytes], ctx: Context) -> Reply:
          summary="Incrementally iterate the keys space", spread=spread.SCAN,
          complexity="O(1) for every call. O(N) for a complete iteration, including enough command calls for the "
                     "cursor to return back to 0. N is the number of elements inside the collection.",
-         tips="nondeterministic_output request_policy:special")
+         tips="nondeterministic_output request_policy:special",
+         syntax="cursor:integer [MATCH pattern] [COUNT count:integer] [TYPE type@6.0.0]",
+         history=("6.0.0 Added the `TYPE` subcommand.",))
 def scan(db: Db, args: list[bytes], ctx: Context) -> Reply:
     cursor = scan_cursor(args[1])
     count, pattern, wanted = _scan_options(args)
@@ -265,6 +277,10 @@ def dbsize(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return len(db)
 
 
+_FLUSH_SYNTAX = "[async: ASYNC@4.0.0 | SYNC@6.2.0]"
+_FLUSH_HISTORY = ("4.0.0 Added the `ASYNC` flushing mode modifier.", "6.2.0 Added the `SYNC` flushing mode modifier.")
+
+
 def _flush(db: Db, args: list[bytes]) -> Reply:
     if len(args) > 2 or (len(args) == 2 and args[1].upper() not in (b"ASYNC", b"SYNC")):
         raise errors.syntax()
@@ -275,7 +291,8 @@ def _flush(db: Db, args: list[bytes]) -> Reply:
 @command("FLUSHALL", arity=-1, flags="write", group="server", since="1.0.0", categories="keyspace dangerous",
          summary="Remove all keys from all databases", spread=spread.FLUSH,
          complexity="O(N) where N is the total number of keys in all databases",
-         tips="request_policy:all_shards response_policy:all_succeeded")
+         tips="request_policy:all_shards response_policy:all_succeeded", syntax=_FLUSH_SYNTAX,
+         history=_FLUSH_HISTORY)
 def flushall(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _flush(db, args)
 
@@ -283,6 +300,7 @@ def flushall(db: Db, args: list[bytes], ctx: Context) -> Reply:
 @command("FLUSHDB", arity=-1, flags="write", group="server", since="1.0.0", categories="keyspace dangerous",
          summary="Remove all keys from the current database", spread=spread.FLUSH,
          complexity="O(N) where N is the number of keys in the selected database",
-         tips="request_policy:all_shards response_policy:all_succeeded")
+         tips="request_policy:all_shards response_policy:all_succeeded", syntax=_FLUSH_SYNTAX,
+         history=_FLUSH_HISTORY)
 def flushdb(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _flush(db, args)

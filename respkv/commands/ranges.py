@@ -22,7 +22,8 @@ _CELL_BYTES = 4  # of Redis's table, which decides how long the strings of LCS m
 
 
 @command("GETRANGE", arity=4, flags="readonly", keys=(1, 1, 1), access="RO access", group="string", since="2.4.0",
-         summary="Get a substring of the string stored at a key", complexity=_RANGE_COMPLEXITY)
+         summary="Get a substring of the string stored at a key", complexity=_RANGE_COMPLEXITY,
+         syntax="key start:integer end:integer")
 def getrange(db: Db, args: list[bytes], ctx: Context) -> Reply:
     start, end = integer(args[2]), integer(args[3])
     value = db.string(args[1]) or b""
@@ -35,7 +36,8 @@ def getrange(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("SUBSTR", arity=4, flags="readonly", keys=(1, 1, 1), access="RO access", group="string", since="1.0.0",
-         summary="Get a substring of the string stored at a key", complexity=_RANGE_COMPLEXITY)
+         summary="Get a substring of the string stored at a key", complexity=_RANGE_COMPLEXITY,
+         syntax="key start:integer end:integer", deprecated="2.0.0 `GETRANGE`")
 def substr(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return getrange(db, args, ctx)
 
@@ -44,7 +46,7 @@ def substr(db: Db, args: list[bytes], ctx: Context) -> Reply:
          summary="Overwrite part of a string at key starting at the specified offset",
          complexity="O(1), not counting the time taken to copy the new string in place. Usually, this string is very "
                     "small so the amortized complexity is O(1). Otherwise, complexity is O(M) with M being the length "
-                    "of the value argument.")
+                    "of the value argument.", syntax="key offset:integer value")
 def setrange(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key, offset, part = args[1], integer(args[2]), args[3]
     if offset < 0:
@@ -103,7 +105,8 @@ def _lcs_string(db: Db, key: bytes) -> bytes:
 
 @command("LCS", arity=-3, flags="readonly", keys=(1, 2, 1), access="RO access", group="string", since="7.0.0",
          summary="Find longest common substring",
-         complexity="O(N*M) where N and M are the lengths of s1 and s2, respectively")
+         complexity="O(N*M) where N and M are the lengths of s1 and s2, respectively",
+         syntax="key1:key key2:key [LEN] [IDX] [MINMATCHLEN len:integer] [WITHMATCHLEN]")
 def lcs(db: Db, args: list[bytes], ctx: Context) -> Reply:
     first, second = _lcs_string(db, args[1]), _lcs_string(db, args[2])
     options = _lcs_options(args)

@@ -71,7 +71,9 @@ def _refuse_string(db: Db, key: bytes) -> None:
 @command("SORT", arity=-2, flags="write denyoom movablekeys", keys=(1, 1, 1), group="generic", group_category=False,
          key_specs=(KeySpec(1, 0, 1, _FLAGS), _PATTERN_KEYS, _STORE_KEY), keys_of=_sort_keys, since="1.0.0",
          categories="set sortedset list dangerous", complexity=_COMPLEXITY,
-         summary="Sort the elements in a list, set or sorted set")
+         summary="Sort the elements in a list, set or sorted set",
+         syntax="key [BY pattern#1] [LIMIT (offset_count: offset:integer count:integer)] [GET pattern#1]... "
+                "[order: ASC | DESC] [sorting=ALPHA] [STORE destination:key#2]")
 def sort(db: Db, args: list[bytes], ctx: Context) -> Reply:
     target = _target(args, may_store=True)
     _refuse_string(db, args[1])
@@ -84,7 +86,9 @@ def sort(db: Db, args: list[bytes], ctx: Context) -> Reply:
 @command("SORT_RO", arity=-2, flags="readonly movablekeys", keys=(1, 1, 1), group="generic", group_category=False,
          key_specs=(KeySpec(1, 0, 1, _FLAGS), _PATTERN_KEYS), since="7.0.0",
          categories="set sortedset list dangerous", complexity=_COMPLEXITY,
-         summary="Sort the elements in a list, set or sorted set. Read-only variant of SORT.")
+         summary="Sort the elements in a list, set or sorted set. Read-only variant of SORT.",
+         syntax="key [BY pattern#1] [LIMIT (offset_count: offset:integer count:integer)] [GET pattern#1]... "
+                "[order: ASC | DESC] [sorting=ALPHA]")
 def sort_ro(db: Db, args: list[bytes], ctx: Context) -> Reply:
     _target(args, may_store=False)
     _refuse_string(db, args[1])

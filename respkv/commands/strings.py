@@ -65,7 +65,14 @@ def _parse_options(args: list[bytes], position: int, is_set: bool) -> _Options:
 
 @command("SET", arity=-3, flags="write denyoom", keys=(1, 1, 1), access="RW access update variable_flags",
          key_notes="RW and ACCESS due to the optional `GET` argument", group="string", since="1.0.0",
-         summary="Set the string value of a key")
+         summary="Set the string value of a key",
+         syntax="key value [condition: NX | XX]@2.6.12 [GET@6.2.0] "
+                "[expiration: EX seconds:integer@2.6.12 | PX milliseconds:integer@2.6.12 | "
+                "EXAT unix-time-seconds:unix-time@6.2.0 | PXAT unix-time-milliseconds:unix-time@6.2.0 | KEEPTTL@6.0.0]",
+         history=("2.6.12 Added the `EX`, `PX`, `NX` and `XX` options.",
+                  "6.0.0 Added the `KEEPTTL` option.",
+                  "6.2.0 Added the `GET`, `EXAT` and `PXAT` option.",
+                  "7.0.0 Allowed the `NX` and `GET` options to be used together."))
 def set_(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key, value = args[1], args[2]
     if len(args) == 3:
@@ -91,7 +98,7 @@ def _notify_set(db: Db, key: bytes, *, expires: bool) -> None:
 
 
 @command("SETNX", arity=3, flags="write denyoom fast", keys=(1, 1, 1), access="OW insert", group="string",
-         since="1.0.0", summary="Set the value of a key, only if the key does not exist")
+         since="1.0.0", summary="Set the value of a key, only if the key does not exist", syntax="key value")
 def setnx(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if db.exists(args[1]):
         return 0
@@ -101,7 +108,7 @@ def setnx(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("SETEX", arity=4, flags="write denyoom", keys=(1, 1, 1), access="OW update", group="string", since="2.0.0",
-         summary="Set the value and expiration of a key")
+         summary="Set the value and expiration of a key", syntax="key seconds:integer value")
 def setex(db: Db, args: list[bytes], ctx: Context) -> Reply:
     db.set_string(args[1], args[3], expire_at("setex", args[2], 1000, db.now_ms))
     _notify_set(db, args[1], expires=True)
@@ -109,7 +116,7 @@ def setex(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("PSETEX", arity=4, flags="write denyoom", keys=(1, 1, 1), access="OW update", group="string", since="2.6.0",
-         summary="Set the value and expiration in milliseconds of a key")
+         summary="Set the value and expiration in milliseconds of a key", syntax="key milliseconds:integer value")
 def psetex(db: Db, args: list[bytes], ctx: Context) -> Reply:
     db.set_string(args[1], args[3], expire_at("psetex", args[2], 1, db.now_ms))
     _notify_set(db, args[1], expires=True)
@@ -117,13 +124,14 @@ def psetex(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("GET", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO access", group="string", since="1.0.0",
-         summary="Get the value of a key")
+         summary="Get the value of a key", syntax="key")
 def get(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return db.string(args[1])
 
 
 @command("GETSET", arity=3, flags="write denyoom fast", keys=(1, 1, 1), access="RW access update", group="string",
-         since="1.0.0", summary="Set the string value of a key and return its old value")
+         since="1.0.0", summary="Set the string value of a key and return its old value", syntax="key value",
+         deprecated="6.2.0 `SET` with the `!GET` argument")
 def getset(db: Db, args: list[bytes], ctx: Context) -> Reply:
     old = db.string(args[1])
     db.set_string(args[1], args[2])
@@ -132,7 +140,7 @@ def getset(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("GETDEL", arity=2, flags="write fast", keys=(1, 1, 1), access="RW access delete", group="string",
-         since="6.2.0", summary="Get the value of a key and delete the key")
+         since="6.2.0", summary="Get the value of a key and delete the key", syntax="key")
 def getdel(db: Db, args: list[bytes], ctx: Context) -> Reply:
     old = db.string(args[1])
     if old is not None:
@@ -143,7 +151,9 @@ def getdel(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 @command("GETEX", arity=-2, flags="write fast", keys=(1, 1, 1), access="RW access update",
          key_notes="RW and UPDATE because it changes the TTL", group="string", since="6.2.0",
-         summary="Get the value of a key and optionally set its expiration")
+         summary="Get the value of a key and optionally set its expiration",
+         syntax="key [expiration: EX seconds:integer | PX milliseconds:integer | "
+                "EXAT unix-time-seconds:unix-time | PXAT unix-time-milliseconds:unix-time | PERSIST]")
 def getex(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key = args[1]
     options = _parse_options(args, 2, is_set=False)
@@ -164,7 +174,7 @@ def getex(db: Db, args: list[bytes], ctx: Context) -> Reply:
          since="2.0.0", summary="Append a value to a key",
          complexity="O(1). The amortized time complexity is O(1) assuming the appended value is small and the already "
                     "present value is of any size, since the dynamic string library used by Redis will double the "
-                    "free space available on every reallocation.")
+                    "free space available on every reallocation.", syntax="key value")
 def append(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key, tail = args[1], args[2]
     old = db.string(key)
@@ -181,7 +191,7 @@ def append(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("STRLEN", arity=2, flags="readonly fast", keys=(1, 1, 1), access="RO", group="string", since="2.2.0",
-         summary="Get the length of the value stored in a key")
+         summary="Get the length of the value stored in a key", syntax="key")
 def strlen(db: Db, args: list[bytes], ctx: Context) -> Reply:
     value = db.string(args[1])
     return 0 if value is None else len(value)
@@ -198,25 +208,27 @@ def _add(db: Db, key: bytes, increment: int) -> int:
 
 
 @command("INCR", arity=2, flags="write denyoom fast", keys=(1, 1, 1), access="RW access update", group="string",
-         since="1.0.0", summary="Increment the integer value of a key by one")
+         since="1.0.0", summary="Increment the integer value of a key by one", syntax="key")
 def incr(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _add(db, args[1], 1)
 
 
 @command("DECR", arity=2, flags="write denyoom fast", keys=(1, 1, 1), access="RW access update", group="string",
-         since="1.0.0", summary="Decrement the integer value of a key by one")
+         since="1.0.0", summary="Decrement the integer value of a key by one", syntax="key")
 def decr(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _add(db, args[1], -1)
 
 
 @command("INCRBY", arity=3, flags="write denyoom fast", keys=(1, 1, 1), access="RW access update", group="string",
-         since="1.0.0", summary="Increment the integer value of a key by the given amount")
+         since="1.0.0", summary="Increment the integer value of a key by the given amount",
+         syntax="key increment:integer")
 def incrby(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return _add(db, args[1], integer(args[2]))
 
 
 @command("DECRBY", arity=3, flags="write denyoom fast", keys=(1, 1, 1), access="RW access update", group="string",
-         since="1.0.0", summary="Decrement the integer value of a key by the given number")
+         since="1.0.0", summary="Decrement the integer value of a key by the given number",
+         syntax="key decrement:integer")
 def decrby(db: Db, args: list[bytes], ctx: Context) -> Reply:
     decrement = integer(args[2])
     if decrement == INT_MIN:
@@ -225,7 +237,8 @@ def decrby(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 
 @command("INCRBYFLOAT", arity=3, flags="write denyoom fast", keys=(1, 1, 1), access="RW access update",
-         group="string", since="2.6.0", summary="Increment the float value of a key by the given amount")
+         group="string", since="2.6.0", summary="Increment the float value of a key by the given amount",
+         syntax="key increment:double")
 def incrbyfloat(db: Db, args: list[bytes], ctx: Context) -> Reply:
     old = db.string(args[1])
     value = longdouble.parse(b"0" if old is None else old)
@@ -243,7 +256,7 @@ def incrbyfloat(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 @command("MGET", arity=-2, flags="readonly fast", keys=(1, -1, 1), access="RO access", group="string",
          since="1.0.0", summary="Get the values of all the given keys", tips="request_policy:multi_shard",
-         complexity="O(N) where N is the number of keys to retrieve.", spread=MGET)
+         complexity="O(N) where N is the number of keys to retrieve.", spread=MGET, syntax="key...")
 def mget(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return [_string_or_none(db, key) for key in args[1:]]
 
@@ -258,7 +271,7 @@ def _string_or_none(db: Db, key: bytes) -> bytes | None:
 @command("MSET", arity=-3, flags="write denyoom", keys=(1, -1, 2), access="OW update", group="string",
          since="1.0.1", summary="Set multiple keys to multiple values",
          tips="request_policy:multi_shard response_policy:all_succeeded",
-         complexity="O(N) where N is the number of keys to set.", spread=MSET)
+         complexity="O(N) where N is the number of keys to set.", spread=MSET, syntax="(key_value: key value)...")
 def mset(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if len(args) % 2 == 0:
         raise errors.arity("mset")
@@ -271,7 +284,7 @@ def mset(db: Db, args: list[bytes], ctx: Context) -> Reply:
 @command("MSETNX", arity=-3, flags="write denyoom", keys=(1, -1, 2), access="OW insert", group="string",
          since="1.0.1", summary="Set multiple keys to multiple values, only if none of the keys exist",
          tips="request_policy:multi_shard response_policy:agg_min",
-         complexity="O(N) where N is the number of keys to set.")
+         complexity="O(N) where N is the number of keys to set.", syntax="(key_value: key value)...")
 def msetnx(db: Db, args: list[bytes], ctx: Context) -> Reply:
     if len(args) % 2 == 0:
         raise errors.arity("msetnx")

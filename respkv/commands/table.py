@@ -66,6 +66,10 @@ class Spec:
     keys_of      finds the keys when not all of them are at fixed positions
     spread       how the standalone view spans shards with it; None: all keys must be in one slot
     categories   ACL categories without `@`
+    syntax       its arguments, in the notation of `respkv.commands.syntax`
+    history      what changed: (version, text)
+    doc_flags    `deprecated`, `syscmd` (for Redis itself, not for its users)
+    replaced_by  what to use instead of it since `deprecated_since`
     """
 
     name: str
@@ -87,6 +91,11 @@ class Spec:
     spread: Spread | None
     is_write: bool
     is_readonly: bool
+    syntax: str
+    history: tuple[tuple[str, str], ...]
+    doc_flags: tuple[str, ...]
+    deprecated_since: str
+    replaced_by: str
     subcommands: dict[bytes, Spec] = field(default_factory=dict)
 
     def arity_ok(self, count: int) -> bool:
@@ -117,17 +126,23 @@ def command(
     group_category: bool = True,
     tips: str = "",
     spread: Spread | None = None,
+    syntax: str = "",
+    history: tuple[str, ...] = (),
+    deprecated: str = "",
+    doc_flags: str = "",
 ) -> Callable[[Fn], Fn]:
     """Declares the decorated function as the command `name`; `"CLIENT|LIST"` declares a subcommand of CLIENT.
 
     `flags`, `access`, `categories` and `tips` are words separated by spaces. `keys` is (first, last, step) as in
     COMMAND INFO and makes one `KeySpec` with `access`; give `key_specs` where the command has several. ACL categories
     follow from group and flags as in Redis; `categories` adds those that do not, and `group_category=False` leaves out
-    that of the group. A container (CLIENT) must be declared
-    before its subcommands. Raises ValueError for a name declared twice.
+    that of the group. `syntax` declares the arguments as `respkv.commands.syntax` reads them. `history` tells what
+    changed, and `deprecated` what replaces the command, each text after its version: `"6.2.0 Added ..."`. A container
+    (CLIENT) must be declared before its subcommands. Raises ValueError for a name declared twice.
     """
     full_name = name.lower()
     words = frozenset(flags.split())
+    deprecated_since, _, replaced_by = deprecated.partition(" ")
     if not key_specs and keys[0]:
         first, last, step = keys
         key_specs = (KeySpec(first, last if last < 0 else last - first, step, tuple(access.split()), key_notes),)
@@ -153,6 +168,11 @@ def command(
             spread=spread,
             is_write="write" in words,
             is_readonly="readonly" in words,
+            syntax=syntax,
+            history=tuple((since, text) for since, _, text in (entry.partition(" ") for entry in history)),
+            doc_flags=("deprecated", *doc_flags.split()) if deprecated else tuple(doc_flags.split()),
+            deprecated_since=deprecated_since,
+            replaced_by=replaced_by,
         )
         _register(spec)
         return fn

@@ -38,7 +38,8 @@ def _rename(db: Db, args: list[bytes], *, only_new: bool) -> bool:
 
 
 @command("RENAME", arity=3, flags="write", keys=(1, 2, 1), group="generic", since="1.0.0", summary="Rename a key",
-         key_specs=(KeySpec(1, 0, 1, ("RW", "access", "delete")), KeySpec(2, 0, 1, ("OW", "update"))))
+         key_specs=(KeySpec(1, 0, 1, ("RW", "access", "delete")), KeySpec(2, 0, 1, ("OW", "update"))),
+         syntax="key newkey:key#1")
 def rename(db: Db, args: list[bytes], ctx: Context) -> Reply:
     _rename(db, args, only_new=False)
     return OK
@@ -46,14 +47,16 @@ def rename(db: Db, args: list[bytes], ctx: Context) -> Reply:
 
 @command("RENAMENX", arity=3, flags="write fast", keys=(1, 2, 1), group="generic", since="1.0.0",
          key_specs=(KeySpec(1, 0, 1, ("RW", "access", "delete")), KeySpec(2, 0, 1, ("OW", "insert"))),
-         summary="Rename a key, only if the new key does not exist")
+         summary="Rename a key, only if the new key does not exist", syntax="key newkey:key#1",
+         history=("3.2.0 The command no longer returns an error when source and destination names are the same.",))
 def renamenx(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return int(_rename(db, args, only_new=True))
 
 
 @command("COPY", arity=-3, flags="write denyoom", keys=(1, 2, 1), group="generic", since="6.2.0", summary="Copy a key",
          key_specs=(KeySpec(1, 0, 1, ("RO", "access")), KeySpec(2, 0, 1, ("OW", "update"))),
-         complexity="O(N) worst case for collections, where N is the number of nested items. O(1) for string values.")
+         complexity="O(N) worst case for collections, where N is the number of nested items. O(1) for string values.",
+         syntax="source:key destination:key#1 [DB destination-db:integer] [REPLACE]")
 def copy(db: Db, args: list[bytes], ctx: Context) -> Reply:
     source, target = args[1], args[2]
     replace = False
@@ -81,7 +84,7 @@ def copy(db: Db, args: list[bytes], ctx: Context) -> Reply:
          tips="nondeterministic_output",
          complexity="O(1) to access the key and additional O(N*M) to serialize it, where N is the number of Redis "
                     "objects composing the value and M their average size. For small string values the time complexity "
-                    "is thus O(1)+O(1*M) where M is small, so simply O(1).")
+                    "is thus O(1)+O(1*M) where M is small, so simply O(1).", syntax="key")
 def dump(db: Db, args: list[bytes], ctx: Context) -> Reply:
     record = db.lookup(args[1])
     if record is None:
@@ -124,13 +127,25 @@ def _restore_options(args: list[bytes]) -> _Options:
     return options
 
 
+_RESTORE_SYNTAX = (
+    "key ttl:integer serialized-value [REPLACE@3.0.0] [ABSTTL@5.0.0] [IDLETIME seconds:integer@5.0.0] "
+    "[FREQ frequency:integer@5.0.0]"
+)
+_RESTORE_HISTORY = (
+    "3.0.0 Added the `REPLACE` modifier.",
+    "5.0.0 Added the `ABSTTL` modifier.",
+    "5.0.0 Added the `IDLETIME` and `FREQ` options.",
+)
+
+
 @command("RESTORE", arity=-4, flags="write denyoom", keys=(1, 1, 1), access="OW update", group="generic",
          since="2.6.0", categories="dangerous",
          summary="Create a key using the provided serialized value, previously obtained using DUMP.",
          complexity="O(1) to create the new key and additional O(N*M) to reconstruct the serialized value, where N is "
                     "the number of Redis objects composing the value and M their average size. For small string values "
                     "the time complexity is thus O(1)+O(1*M) where M is small, so simply O(1). However for sorted set "
-                    "values the complexity is O(N*M*log(N)) because inserting values into sorted sets is O(log(N)).")
+                    "values the complexity is O(N*M*log(N)) because inserting values into sorted sets is O(log(N)).",
+         syntax=_RESTORE_SYNTAX, history=_RESTORE_HISTORY)
 def restore(db: Db, args: list[bytes], ctx: Context) -> Reply:
     key, payload = args[1], args[3]
     options = _restore_options(args)
@@ -166,6 +181,7 @@ def restore(db: Db, args: list[bytes], ctx: Context) -> Reply:
          complexity="O(1) to create the new key and additional O(N*M) to reconstruct the serialized value, where N is "
                     "the number of Redis objects composing the value and M their average size. For small string values "
                     "the time complexity is thus O(1)+O(1*M) where M is small, so simply O(1). However for sorted set "
-                    "values the complexity is O(N*M*log(N)) because inserting values into sorted sets is O(log(N)).")
+                    "values the complexity is O(N*M*log(N)) because inserting values into sorted sets is O(log(N)).",
+         syntax=_RESTORE_SYNTAX, history=_RESTORE_HISTORY, doc_flags="syscmd")
 def restore_asking(db: Db, args: list[bytes], ctx: Context) -> Reply:
     return restore(db, args, ctx)

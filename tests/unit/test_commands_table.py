@@ -9,7 +9,7 @@ import pytest
 import respkv.commands  # noqa: F401  (fills the table)
 from respkv.commands import describe, table
 from respkv.commands.table import COMMANDS, command, find, resolve, spec_keys
-from respkv.reply import RespError
+from respkv.reply import RespError, Simple
 
 
 @pytest.fixture
@@ -107,6 +107,23 @@ def test_keys_at_no_fixed_position_are_found_by_the_command() -> None:
         del COMMANDS[b"zzmovable"], COMMANDS[b"ZZMOVABLE"]
 
 
+def test_docs_tell_history_and_what_is_deprecated() -> None:
+    @command("ZZOLD", arity=1, group="string", since="1.0.0", summary="s", complexity="", doc_flags="syscmd",
+             history=("1.1.0 Added a thing.", "1.2.0 It went."), deprecated="2.0.0 `ZZNEW` or none")
+    def old() -> None: ...
+
+    try:
+        docs = describe.docs(COMMANDS[b"zzold"])
+    finally:
+        del COMMANDS[b"zzold"], COMMANDS[b"ZZOLD"]
+    fields = [b"summary", b"since", b"group", b"doc_flags", b"deprecated_since", b"replaced_by", b"history"]
+    assert list(docs) == fields
+    assert docs[b"doc_flags"] == {Simple(b"deprecated"), Simple(b"syscmd")}
+    assert (docs[b"deprecated_since"], docs[b"replaced_by"]) == (b"2.0.0", b"`ZZNEW` or none")
+    history = [[b"1.1.0", b"Added a thing."], [b"1.2.0", b"It went."]]
+    assert list(map(list, docs[b"history"])) == history  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("container")
 def test_docs_nest_subcommands() -> None:
     assert describe.docs(COMMANDS[b"get"]) == {
@@ -114,5 +131,6 @@ def test_docs_nest_subcommands() -> None:
         b"since": b"1.0.0",
         b"group": b"string",
         b"complexity": b"O(1)",
+        b"arguments": [{b"name": b"key", b"type": b"key", b"key_spec_index": 0}],
     }
     assert list(describe.docs(COMMANDS[b"zztest"])[b"subcommands"]) == [b"zztest|id", b"zztest|list"]  # type: ignore[arg-type]

@@ -237,7 +237,11 @@ def test_command_of_single_names(wire: Wire) -> None:
     found = wire("COMMAND INFO Get nonsense client|LIST")
     assert isinstance(found, list)
     assert [entry and entry[0] for entry in found] == [b"get", None, b"client|list"]
-    assert list(pairs(wire("COMMAND DOCS GET nonsense config|get"))) == [b"get", b"config|get"]
+    docs = wire("COMMAND DOCS GET nonsense config|get")
+    assert list(pairs(docs)) == [b"get", b"config|get"]
+    wire("MULTI")
+    wire("COMMAND DOCS GET nonsense config|get")
+    assert wire("EXEC") == [docs]
     assert wire("COMMAND GETKEYS MSET a 1 b 2") == [b"a", b"b"]
     with_flags = wire("COMMAND GETKEYSANDFLAGS GET a")
     assert isinstance(with_flags, list)

@@ -19,6 +19,9 @@ _ADMIN = "admin noscript stale"
 # --- replication of Redis's kind ---
 
 
+_PRIMARY = "(args: (host-port: host port:integer) | (no-one: NO ONE))"
+
+
 def _replicaof(call: Call) -> Reply:
     if call.session.cluster_view:
         raise errors.generic("REPLICAOF not allowed in cluster mode.")
@@ -28,20 +31,23 @@ def _replicaof(call: Call) -> Reply:
 
 
 @command("REPLICAOF", kind="server", arity=3, flags="admin noscript stale no_async_loading", group="server",
-         since="5.0.0", summary="Make the server a replica of another instance, or promote it as master.")
+         since="5.0.0", summary="Make the server a replica of another instance, or promote it as master.",
+         syntax=_PRIMARY)
 def replicaof(call: Call) -> Reply:
     """NO ONE is what every node is already."""
     return _replicaof(call)
 
 
 @command("SLAVEOF", kind="server", arity=3, flags="admin noscript stale no_async_loading", group="server",
-         since="1.0.0", summary="Make the server a replica of another instance, or promote it as master.")
+         since="1.0.0", summary="Make the server a replica of another instance, or promote it as master.",
+         syntax=_PRIMARY, deprecated="5.0.0 `REPLICAOF`")
 def slaveof(call: Call) -> Reply:
     return _replicaof(call)
 
 
 @command("FAILOVER", kind="server", arity=-1, flags=_ADMIN, group="server", since="6.2.0",
-         summary="Start a coordinated failover between this server and one of its replicas.")
+         summary="Start a coordinated failover between this server and one of its replicas.",
+         syntax="[TO (target: host port:integer [FORCE])] [ABORT] [TIMEOUT milliseconds:integer]")
 def failover(call: Call) -> Reply:
     raise errors.generic(
         "FAILOVER is not supported: each shard elects its leader itself; stop a node (SIGTERM, SHUTDOWN) to have what "
@@ -50,13 +56,14 @@ def failover(call: Call) -> Reply:
 
 
 @command("SYNC", kind="server", arity=1, flags="admin noscript no_async_loading no_multi", group="server",
-         since="1.0.0", summary="Internal command used for replication")
+         since="1.0.0", summary="Internal command used for replication", complexity="")
 def sync(call: Call) -> Reply:
     raise errors.generic(f"SYNC is not supported: {_RAFT}")
 
 
 @command("PSYNC", kind="server", arity=-3, flags="admin noscript no_async_loading no_multi", group="server",
-         since="2.8.0", summary="Internal command used for replication")
+         since="2.8.0", summary="Internal command used for replication", complexity="",
+         syntax="replicationid offset:integer")
 def psync(call: Call) -> Reply:
     raise errors.generic(f"PSYNC is not supported: {_RAFT}")
 
@@ -66,7 +73,8 @@ def psync(call: Call) -> Reply:
 
 @command("SWAPDB", kind="server", arity=3, flags="write fast", group="server", since="4.0.0", categories="keyspace "
          "dangerous", summary="Swaps two Redis databases",
-         complexity="O(N) where N is the count of clients watching or blocking on keys from both databases.")
+         complexity="O(N) where N is the count of clients watching or blocking on keys from both databases.",
+         syntax="index1:integer index2:integer")
 def swapdb(call: Call) -> Reply:
     """There is one database, so it can be swapped with itself alone."""
     if call.session.cluster_view:
@@ -102,19 +110,20 @@ def _no_modules(call: Call) -> RespError:
 
 
 @command("MODULE|LOAD", kind="server", arity=-3, flags="admin noscript no_async_loading", group="server",
-         since="4.0.0", summary="Load a module")
+         since="4.0.0", summary="Load a module", syntax="path [arg...]")
 def module_load(call: Call) -> Reply:
     raise _no_modules(call)
 
 
 @command("MODULE|LOADEX", kind="server", arity=-3, flags="admin noscript no_async_loading", group="server",
-         since="7.0.0", summary="Load a module with extended parameters")
+         since="7.0.0", summary="Load a module with extended parameters",
+         syntax="path [CONFIG (configs: name value)]... [ARGS (args: arg)...]")
 def module_loadex(call: Call) -> Reply:
     raise _no_modules(call)
 
 
 @command("MODULE|UNLOAD", kind="server", arity=3, flags="admin noscript no_async_loading", group="server",
-         since="4.0.0", summary="Unload a module")
+         since="4.0.0", summary="Unload a module", syntax="name")
 def module_unload(call: Call) -> Reply:
     raise _no_modules(call)
 
@@ -136,7 +145,7 @@ def function(call: Call) -> Reply:
 
 @command("FUNCTION|LIST", kind="server", arity=-2, flags="noscript", group="scripting", since="7.0.0",
          tips="nondeterministic_output_order", summary="List information about all the functions",
-         complexity="O(N) where N is the number of functions")
+         complexity="O(N) where N is the number of functions", syntax="[LIBRARYNAME library-name-pattern] [WITHCODE]")
 def function_list(call: Call) -> Reply:
     options = iter(call.args[2:])
     for option in options:
@@ -157,7 +166,7 @@ def function_stats(call: Call) -> Reply:
 
 @command("FUNCTION|FLUSH", kind="server", arity=-2, flags="write noscript", group="scripting", since="7.0.0",
          tips="request_policy:all_shards response_policy:all_succeeded", summary="Deleting all functions",
-         complexity="O(N) where N is the number of functions deleted")
+         complexity="O(N) where N is the number of functions deleted", syntax="[async: ASYNC | SYNC]")
 def function_flush(call: Call) -> Reply:
     """There is none to delete."""
     if len(call.args) > 3 or (len(call.args) == 3 and call.args[2].upper() not in (b"SYNC", b"ASYNC")):
@@ -172,7 +181,8 @@ _MARKS = "░▒▓█"
 
 
 @command("LOLWUT", kind="server", arity=-1, flags="readonly fast", group="server", since="5.0.0",
-         summary="Display some computer art and the Redis version")
+         summary="Display some computer art and the Redis version", complexity="",
+         syntax="[VERSION version:integer]")
 def lolwut(call: Call) -> Reply:
     """The ring: 16384 slots from left to right and top to bottom, shaded by their shards."""
     slots = call.server.topology.slots

@@ -48,7 +48,7 @@ def acl_whoami(call: Call) -> Reply:
 
 @command("ACL|CAT", kind="server", arity=-2, flags="noscript loading stale", group="server", since="6.0.0",
          summary="List the ACL categories or the commands inside a category",
-         complexity="O(1) since the categories and commands are a fixed set.")
+         complexity="O(1) since the categories and commands are a fixed set.", syntax="[categoryname]")
 def acl_cat(call: Call) -> Reply:
     """The commands that respkv has."""
     _at_most(call, 3)
@@ -66,7 +66,7 @@ def _at_most(call: Call, count: int) -> None:
 
 
 @command("ACL|GENPASS", kind="server", arity=-2, flags="noscript loading stale", group="server", since="6.0.0",
-         summary="Generate a pseudorandom secure password to use for ACL users")
+         summary="Generate a pseudorandom secure password to use for ACL users", syntax="[bits:integer]")
 def acl_genpass(call: Call) -> Reply:
     _at_most(call, 3)
     bits = integer(call.args[2]) if len(call.args) == 3 else 256
@@ -96,7 +96,11 @@ def acl_list(call: Call) -> Reply:
 
 @command("ACL|GETUSER", kind="server", arity=3, flags=_FOR_ADMINS, group="server", since="6.0.0",
          summary="Get the rules for a specific ACL user",
-         complexity="O(N). Where N is the number of password, command and pattern rules that the user has.")
+         complexity="O(N). Where N is the number of password, command and pattern rules that the user has.",
+         syntax="username",
+         history=("6.2.0 Added Pub/Sub channel patterns.",
+                  ("7.0.0 Added selectors and changed the format of key and channel patterns from a list to their "
+                   "rule representation.")))
 def acl_getuser(call: Call) -> Reply:
     user = call.server.access.users.get(call.args[2])
     if user is None:
@@ -115,7 +119,8 @@ def _described(selector: Selector) -> dict[bytes, Reply]:
 
 
 @command("ACL|DRYRUN", kind="server", arity=-4, flags=_FOR_ADMINS, group="server", since="7.0.0",
-         summary="Returns whether the user can execute the given command without executing the command.")
+         summary="Returns whether the user can execute the given command without executing the command.",
+         complexity="O(1).", syntax="username command [arg...]")
 def acl_dryrun(call: Call) -> Reply:
     name, args = call.args[2], call.args[3:]
     user = call.server.access.users.get(name)
@@ -141,7 +146,8 @@ def acl_dryrun(call: Call) -> Reply:
 
 @command("ACL|SETUSER", kind="server", arity=-3, flags=_FOR_ADMINS, group="server", since="6.0.0",
          summary="Modify or create the rules for a specific ACL user",
-         complexity="O(N). Where N is the number of rules provided.")
+         complexity="O(N). Where N is the number of rules provided.", syntax="username [rule...]",
+         history=("6.2.0 Added Pub/Sub channel patterns.", "7.0.0 Added selectors and key based permissions."))
 def acl_setuser(call: Call) -> Later:
     name, rules = call.args[2], call.args[3:]
     every_channel = call.server.access.every_channel
@@ -155,7 +161,7 @@ def acl_setuser(call: Call) -> Later:
 
 @command("ACL|DELUSER", kind="server", arity=-3, flags=_FOR_ADMINS, group="server", since="6.0.0",
          summary="Remove the specified ACL users and the associated rules",
-         complexity="O(1) amortized time considering the typical user.")
+         complexity="O(1) amortized time considering the typical user.", syntax="username...")
 def acl_deluser(call: Call) -> Later:
     names = call.args[2:]
 
@@ -222,7 +228,7 @@ def acl_save(call: Call) -> Reply:
 
 @command("ACL|LOG", kind="server", arity=-2, flags=_FOR_ADMINS, group="server", since="6.0.0",
          summary="List latest events denied because of ACLs in place",
-         complexity="O(N) with N being the number of entries shown.")
+         complexity="O(N) with N being the number of entries shown.", syntax="[operation: count:integer | RESET]")
 def acl_log(call: Call) -> Reply:
     _at_most(call, 3)
     denials, count = call.server.access.denials, _SHOWN_ENTRIES

@@ -28,7 +28,8 @@ def role(call: Call) -> Reply:
 @command("SHUTDOWN", kind="server", arity=-1, flags="admin loading stale noscript no_multi allow_busy", group="server",
          since="1.0.0", summary="Synchronously save the dataset to disk and then shut down the server",
          complexity="O(N) when saving, where N is the total number of keys in all databases when saving data, "
-                    "otherwise O(1)")
+                    "otherwise O(1)", syntax="[nosave_save: NOSAVE | SAVE] [NOW@7.0.0] [FORCE@7.0.0] [ABORT@7.0.0]",
+         history=("7.0.0 Added the `NOW`, `FORCE` and `ABORT` modifiers.",))
 def shutdown(call: Call) -> Reply | Later:
     """Stops the node in order. As nothing is ever unsaved, the options change nothing; there is nothing to abort.
 

@@ -41,14 +41,14 @@ def client_getname(call: Call) -> Reply:
 
 
 @command("CLIENT|SETNAME", kind="server", arity=3, flags="loading stale noscript", group="connection", since="2.6.9",
-         summary="Set the current connection name")
+         summary="Set the current connection name", syntax="connection-name")
 def client_setname(call: Call) -> Reply:
     set_name(call, call.args[2])
     return OK
 
 
 @command("CLIENT|SETINFO", kind="server", arity=4, flags="loading stale noscript", group="connection", since="7.2.0",
-         summary="Set client or connection specific info")
+         summary="Set client or connection specific info", syntax="(attr: LIB-NAME libname | LIB-VER libver)")
 def client_setinfo(call: Call) -> Reply:
     """As Redis 7.2 has it: clients send it when they connect."""
     _, _, option, value = call.args
@@ -63,7 +63,7 @@ def client_setinfo(call: Call) -> Reply:
 
 
 @command("CLIENT|NO-EVICT", kind="server", arity=3, flags="admin loading stale noscript", group="connection",
-         since="7.0.0", summary="Set client eviction mode for the current connection")
+         since="7.0.0", summary="Set client eviction mode for the current connection", syntax="(enabled: ON | OFF)")
 def client_no_evict(call: Call) -> Reply:
     call.session.no_evict = _choice(call.args[2], b"ON", b"OFF")
     return OK
@@ -83,7 +83,15 @@ def client_info(call: Call) -> Reply:
 
 @command("CLIENT|LIST", kind="server", arity=-2, flags="admin loading stale noscript", group="connection",
          since="2.4.0", summary="Get the list of client connections", tips="nondeterministic_output",
-         complexity="O(N) where N is the number of client connections")
+         complexity="O(N) where N is the number of client connections",
+         syntax="[TYPE (normal_master_replica_pubsub: NORMAL | MASTER | REPLICA | PUBSUB)@5.0.0] "
+                "[ID (id: client-id:integer...)@6.2.0]",
+         history=("2.8.12 Added unique client `id` field.",
+                  "5.0.0 Added optional `TYPE` filter.",
+                  "6.0.0 Added `user` field.",
+                  "6.2.0 Added `argv-mem`, `tot-mem`, `laddr` and `redir` fields and the optional `ID` filter.",
+                  "7.0.0 Added `resp`, `multi-mem`, `rbs` and `rbp` fields.",
+                  "7.0.3 Added `ssub` field."))
 def client_list(call: Call) -> Reply:
     args, clients = call.args, call.server.clients
     if len(args) == 4 and args[2].upper() == b"TYPE":
@@ -208,7 +216,16 @@ def _is_dirty(connection: Connection) -> bool:
 
 @command("CLIENT|KILL", kind="server", arity=-3, flags="admin loading stale noscript", group="connection",
          since="2.4.0", summary="Kill the connection of a client",
-         complexity="O(N) where N is the number of client connections")
+         complexity="O(N) where N is the number of client connections",
+         syntax="(filter: ip:port@-2.8.12 | "
+                "(new-format: [ID client-id:integer@2.8.12] | "
+                "[TYPE (normal_master_slave_pubsub: NORMAL | MASTER@3.2.0 | SLAVE | REPLICA@5.0.0 | PUBSUB)@2.8.12] | "
+                "[USER username] | [ADDR ip:port] | [LADDR ip:port@6.2.0] | [SKIPME yes/no])...)",
+         history=("2.8.12 Added new filter format.",
+                  "2.8.12 `ID` option.",
+                  "3.2.0 Added `master` type in for `TYPE` option.",
+                  "5.0.0 Replaced `slave` `TYPE` with `replica`. `slave` still supported for backward compatibility.",
+                  "6.2.0 `LADDR` option."))
 def client_kill(call: Call) -> Reply:
     args, connections = call.args, list(call.server.clients.values())
     if len(args) == 3:

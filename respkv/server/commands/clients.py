@@ -13,7 +13,9 @@ _ADMIN = "admin loading stale noscript"
 
 
 @command("CLIENT|PAUSE", kind="server", arity=-3, flags=_ADMIN, group="connection", since="2.9.50",
-         summary="Stop processing commands from clients for some time")
+         summary="Stop processing commands from clients for some time",
+         syntax="timeout:integer [mode: WRITE | ALL]@6.2.0",
+         history=("6.2.0 `CLIENT PAUSE WRITE` mode added along with the `mode` option.",))
 def client_pause(call: Call) -> Reply | Later:
     """In the standalone view for all nodes, as it looks like one server; in the cluster view for this node."""
     args, pause = call.args, call.server.pause
@@ -47,7 +49,7 @@ def _tell_all(call: Call, milliseconds: int, *, everything: bool) -> Reply | Lat
 
 
 @command("CLIENT|REPLY", kind="server", arity=3, flags="loading stale noscript", group="connection", since="3.2.0",
-         summary="Instruct the server whether to reply to commands")
+         summary="Instruct the server whether to reply to commands", syntax="(on_off_skip: ON | OFF | SKIP)")
 def client_reply(call: Call) -> Reply | Later:
     mode, session = call.args[2].upper(), call.session
     if mode == b"ON":
@@ -64,7 +66,8 @@ def client_reply(call: Call) -> Reply | Later:
 
 @command("CLIENT|UNBLOCK", kind="server", arity=-3, flags=_ADMIN, group="connection", since="5.0.0",
          summary="Unblock a client blocked in a blocking command from a different connection",
-         complexity="O(log N) where N is the number of client connections")
+         complexity="O(log N) where N is the number of client connections",
+         syntax="client-id:integer [timeout_error: TIMEOUT | ERROR]")
 def client_unblock(call: Call) -> Reply:
     args = call.args
     if len(args) > 4:
@@ -80,7 +83,8 @@ def client_unblock(call: Call) -> Reply:
 
 
 @command("CLIENT|NO-TOUCH", kind="server", arity=3, flags="loading stale noscript", group="connection", since="7.2.0",
-         summary="Controls whether commands sent by the client affect the LRU/LFU of accessed keys.")
+         summary="Controls whether commands sent by the client affect the LRU/LFU of accessed keys.",
+         syntax="(enabled: ON | OFF)")
 def client_no_touch(call: Call) -> Reply:
     """As Redis 7.2 has it. Reads never change how idle a key is here, so there is nothing to refrain from."""
     if call.args[2].upper() not in (b"ON", b"OFF"):
@@ -90,7 +94,7 @@ def client_no_touch(call: Call) -> Reply:
 
 
 @command("MONITOR", kind="server", arity=1, flags=_ADMIN, group="server", since="1.0.0",
-         summary="Listen for all requests received by the server in real time")
+         summary="Listen for all requests received by the server in real time", complexity="")
 def monitor(call: Call) -> Reply:
     """Shows what the clients of this node run, in both views."""
     call.server.monitors.add(call.connection)

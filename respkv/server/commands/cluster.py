@@ -61,7 +61,9 @@ def _reachable(server: Server, node: str) -> bool:
 
 @command("CLUSTER|SLOTS", kind="server", arity=2, flags="stale", group="cluster", since="3.0.0",
          summary="Get array of Cluster slot to node mappings", tips="nondeterministic_output",
-         complexity="O(N) where N is the total number of Cluster nodes")
+         complexity="O(N) where N is the total number of Cluster nodes",
+         history=("4.0.0 Added node IDs.", "7.0.0 Added additional networking metadata field."),
+         deprecated="7.0.0 `CLUSTER SHARDS`")
 def cluster_slots(call: Call) -> Reply:
     server = call.server
     led = _led_by(server)
@@ -165,14 +167,15 @@ def _followed(server: Server, name: str) -> str | None:
 
 
 @command("CLUSTER|REPLICAS", kind="server", arity=3, flags="admin stale", group="cluster", since="5.0.0",
-         summary="List replica nodes of the specified master node", tips="nondeterministic_output")
+         summary="List replica nodes of the specified master node", tips="nondeterministic_output", syntax="node-id")
 def cluster_replicas(call: Call) -> Reply:
     """The lines of CLUSTER NODES that call the node their master."""
     return _replicas(call)
 
 
 @command("CLUSTER|SLAVES", kind="server", arity=3, flags="admin stale", group="cluster", since="3.0.0",
-         summary="List replica nodes of the specified master node", tips="nondeterministic_output")
+         summary="List replica nodes of the specified master node", tips="nondeterministic_output", syntax="node-id",
+         deprecated="5.0.0 `CLUSTER REPLICAS`")
 def cluster_slaves(call: Call) -> Reply:
     """The older name."""
     return _replicas(call)
@@ -197,7 +200,7 @@ def _replicas(call: Call) -> Reply:
 
 @command("CLUSTER|COUNT-FAILURE-REPORTS", kind="server", arity=3, flags="admin stale", group="cluster", since="3.0.0",
          summary="Return the number of failure reports active for a given node", tips="nondeterministic_output",
-         complexity="O(N) where N is the number of failure reports")
+         complexity="O(N) where N is the number of failure reports", syntax="node-id")
 def cluster_count_failure_reports(call: Call) -> Reply:
     """Nodes do not report failures to each other: 1 if this node has no link to the other, else 0."""
     return int(not _reachable(call.server, _known_node(call)))
@@ -256,13 +259,13 @@ def cluster_links(call: Call) -> Reply:
 
 @command("CLUSTER|KEYSLOT", kind="server", arity=3, flags="stale", group="cluster", since="3.0.0",
          summary="Returns the hash slot of the specified key",
-         complexity="O(N) where N is the number of bytes in the key")
+         complexity="O(N) where N is the number of bytes in the key", syntax="key:string")
 def cluster_keyslot(call: Call) -> Reply:
     return slot_of(call.args[2])
 
 
 @command("CLUSTER|COUNTKEYSINSLOT", kind="server", arity=3, flags="stale", group="cluster", since="3.0.0",
-         summary="Return the number of local keys in the specified hash slot")
+         summary="Return the number of local keys in the specified hash slot", syntax="slot:integer")
 def cluster_countkeysinslot(call: Call) -> Reply:
     slot = integer(call.args[2])
     if not 0 <= slot < SLOTS:
@@ -272,7 +275,7 @@ def cluster_countkeysinslot(call: Call) -> Reply:
 
 @command("CLUSTER|GETKEYSINSLOT", kind="server", arity=4, flags="stale", group="cluster", since="3.0.0",
          summary="Return local key names in the specified hash slot", tips="nondeterministic_output",
-         complexity="O(log(N)) where N is the number of requested keys")
+         complexity="O(log(N)) where N is the number of requested keys", syntax="slot:integer count:integer")
 def cluster_getkeysinslot(call: Call) -> Reply:
     slot, count = integer(call.args[2]), integer(call.args[3])
     if not 0 <= slot < SLOTS or count < 0:
@@ -296,33 +299,36 @@ _NODES = "the nodes of a cluster are those of cluster.nodes in every node's conf
 _LEADERS = "each shard elects its leader itself; stop a node to move what it leads"
 _EPOCH = "the map's epoch is respkv's own"
 
-REFUSED = {  # subcommand to arity and reason
-    "ADDSLOTS": (-3, _SLOTS),
-    "ADDSLOTSRANGE": (-4, _SLOTS),
-    "BUMPEPOCH": (2, _EPOCH),
-    "DELSLOTS": (-3, _SLOTS),
-    "DELSLOTSRANGE": (-4, _SLOTS),
-    "FAILOVER": (-2, _LEADERS),
-    "FLUSHSLOTS": (2, _SLOTS),
-    "FORGET": (3, _NODES),
-    "MEET": (-4, _NODES),
-    "REPLICATE": (3, _SLOTS),
-    "RESET": (-2, _NODES),
-    "SAVECONFIG": (2, _NODES),
-    "SET-CONFIG-EPOCH": (3, _EPOCH),
-    "SETSLOT": (-4, _SLOTS),
+_RANGES = "(start-slot_end-slot: start-slot:integer end-slot:integer)..."
+_SETSLOT = "slot:integer (subcommand: IMPORTING node-id | MIGRATING node-id | NODE node-id | STABLE)"
+
+REFUSED = {  # subcommand to arity, since, syntax and reason
+    "ADDSLOTS": (-3, "3.0.0", "slot:integer...", _SLOTS),
+    "ADDSLOTSRANGE": (-4, "7.0.0", _RANGES, _SLOTS),
+    "BUMPEPOCH": (2, "3.0.0", "", _EPOCH),
+    "DELSLOTS": (-3, "3.0.0", "slot:integer...", _SLOTS),
+    "DELSLOTSRANGE": (-4, "7.0.0", _RANGES, _SLOTS),
+    "FAILOVER": (-2, "3.0.0", "[options: FORCE | TAKEOVER]", _LEADERS),
+    "FLUSHSLOTS": (2, "3.0.0", "", _SLOTS),
+    "FORGET": (3, "3.0.0", "node-id", _NODES),
+    "MEET": (-4, "3.0.0", "ip port:integer [cluster_bus_port:integer@4.0.0]", _NODES),
+    "REPLICATE": (3, "3.0.0", "node-id", _SLOTS),
+    "RESET": (-2, "3.0.0", "[hard_soft: HARD | SOFT]", _NODES),
+    "SAVECONFIG": (2, "3.0.0", "", _NODES),
+    "SET-CONFIG-EPOCH": (3, "3.0.0", "config-epoch:integer", _EPOCH),
+    "SETSLOT": (-4, "3.0.0", _SETSLOT, _SLOTS),
 }
 
 
-def _refuse(name: str, arity: int, reason: str) -> None:
-    @command(f"CLUSTER|{name}", kind="server", arity=arity, flags="admin stale", group="cluster", since="3.0.0",
-             summary=f"Refused: {reason}")
+def _refuse(name: str, arity: int, since: str, syntax: str, reason: str) -> None:
+    @command(f"CLUSTER|{name}", kind="server", arity=arity, flags="admin stale", group="cluster", since=since,
+             summary=f"Refused: {reason}", syntax=syntax)
     def refused(call: Call) -> Reply:
         raise errors.generic(f"CLUSTER {name} is not supported: {reason}")
 
 
-for _name, (_arity, _reason) in REFUSED.items():
-    _refuse(_name, _arity, _reason)
+for _name, _declared in REFUSED.items():
+    _refuse(_name, *_declared)
 
 
 @command("CLUSTER|HELP", kind="server", arity=2, flags="loading stale", group="cluster", since="5.0.0",

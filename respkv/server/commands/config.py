@@ -28,7 +28,9 @@ def config(call: Call) -> Reply:
 
 @command("CONFIG|GET", kind="server", arity=-3, flags="admin loading stale noscript", group="server", since="2.0.0",
          summary="Get the values of configuration parameters",
-         complexity="O(N) when N is the number of configuration parameters provided")
+         complexity="O(N) when N is the number of configuration parameters provided",
+         syntax="(parameter: parameter)...",
+         history=("7.0.0 Added the ability to pass multiple pattern parameters in one call",))
 def config_get(call: Call) -> Reply:
     known = call.server.config.parameters()
     found: dict[bytes, bytes] = {}
@@ -45,7 +47,8 @@ def config_get(call: Call) -> Reply:
 @command("CONFIG|SET", kind="server", arity=-4, flags="admin loading stale noscript", group="server", since="2.0.0",
          summary="Set configuration parameters to the given values",
          complexity="O(N) when N is the number of configuration parameters provided",
-         tips="request_policy:all_nodes response_policy:all_succeeded")
+         tips="request_policy:all_nodes response_policy:all_succeeded", syntax="(parameter_value: parameter value)...",
+         history=("7.0.0 Added the ability to set multiple parameters in one call.",))
 def config_set(call: Call) -> Reply:
     args = call.args
     if len(args) % 2:

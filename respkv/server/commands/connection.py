@@ -20,7 +20,7 @@ GREETING_VERSION = "7.4.0"
 
 
 @command("PING", kind="server", arity=-1, flags="fast", group="connection", since="1.0.0", summary="Ping the server",
-         tips="request_policy:all_shards response_policy:all_succeeded")
+         tips="request_policy:all_shards response_policy:all_succeeded", syntax="[message]")
 def ping(call: Call) -> Reply:
     args = call.args
     if len(args) > 2:
@@ -31,13 +31,16 @@ def ping(call: Call) -> Reply:
 
 
 @command("ECHO", kind="server", arity=2, flags="fast loading stale", group="connection", since="1.0.0",
-         summary="Echo the given string")
+         summary="Echo the given string", syntax="message")
 def echo(call: Call) -> Reply:
     return call.args[1]
 
 
 @command("HELLO", kind="server", arity=-1, flags="fast loading stale noscript no_auth allow_busy", group="connection",
-         since="6.0.0", summary="Handshake with Redis")
+         since="6.0.0", summary="Handshake with Redis",
+         syntax="[arguments: protover:integer [AUTH (username_password: username password)] [SETNAME clientname]]",
+         history=(("6.2.0 `protover` made optional; when called without arguments the command reports the current "
+                   "connection's context."),))
 def hello(call: Call) -> Reply:
     args, session = call.args, call.session
     protocol = _protocol(args[1]) if len(args) > 1 else session.protocol
@@ -84,7 +87,8 @@ def _protocol(text: bytes) -> int:
 
 @command("AUTH", kind="server", arity=-2, flags="fast loading stale noscript no_auth allow_busy", group="connection",
          since="1.0.0", summary="Authenticate to the server",
-         complexity="O(N) where N is the number of passwords defined for the user")
+         complexity="O(N) where N is the number of passwords defined for the user", syntax="[username@6.0.0] password",
+         history=("6.0.0 Added ACL style (username and password).",))
 def auth(call: Call) -> Reply:
     args = call.args
     if len(args) > 3:
@@ -109,7 +113,7 @@ def is_printable(text: bytes) -> bool:
 
 
 @command("SELECT", kind="server", arity=2, flags="fast loading stale", group="connection", since="1.0.0",
-         summary="Change the selected database for the current connection")
+         summary="Change the selected database for the current connection", syntax="index:integer")
 def select(call: Call) -> Reply:
     try:
         database(call.args[1])

@@ -39,7 +39,7 @@ _tasks: set[asyncio.Task[None]] = set()  # the loop itself does not keep them
 
 
 @command("DEBUG", kind="server", arity=-2, flags="admin loading stale noscript", group="server", since="1.0.0",
-         complexity="Depends on subcommand.", summary="A container for debugging commands")
+         complexity="Depends on subcommand.", summary="A container for debugging commands", doc_flags="syscmd")
 def debug(call: Call) -> Reply | Later:
     _check_allowed(call)
     known = _SUBCOMMANDS.get(call.args[1].upper())

@@ -31,7 +31,9 @@ def command_count(call: Call) -> Reply:
 
 @command("COMMAND|INFO", kind="server", arity=-2, flags="loading stale", group="server", since="2.8.13",
          categories="connection", complexity="O(N) where N is the number of commands to look up", tips=_ORDER,
-         summary="Get array of specific Redis command details, or all when no argument is given.")
+         summary="Get array of specific Redis command details, or all when no argument is given.",
+         syntax="[command-name...]",
+         history=("7.0.0 Allowed to be called with no argument to get info on all commands.",))
 def command_info(call: Call) -> Reply:
     names = call.args[2:]
     if not names:
@@ -42,7 +44,7 @@ def command_info(call: Call) -> Reply:
 
 @command("COMMAND|DOCS", kind="server", arity=-2, flags="loading stale", group="server", since="7.0.0",
          categories="connection", summary="Get array of specific Redis command documentation",
-         complexity="O(N) where N is the number of commands to look up", tips=_ORDER)
+         complexity="O(N) where N is the number of commands to look up", tips=_ORDER, syntax="[command-name...]")
 def command_docs(call: Call) -> Reply:
     names = call.args[2:]
     specs = [spec for spec in map(find, names) if spec is not None] if names else all_specs()
@@ -51,7 +53,8 @@ def command_docs(call: Call) -> Reply:
 
 @command("COMMAND|LIST", kind="server", arity=-2, flags="loading stale", group="server", since="7.0.0",
          categories="connection", summary="Get an array of Redis command names",
-         complexity="O(N) where N is the total number of Redis commands", tips=_ORDER)
+         complexity="O(N) where N is the total number of Redis commands", tips=_ORDER,
+         syntax="[FILTERBY (filterby: MODULE module-name | ACLCAT category | PATTERN pattern)]")
 def command_list(call: Call) -> Reply:
     args = call.args
     every = [each for spec in all_specs() for each in (spec, *describe.children(spec))]
@@ -102,7 +105,7 @@ def command_getkeys(call: Call) -> Reply:
 def command_getkeysandflags(call: Call) -> Reply:
     args = call.args[2:]
     spec = _parse(args)
-    return [[args[at], describe.access_flags(access)] for at, access in keys_and_access(spec, args)]
+    return [[args[at], describe.words(access)] for at, access in keys_and_access(spec, args)]
 
 
 @command("COMMAND|HELP", kind="server", arity=2, flags="loading stale", group="server", since="5.0.0",

@@ -40,7 +40,8 @@ _ONLY_WITH_ALL = frozenset(("commandstats", "latencystats"))
 
 @command("INFO", kind="server", arity=-1, flags="loading stale", group="server", since="1.0.0", categories="dangerous",
          summary="Get information and statistics about the server",
-         tips="nondeterministic_output request_policy:all_shards response_policy:special")
+         tips="nondeterministic_output request_policy:all_shards response_policy:special", syntax="[section...]",
+         history=("7.0.0 Added support for taking multiple section arguments.",))
 def info(call: Call) -> Reply:
     wanted = _wanted([arg.decode(errors="replace").lower() for arg in call.args[1:]])
     parts = []

@@ -11,7 +11,7 @@ from respkv.server.dispatch import Call
 
 
 @command("MOVE", kind="server", arity=3, flags="write fast", keys=(1, 1, 1), access="RW access update",
-         group="generic", since="1.0.0", summary="Move a key to another database")
+         group="generic", since="1.0.0", summary="Move a key to another database", syntax="key db:integer")
 def move(call: Call) -> Reply:
     """There is one database: every other one is out of range, and a key is in this one already."""
     if call.session.cluster_view:

@@ -27,14 +27,14 @@ def latency_latest(call: Call) -> Reply:
 
 
 @command("LATENCY|HISTORY", kind="server", arity=3, flags=_FLAGS, group="server", since="2.8.13", tips=_TIPS,
-         summary="Return timestamp-latency samples for the event.")
+         summary="Return timestamp-latency samples for the event.", syntax="event")
 def latency_history(call: Call) -> Reply:
     event = call.server.watch.latency.events.get(_text(call.args[2]))
     return [list(sample) for sample in event.samples] if event else []
 
 
 @command("LATENCY|GRAPH", kind="server", arity=3, flags=_FLAGS, group="server", since="2.8.13", tips=_TIPS,
-         summary="Return a latency graph for the event.")
+         summary="Return a latency graph for the event.", syntax="event")
 def latency_graph(call: Call) -> Reply:
     name = _text(call.args[2])
     event = call.server.watch.latency.events.get(name)
@@ -45,7 +45,7 @@ def latency_graph(call: Call) -> Reply:
 
 @command("LATENCY|RESET", kind="server", arity=-2, flags=_FLAGS, group="server", since="2.8.13",
          tips="request_policy:all_nodes response_policy:all_succeeded",
-         summary="Reset latency data for one or more events.")
+         summary="Reset latency data for one or more events.", syntax="[event...]")
 def latency_reset(call: Call) -> Reply:
     return call.server.watch.latency.reset(list(map(_text, call.args[2:])))
 
@@ -59,7 +59,8 @@ def latency_doctor(call: Call) -> Reply:
 
 @command("LATENCY|HISTOGRAM", kind="server", arity=-2, flags=_FLAGS, group="server", since="7.0.0", tips=_TIPS,
          complexity="O(N) where N is the number of commands with latency information being retrieved.",
-         summary="Return the cumulative distribution of latencies of a subset of commands or all.")
+         summary="Return the cumulative distribution of latencies of a subset of commands or all.",
+         syntax="[command...]")
 def latency_histogram(call: Call) -> Reply:
     wanted = [find(name) for name in call.args[2:]]
     called = call.server.stats.commands_called()

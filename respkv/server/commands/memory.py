@@ -93,15 +93,19 @@ def memory_doctor(call: Call) -> Reply:
     return Verbatim(f"Sam, I detected a few issues in this node's memory:\n\n{problems}".encode())
 
 
+_ALLOCATOR_COMPLEXITY = "Depends on how much memory is allocated, could be slow"
+
+
 @command("MEMORY|MALLOC-STATS", kind="server", arity=2, group="server", since="4.0.0", tips=_TIPS,
-         summary="Show allocator internal stats")
+         summary="Show allocator internal stats", complexity=_ALLOCATOR_COMPLEXITY)
 def memory_malloc_stats(call: Call) -> Reply:
     """As Redis answers without jemalloc."""
     return b"Stats not supported for the current allocator"
 
 
 @command("MEMORY|PURGE", kind="server", arity=2, group="server", since="4.0.0",
-         summary="Ask the allocator to release memory", tips="request_policy:all_shards response_policy:all_succeeded")
+         summary="Ask the allocator to release memory", tips="request_policy:all_shards response_policy:all_succeeded",
+         complexity=_ALLOCATOR_COMPLEXITY)
 def memory_purge(call: Call) -> Reply:
     return_free_memory()
     return OK

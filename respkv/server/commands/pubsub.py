@@ -63,21 +63,22 @@ def _confirmed(call: Call, confirmations: list[bytes]) -> Reply | Later:
 
 @command("SUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Listen for messages published to the given channels",
-         complexity="O(N) where N is the number of channels to subscribe to.")
+         complexity="O(N) where N is the number of channels to subscribe to.", syntax="channel...")
 def subscribe(call: Call) -> Reply | Later:
     return _subscribe(call, CHANNEL)
 
 
 @command("PSUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Listen for messages published to channels matching the given patterns",
-         complexity="O(N) where N is the number of patterns the client is already subscribed to.")
+         complexity="O(N) where N is the number of patterns the client is already subscribed to.",
+         syntax="(pattern: pattern)...")
 def psubscribe(call: Call) -> Reply | Later:
     return _subscribe(call, PATTERN)
 
 
 @command("SSUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, keys=(1, -1, 1), key_specs=_SHARD_CHANNELS,
          group="pubsub", since="7.0.0", summary="Listen for messages published to the given shard channels",
-         complexity="O(N) where N is the number of shard channels to subscribe to.")
+         complexity="O(N) where N is the number of shard channels to subscribe to.", syntax="shardchannel...")
 def ssubscribe(call: Call) -> Reply | Later:
     _check_slot(call, call.args[1:])
     return _subscribe(call, SHARD_CHANNEL)
@@ -85,7 +86,7 @@ def ssubscribe(call: Call) -> Reply | Later:
 
 @command("UNSUBSCRIBE", kind="server", arity=-1, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Stop listening for messages posted to the given channels",
-         complexity="O(N) where N is the number of clients already subscribed to a channel.")
+         complexity="O(N) where N is the number of clients already subscribed to a channel.", syntax="[channel...]")
 def unsubscribe(call: Call) -> Reply | Later:
     return _unsubscribe(call, CHANNEL)
 
@@ -93,14 +94,15 @@ def unsubscribe(call: Call) -> Reply | Later:
 @command("PUNSUBSCRIBE", kind="server", arity=-1, flags=_FLAGS, group="pubsub", since="2.0.0",
          summary="Stop listening for messages posted to channels matching the given patterns",
          complexity="O(N+M) where N is the number of patterns the client is already subscribed and M is the number of "
-                    "total patterns subscribed in the system (by any client).")
+                    "total patterns subscribed in the system (by any client).", syntax="[pattern...]")
 def punsubscribe(call: Call) -> Reply | Later:
     return _unsubscribe(call, PATTERN)
 
 
 @command("SUNSUBSCRIBE", kind="server", arity=-1, flags=_FLAGS, keys=(1, -1, 1), key_specs=_SHARD_CHANNELS,
          group="pubsub", since="7.0.0", summary="Stop listening for messages posted to the given shard channels",
-         complexity="O(N) where N is the number of clients already subscribed to a shard channel.")
+         complexity="O(N) where N is the number of clients already subscribed to a shard channel.",
+         syntax="[shardchannel...]")
 def sunsubscribe(call: Call) -> Reply | Later:
     return _unsubscribe(call, SHARD_CHANNEL)
 
@@ -136,14 +138,15 @@ def _publish(call: Call, *, sharded: bool) -> Reply | Later:
 @command("PUBLISH", kind="server", arity=3, flags="pubsub loading stale fast", group="pubsub", since="2.0.0",
          summary="Post a message to a channel",
          complexity="O(N+M) where N is the number of clients subscribed to the receiving channel and M is the total "
-                    "number of subscribed patterns (by any client).")
+                    "number of subscribed patterns (by any client).", syntax="channel message")
 def publish(call: Call) -> Reply | Later:
     return _publish(call, sharded=False)
 
 
 @command("SPUBLISH", kind="server", arity=3, flags="pubsub loading stale fast", keys=(1, 1, 1), access="not_key",
          group="pubsub", since="7.0.0", summary="Post a message to a shard channel",
-         complexity="O(N) where N is the number of clients subscribed to the receiving shard channel.")
+         complexity="O(N) where N is the number of clients subscribed to the receiving shard channel.",
+         syntax="shardchannel message")
 def spublish(call: Call) -> Reply | Later:
     _check_slot(call, [call.args[1]])
     return _publish(call, sharded=True)
@@ -191,7 +194,7 @@ def _pairs(names: Sequence[bytes], counts: Sequence[int]) -> Reply:
 @command("PUBSUB|CHANNELS", kind="server", arity=-2, flags=_ASKING, group="pubsub", since="2.8.0",
          summary="List active channels",
          complexity="O(N) where N is the number of active channels, and assuming constant time pattern matching "
-                    "(relatively short channels and patterns)")
+                    "(relatively short channels and patterns)", syntax="[pattern]")
 def pubsub_channels(call: Call) -> Reply | Later:
     return _names(call, CHANNEL)
 
@@ -210,7 +213,8 @@ def pubsub_numpat(call: Call) -> Reply | Later:
 
 @command("PUBSUB|NUMSUB", kind="server", arity=-2, flags=_ASKING, group="pubsub", since="2.8.0",
          summary="Get the count of subscribers for channels",
-         complexity="O(N) for the NUMSUB subcommand, where N is the number of requested channels")
+         complexity="O(N) for the NUMSUB subcommand, where N is the number of requested channels",
+         syntax="[channel...]")
 def pubsub_numsub(call: Call) -> Reply | Later:
     return _counts(call, CHANNEL)
 
@@ -218,14 +222,15 @@ def pubsub_numsub(call: Call) -> Reply | Later:
 @command("PUBSUB|SHARDCHANNELS", kind="server", arity=-2, flags=_ASKING, group="pubsub", since="7.0.0",
          summary="List active shard channels",
          complexity="O(N) where N is the number of active shard channels, and assuming constant time pattern matching "
-                    "(relatively short shard channels).")
+                    "(relatively short shard channels).", syntax="[pattern]")
 def pubsub_shardchannels(call: Call) -> Reply | Later:
     return _names(call, SHARD_CHANNEL)
 
 
 @command("PUBSUB|SHARDNUMSUB", kind="server", arity=-2, flags=_ASKING, group="pubsub", since="7.0.0",
          summary="Get the count of subscribers for shard channels",
-         complexity="O(N) for the SHARDNUMSUB subcommand, where N is the number of requested shard channels")
+         complexity="O(N) for the SHARDNUMSUB subcommand, where N is the number of requested shard channels",
+         syntax="[shardchannel...]")
 def pubsub_shardnumsub(call: Call) -> Reply | Later:
     return _counts(call, SHARD_CHANNEL)
 

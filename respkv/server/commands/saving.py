@@ -46,7 +46,8 @@ async def _answer_when_synced(journal: Journal, sequence: int, answer: Callable[
 
 
 @command("BGSAVE", kind="server", arity=-1, flags="admin noscript no_async_loading", group="server", since="1.0.0",
-         summary="Asynchronously save the dataset to disk")
+         summary="Asynchronously save the dataset to disk", syntax="[SCHEDULE@3.2.2]",
+         history=("3.2.2 Added the `SCHEDULE` option.",))
 def bgsave(call: Call) -> Reply:
     if len(call.args) > 2 or (len(call.args) == 2 and call.args[1].upper() != b"SCHEDULE"):
         raise errors.syntax()

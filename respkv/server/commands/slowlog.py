@@ -21,7 +21,8 @@ def slowlog(call: Call) -> Reply:
 
 
 @command("SLOWLOG|GET", kind="server", arity=-2, flags=_FLAGS, group="server", since="2.2.12", tips=_TIPS,
-         complexity="O(N) where N is the number of entries returned", summary="Get the slow log's entries")
+         complexity="O(N) where N is the number of entries returned", summary="Get the slow log's entries",
+         syntax="[count:integer]", history=("4.0.0 Added client IP address, port and name to the reply.",))
 def slowlog_get(call: Call) -> Reply:
     if len(call.args) > 3:
         raise errors.bad_subcommand_syntax(call.args[0], call.args[1])

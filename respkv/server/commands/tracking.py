@@ -16,7 +16,8 @@ _FLAGS = "loading stale noscript"
 
 @command("CLIENT|TRACKING", kind="server", arity=-3, flags=_FLAGS, group="connection", since="6.0.0",
          summary="Enable or disable server assisted client side caching support",
-         complexity="O(1). Some options may introduce additional complexity.")
+         complexity="O(1). Some options may introduce additional complexity.",
+         syntax="(status: ON | OFF) [REDIRECT client-id:integer] [PREFIX prefix]... [BCAST] [OPTIN] [OPTOUT] [NOLOOP]")
 def client_tracking(call: Call) -> Reply | Later:
     """Turning it on is answered when this node hears of all changes, so that nothing is in doubt at once."""
     tracker, prefixes = _options(call)
@@ -99,7 +100,7 @@ def _check_overlap(prefix: bytes, others: Iterable[bytes], what: str) -> None:
 
 
 @command("CLIENT|CACHING", kind="server", arity=3, flags=_FLAGS, group="connection", since="6.0.0",
-         summary="Instruct the server about tracking or not keys in the next request")
+         summary="Instruct the server about tracking or not keys in the next request", syntax="(mode: YES | NO)")
 def client_caching(call: Call) -> Reply:
     tracker, word = call.session.tracker, call.args[2].upper()
     if tracker is None:

@@ -78,7 +78,7 @@ def _burst(call: Call) -> Burst:
 
 @command("WATCH", kind="server", arity=-2, flags=_FLAGS, keys=(1, -1, 1), access="RO", group="transactions",
          since="2.2.0", complexity="O(1) for every key.",
-         summary="Watch the given keys to determine execution of the MULTI/EXEC block")
+         summary="Watch the given keys to determine execution of the MULTI/EXEC block", syntax="key...")
 def watch(call: Call) -> Reply | Later:
     session = call.session
     if session.transaction is not None:

@@ -48,7 +48,7 @@ class _Barrier(Part):
 @command("WAIT", kind="server", arity=3, flags="noscript", group="generic", group_category=False, since="3.0.0",
          categories="connection", tips="request_policy:all_shards response_policy:agg_min",
          summary="Wait for the synchronous replication of all the write commands sent in the context of the current "
-                 "connection")
+                 "connection", syntax="numreplicas:integer timeout:integer")
 def wait(call: Call) -> Later:
     wanted = integer(call.args[1])
     timeout_ms = integer_else(call.args[2], "timeout is not an integer or out of range")
