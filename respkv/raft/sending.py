@@ -3,6 +3,10 @@
 At most `WINDOW_BYTES` are on the way to a follower without its acknowledgement, in messages of about `MESSAGE_BYTES`
 (one entry at least), so a follower that lags or does not answer costs its leader a window and no more. One that needs
 entries which are trimmed is named in `snapshot_wanted` and gets heartbeats alone.
+
+What is lost on the way is found by the next heartbeat, which names the last entry sent: the follower asks for what it
+lacks. While the window is full heartbeats do without that, as they may overtake a long message, until nothing has been
+acknowledged for `LOST_AFTER_S`.
 """
 
 from __future__ import annotations
@@ -19,25 +23,45 @@ from respkv.raft.messages import APPEND, Message
 
 WINDOW_BYTES = 8 << 20
 MESSAGE_BYTES = 1 << 20
+LOST_AFTER_S = 5.0
 
 
 class _Window:
-    """What one follower was sent and has not acknowledged. `back_at`: when it last asked for something once more."""
+    """What one follower was sent and has not acknowledged.
 
-    __slots__ = ("back_at", "bytes", "sent")
+    back_at     when it last asked for something once more
+    moved_at    when it last acknowledged something, or was sent something after it had acknowledged everything
+    patience_s  how long after that what is on the way seems lost; twice as long each time in a row
+    """
+
+    __slots__ = ("back_at", "bytes", "moved_at", "patience_s", "sent")
 
     def __init__(self) -> None:
         self.sent: deque[tuple[int, int]] = deque()
         self.bytes = 0
-        self.back_at = NEVER
+        self.back_at = self.moved_at = NEVER
+        self.patience_s = LOST_AFTER_S
 
-    def add(self, last_index: int, size: int) -> None:
+    def add(self, last_index: int, size: int, now: float) -> None:
+        if not self.sent:
+            self.moved_at = now
         self.sent.append((last_index, size))
         self.bytes += size
 
     def acknowledged(self, index: int) -> None:
-        while self.sent and self.sent[0][0] <= index:
-            self.bytes -= self.sent.popleft()[1]
+        if self.sent and self.sent[0][0] <= index:
+            self.moved_at = Clock.now()
+            self.patience_s = LOST_AFTER_S
+            while self.sent and self.sent[0][0] <= index:
+                self.bytes -= self.sent.popleft()[1]
+
+    def seems_lost(self, now: float) -> bool:
+        """Whether to ask the follower what it has, even if more is on the way."""
+        if now < self.moved_at + self.patience_s:
+            return False
+        self.moved_at = now
+        self.patience_s *= 2
+        return True
 
     def clear(self) -> None:
         self.sent.clear()
@@ -102,11 +126,12 @@ class Sending:
             entries, size = _take(shard_log, next_index - base)
             self._append(name, next_index - 1, shard_log[next_index - 1 - base][2], now, entries)
             next_index += len(entries)
-            window.add(next_index - 1, size)
+            window.add(next_index - 1, size, now)
             core.next[node] = next_index
             heartbeat = False
         if heartbeat:
-            if window.bytes >= WINDOW_BYTES:  # it may overtake a long message: say only what the follower has
+            if window.bytes >= WINDOW_BYTES and not window.seems_lost(now):
+                # It may overtake a long message: say only what the follower has.
                 next_index = max(core.matched(name), base) + 1
             self._append(name, next_index - 1, shard_log[next_index - 1 - base][2], now, [])
 

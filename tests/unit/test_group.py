@@ -1,6 +1,6 @@
 """A Raft group on a virtual clock, network and disk: what PySyncObj leaves open must be closed here.
 
-The numbers of holes are those of `shared/raft/README.md`.
+The numbers of holes are those of `tests/unit/test_holes.py`.
 """
 
 from __future__ import annotations
@@ -600,6 +600,21 @@ def test_lost_appends_are_sent_again_without_a_new_link(make: Callable[..., Worl
     world.run(0.15)
     world.intercept = lambda source, target, message: True
     world.run_until(lambda: leader.group.commit == index)
+
+
+def test_lost_appends_are_sent_again_even_if_they_fill_the_window(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "WINDOW_BYTES", 1000)
+    world = make(3)
+    leader = world.leader()
+    world.settle(0.2)
+    world.intercept = lambda source, target, message: not (message[0] == APPEND and message[7])
+    index = world.write(b"x" * 2000)
+    world.run(1.2 * sending.LOST_AFTER_S)  # and once more
+    assert leader.group.commit < index
+    world.intercept = lambda source, target, message: True
+    world.run_until(lambda: leader.group.commit == index, 2 * sending.LOST_AFTER_S)
 
 
 def test_a_follower_behind_the_base_wants_a_snapshot_and_goes_on_behind_it(make: Callable[..., World]) -> None:
