@@ -6,11 +6,14 @@ answer, or for a long value to be read. Each is answered once, at its deadline b
 A read must not see what its client wrote behind it. So reads that wait on the leader while a batch is about to be
 proposed go into that batch; and a batch that is sent to the leader's node takes along the reads of its clients that
 have no answer yet. Asked again after the link broke or the leader changed, they would come too late.
+
+Nor must it see less than one before it. So the leader's node is asked by one message at a time: if some of its reads
+have to be asked again, because it was too much at once or nobody leads there, none behind them was answered before.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from respkv import errors
 from respkv.raft.clock import Clock
@@ -51,12 +54,21 @@ def _put_before(batch: Batch, reads: list[Read]) -> None:
     batch.parts += [read.part for read in reads]
 
 
+class _Asked(NamedTuple):
+    """What another node was asked: `reads`, in its `term` (-1: whichever that is)."""
+
+    request: int
+    name: str
+    term: int
+    reads: list[Read]
+
+
 class Reads:
     """The waiting reads of `proposer`'s shard."""
 
     def __init__(self, proposer: Proposer) -> None:
         self.waiting: list[Read] = []
-        self.forwarded: dict[int, tuple[str, list[Read]]] = {}
+        self.asked: _Asked | None = None
         self._proposer = proposer
         self._long = LongReads(self._leave_to_others)
         self._asked_at = float("-inf")
@@ -150,15 +162,15 @@ class Reads:
 
     def join_those_of(self, batch: Batch) -> None:
         """Moves into `batch`, before its writes, the reads of its clients that have no answer yet."""
-        if not self.waiting and not self.forwarded:
+        asked = self.asked.reads if self.asked is not None else []
+        if not self.waiting and not asked:
             return
         clients = {part.client for part in batch.parts}
         moved: list[Read] = []
-        for _, asked in self.forwarded.values():
-            for place, read in enumerate(asked):
-                if read.part.client in clients:
-                    moved.append(read)
-                    asked[place] = Read(_NOBODY, read.token, read.args, read.asked_at, read.deadline)
+        for place, read in enumerate(asked):
+            if read.part.client in clients:
+                moved.append(read)
+                asked[place] = Read(_NOBODY, read.token, read.args, read.asked_at, read.deadline)
         moved += [read for read in self.waiting if read.part.client in clients]
         self.waiting = [read for read in self.waiting if read.part.client not in clients]
         if moved:
@@ -167,24 +179,30 @@ class Reads:
     # -- from the leader's node
 
     def forward(self, name: str, term: int, request: int) -> bool:
-        """Asks node `name`; False if there is no link to it."""
+        """Asks node `name`, once it has answered what it was asked before; False if there is no link to it."""
+        if self.asked is not None:
+            if (self.asked.name, self.asked.term) == (name, term):
+                return True
+            self.recall()
         proposer, reads = self._proposer, self.waiting
         if not proposer.send(name, (READ, proposer.shard, request, term, [read.args for read in reads])):
             return False
         self.waiting = []
-        self.forwarded[request] = (name, reads)
+        self.asked = _Asked(request, name, term, reads)
         return True
 
     def on_done(self, request: int, status: int, content: Any, parts: list[bytes] | None = None) -> None:
         """The answer to `request`. Raises BadMessage: nothing has changed."""
         if parts:
             hand_out(content, parts)
-        if request not in self.forwarded:
+        if self.asked is None or self.asked.request != request:
             return
-        _, reads = self.forwarded[request]
+        reads = self.asked.reads
         if status == APPLIED:
             require_count(content, len(reads), least=1)
-        del self.forwarded[request]
+        self.asked = None
+        if self.waiting:
+            self._proposer.wake()
         if status == REFUSED:
             self._proposer.note_hint(content)
             self._ask_again(reads)
@@ -202,27 +220,26 @@ class Reads:
 
     def on_later(self, request: int, value_bytes: int) -> None:
         """A value of this size is on its way."""
-        _, reads = self.forwarded.get(request, ("", []))
-        for read in reads:
-            read.deadline += value_bytes / LONG_BYTES_PER_S
+        if self.asked is not None and self.asked.request == request:
+            for read in self.asked.reads:
+                read.deadline += value_bytes / LONG_BYTES_PER_S
 
     def link_lost(self, peer: str) -> None:
         """What node `peer` was asked is asked again."""
-        for request in [r for r, (name, _) in self.forwarded.items() if name == peer]:
-            self.waiting = self.forwarded.pop(request)[1] + self.waiting
+        if self.asked is not None and self.asked.name == peer:
+            self.recall()
 
     def recall(self) -> None:
-        """This node leads now: what others were asked is answered here."""
-        asked = [read for _, reads in self.forwarded.values() for read in reads]
-        self.forwarded.clear()
-        self.waiting = asked + self.waiting
+        """Another node leads now, perhaps this one: what the last one was asked waits for that one."""
+        if self.asked is not None:
+            self.waiting, self.asked = self.asked.reads + self.waiting, None
 
     def tick(self, now: float) -> None:
         """Ends what has waited too long."""
         late = [read for read in self.waiting if read.deadline <= now]
         if late:
             self.waiting = [read for read in self.waiting if read.deadline > now]
-        for request in [r for r, (_, reads) in self.forwarded.items() if reads and reads[0].deadline <= now]:
-            late += self.forwarded.pop(request)[1]
+        if self.asked is not None and self.asked.reads[0].deadline <= now:
+            late, self.asked = self.asked.reads + late, None
         for read in late:
             read.answer(errors.cluster_down())

@@ -436,7 +436,7 @@ class FuzzedNode:
 
     def requests(self) -> list[int]:
         proposer = self.replica.proposer
-        return [*proposer._forwards, *proposer._reads.forwarded]
+        return [*proposer._forwards, *([asked.request] if (asked := proposer._reads.asked) else [])]
 
     def close(self) -> None:
         self.replica.close()

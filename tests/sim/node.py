@@ -360,7 +360,7 @@ class SimNode:
         for proposer in self.proposers:
             tables = ("_queue", "_parts", "_forwards", "_proposals", "_reads", "_entries_by_index")
             found += [f"shard {proposer.shard}: {name}" for name in tables if getattr(proposer, name)]
-            if proposer._reads.forwarded:
+            if proposer._reads.asked:
                 found.append(f"shard {proposer.shard}: forwarded reads")
             if proposer.pending_bytes:
                 found.append(f"shard {proposer.shard}: pending_bytes {proposer.pending_bytes}")

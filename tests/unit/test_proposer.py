@@ -56,7 +56,7 @@ def idle(world: World) -> None:
         assert proposer is not None
         assert proposer.pending_bytes == 0
         open_writes = (proposer._queue, proposer._parts, proposer._forwards, proposer._proposals)
-        open_reads = (proposer._reads, proposer._reads.forwarded, proposer._entries_by_index)
+        open_reads = (proposer._reads, proposer._reads.asked, proposer._entries_by_index)
         assert not any(open_writes)
         assert not any(open_reads)
 
@@ -771,6 +771,42 @@ def test_without_a_replica_a_lost_link_ends_the_batch_as_may_have_been_applied_a
     assert [(peer, message[0]) for peer, message in outside.sent] == [("a", FORWARD), ("a", READ), ("b", READ)]
     outside.proposer.receive("b", [READ_DONE, 0, outside.sent[-1][1][2], APPLIED, [7]])
     assert read.answers == {0: 7}
+
+
+def test_a_read_is_not_answered_before_one_that_is_asked_again() -> None:
+    outside = Outside()
+    reads = [Client("x", [b"%d" % number]) for number in range(4)]
+    for read in reads[:2]:
+        outside.proposer.read(read, 0, [b"READ", read.ids[0]])
+    outside.proposer.pump()
+    outside.proposer.read(reads[2], 0, [b"READ", b"2"])
+    outside.proposer.pump()
+    assert [message[4] for _, message in outside.sent] == [[[b"READ", b"0"], [b"READ", b"1"]]]
+    outside.proposer.receive("a", [READ_DONE, 0, outside.sent[-1][1][2], APPLIED, [0]])  # the second was too much
+    outside.proposer.pump()
+    outside.proposer.read(reads[3], 0, [b"READ", b"3"])
+    outside.proposer.pump()
+    assert [message[4] for _, message in outside.sent[1:]] == [[[b"READ", b"1"], [b"READ", b"2"]]]
+    outside.proposer.receive("a", [READ_DONE, 0, outside.sent[-1][1][2], REFUSED, ["c", 9]])
+    outside.proposer.pump()
+    assert (outside.sent[2][0], outside.sent[2][1][4]) == ("c", [[b"READ", b"1"], [b"READ", b"2"], [b"READ", b"3"]])
+    outside.proposer.receive("a", [READ_DONE, 0, outside.sent[1][1][2], APPLIED, [8, 8]])  # not asked any more
+    outside.proposer.receive("c", [READ_DONE, 0, outside.sent[2][1][2], APPLIED, [1, 2, 3]])
+    assert [read.answers for read in reads] == [{0: 0}, {0: 1}, {0: 2}, {0: 3}]
+
+
+def test_another_leader_is_asked_what_the_last_one_has_not_answered() -> None:
+    outside = Outside()
+    first, second = Client("x", [b"1"]), Client("x", [b"2"])
+    outside.proposer.read(first, 0, [b"READ", b"1"])
+    outside.proposer.pump()
+    outside.proposer.note_hint(["b", 7])
+    outside.proposer.read(second, 0, [b"READ", b"2"])
+    outside.proposer.pump()
+    assert (outside.sent[1][0], outside.sent[1][1][4]) == ("b", [[b"READ", b"1"], [b"READ", b"2"]])
+    outside.proposer.receive("a", [READ_DONE, 0, outside.sent[0][1][2], APPLIED, [8]])
+    outside.proposer.receive("b", [READ_DONE, 0, outside.sent[1][1][2], APPLIED, [1, 2]])
+    assert (first.answers, second.answers) == ({0: 1}, {0: 2})
 
 
 def test_without_a_replica_a_node_that_cannot_be_reached_is_not_waited_for() -> None:
