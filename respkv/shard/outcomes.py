@@ -53,6 +53,10 @@ class Outcomes(Gathering):
         if self._parts:
             self._queue.append(self._seal())
 
+    def put_first(self, batch: Batch) -> None:
+        """Puts a batch of reads before everything that is not under way."""
+        self._queue.insert(0, batch)
+
     def _older_under_way(self, term: int) -> bool:
         """A batch of an earlier term has no outcome yet: later ones must not overtake it."""
         return any(batch.term != term for batch in self._forwards.values()) or any(

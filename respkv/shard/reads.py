@@ -84,7 +84,10 @@ class Reads:
         part.pending += 1
         read = Read(part, token, args, Clock.now(), now + proposer.timeout_s)
         if proposer.serves_reads and proposer.machine is not None:
-            self._answer(read, proposer.machine)
+            if not self._answer(read, proposer.machine):
+                # What its connection asks for behind it waits for that, as behind a write.
+                proposer.write(part, token, args)
+                finish(part)
         else:
             self.waiting.append(read)
             proposer.wake()
@@ -94,30 +97,24 @@ class Reads:
         part.pending += 1
         self._start(Read(part, token, args, Clock.now(), now + self._proposer.timeout_s), value)
 
-    def _answer(self, read: Read, machine: Machine) -> None:
-        """From the applied state, at once or, a long value, bit by bit."""
+    def _answer(self, read: Read, machine: Machine) -> bool:
+        """From the applied state, at once or, a long value, bit by bit; False if an entry has to answer it."""
         try:
             long = machine.long_value(read.args)
             if long is None:
                 read.answer(machine.read(read.args))
-                return
+            else:
+                self._start(read, long)
         except InDoubt:
-            self._leave_to_the_log(read)
-            return
+            return False
         except Damaged as damaged:
             self._leave_to_others(read, damaged)
-            return
-        self._start(read, long)
+        return True
 
     def _start(self, read: Read, value: LongRead) -> None:
         read.part.expect(value.value_bytes)
         self._long.add(read, value)
         self._proposer.wake()
-
-    def _leave_to_the_log(self, read: Read) -> None:
-        """It is answered by an entry. What its connection asks for behind it waits for that, as behind a write."""
-        self._proposer.write(read.part, read.token, read.args)
-        finish(read.part)
 
     def _leave_to_others(self, read: Read, damaged: Damaged) -> None:
         """What is damaged here waits for another replica to answer it."""
@@ -150,12 +147,23 @@ class Reads:
             if newest > self._asked_at:
                 self._asked_at = Clock.now()
                 group.confirm()
+        for_the_log: list[Read] = []
+        clients: set[Any] = set()
         for read in ready:
-            self._answer(read, proposer.machine)
+            if (clients and read.part.client in clients) or not self._answer(read, proposer.machine):
+                clients.add(read.part.client)
+                for_the_log.append(read)
+        if for_the_log:  # before what was written behind them; and what is read behind them waits for that
+            for read in for_the_log:
+                read.part.joined.append(proposer)
+            proposer.put_first(self._batch_of(for_the_log))
 
     def as_batch(self) -> Batch:
         """All that waits, to be answered when the entry it goes into is applied."""
         reads, self.waiting = self.waiting, []
+        return self._batch_of(reads)
+
+    def _batch_of(self, reads: list[Read]) -> Batch:
         batch = Batch([], [], [], self._proposer.ok, min(read.deadline for read in reads), 0)
         _put_before(batch, reads)
         return batch

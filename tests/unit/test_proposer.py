@@ -655,6 +655,32 @@ def test_a_read_in_doubt_is_answered_by_an_entry_in_its_place(
     idle(world)
 
 
+def test_a_read_in_doubt_that_had_to_wait_goes_before_what_its_client_wrote_behind_it(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    certain = Recorder.read
+
+    def in_doubt(self: Recorder, args: list[bytes]) -> Any:
+        if doubts:
+            doubts.pop()
+            raise InDoubt
+        return certain(self, args)
+
+    doubts = [True]
+    monkeypatch.setattr(Recorder, "read", in_doubt)
+    leader.group.lease_until, until = float("-inf"), leader.group.lease_until
+    read = reads(leader, 2)
+    behind = writes(world, leader, [b"1"], behind=read)
+    leader.group.lease_until = until
+    world.settle(0.5)
+    assert read.answers == {0: 0, 1: 0}
+    assert behind.answers == {0: 1}
+    idle(world)
+
+
 def test_a_read_does_not_overtake_one_that_waits(make: Callable[..., World]) -> None:
     world = make()
     leader = world.leader()
