@@ -178,9 +178,9 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
             super().__init__(*args)
             self.seen = dict(world.watch.applied_max)
 
-    def answer(self: Reads, read: SimRead, machine: Any) -> None:
+    def answer(self: Reads, read: SimRead, machine: Any) -> bool:
         world.watch.read_served(self._proposer.shard, self._proposer.group.applied, read.seen)
-        answer_read(self, read, machine)
+        return answer_read(self, read, machine)
 
     answer_read = Reads._answer
 
