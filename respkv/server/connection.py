@@ -142,6 +142,11 @@ class Connection(PlainCommands):
         self._ended = bool(self.waiting or self._backlog)
         return self._ended
 
+    @property
+    def half_closed(self) -> bool:
+        """Whether the client has closed its side, and has still replies to get."""
+        return self._ended
+
     def pause_writing(self) -> None:
         self._write_blocked = True
         self._pause()

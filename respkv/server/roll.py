@@ -183,8 +183,9 @@ class Roll:
             changed, reply = edit(users)
             if changed is users:
                 return reply
-            if self._proposer.refusal is not None:
-                raise self._proposer.refusal
+            refusal = self._proposer.refusal
+            if refusal is not None and not errors.is_oom(refusal):  # no user is kept for want of memory
+                raise refusal
             known, content = access.record.version, access.record_of(changed)
             outcome = await _Proposal(self._proposer, system_op(USERS, known, content)).outcome
             if isinstance(outcome, RespError):

@@ -35,6 +35,7 @@ class Session:
     __slots__ = (
         "address",
         "authenticated",
+        "blocked",
         "cluster_view",
         "created_at",
         "id",
@@ -56,7 +57,6 @@ class Session:
         "subscriptions",
         "tracker",
         "transaction",
-        "unblock",
         "user",
         "watched",
     )
@@ -75,7 +75,7 @@ class Session:
         self.subscriptions: Subscriptions | None = None
         self.tracker: Tracker | None = None
         self.monitors = False
-        self.unblock: Callable[[bool], None] | None = None  # while it waits for something; with whether as an error
+        self.blocked: list[Callable[[bool], None]] = []  # ends the first wait, and so on; with whether as an error
         self.reset(user=user, authenticated=authenticated)
 
     @property

@@ -52,6 +52,10 @@ class Tracker:
         self.holds: set[int] = set()
         self.fresh = True
 
+    def may_cache(self, word: bytes) -> bool:
+        """Whether CLIENT CACHING `word` means something to this client."""
+        return (word == b"YES" and self.optin) or (word == b"NO" and self.optout)
+
     @property
     def skips(self) -> bool:
         """Whether the next command's keys are not to be remembered."""

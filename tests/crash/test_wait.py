@@ -58,9 +58,12 @@ def test_wait_comes_after_the_writes_of_its_pipeline(tmp_path: Path) -> None:
             assert wire.rest_of_line() + wire.rest_of_line() == b"$1\r\n1\r\n"
         cluster["n3"].freeze()
         try:
-            with Wire(cluster["n1"].port) as wire:
+            with Wire(cluster["n1"].port) as wire, Wire(cluster["n1"].port) as other:
+                assert [wire(f"SET key:{number} new") for number in range(50)] == [b"OK"] * 50
                 wire.send("WAIT 2 0")
-            with Wire(cluster["n1"].port) as wire:
-                wait_until(lambda: b"blocked_clients:0" in wire.raw("INFO clients"), "nobody waits for a client gone")
+                wait_until(lambda: b"blocked_clients:1" in other.raw("INFO clients"), "the client waits")
+                wire.socket.close()
+                wait_until(lambda: b"blocked_clients:0" in other.raw("INFO clients"), "nobody waits for a client gone")
+                wait_until(lambda: other.raw("CLIENT LIST").count(b"id=") == 1, "the client is gone")
         finally:
             cluster["n3"].thaw()

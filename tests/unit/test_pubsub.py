@@ -211,6 +211,13 @@ SESSIONS = {
         2 MSET k{t} 1 other{t} 1
         2 SET k 4
         2 SET other 4
+        1 MULTI
+        1 GET other{k}
+        1 CLIENT CACHING YES
+        1 GET k
+        1 EXEC
+        2 SET other{k} 5
+        2 SET k 5
         1 CLIENT TRACKING OFF
         1 MULTI
         1 SUBSCRIBE a
@@ -536,6 +543,11 @@ def test_a_client_that_waits_can_be_told_to_go_on(port: int, wire: Wire) -> None
             eventually(lambda: wire(f"CLIENT UNBLOCK {number} {reason}") == 1)  # noqa: B023
             got = waiter.reply()
             assert (str(got) if isinstance(got, hiredis.ReplyError) else got) == reply
+        assert wire(f"CLIENT UNBLOCK {number}") == 0
+        waiter.send("WAIT 1 0", "WAIT 1 0")
+        for _ in range(2):
+            eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
+        assert (waiter.reply(), waiter.reply()) == (0, 0)
         assert wire(f"CLIENT UNBLOCK {number}") == 0
 
 

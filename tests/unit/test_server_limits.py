@@ -49,6 +49,8 @@ def test_without_eviction_what_may_grow_is_refused_and_the_rest_goes_on(wire: Wi
     assert wire("CONFIG SET maxmemory 1000") == b"OK"
     for line in ("SET a 1", "INCR n", "APPEND key:1 x", "MSET a 1 b 2", "SETRANGE key:1 5 x"):
         assert str(wire(line)) == OOM, line
+    assert wire("ACL SETUSER late on") == b"OK"
+    assert wire("ACL DELUSER late") == 1
     assert wire("GET key:1") == b"v"
     assert wire("EXPIRE key:1 100") == 1
     assert wire("DEL key:1") == 1

@@ -190,7 +190,7 @@ def _flags(connection: Connection) -> str:
         "O": session.monitors,
         "P": session.subscriptions is not None,
         "x": session.transaction is not None,
-        "b": connection.held or session.unblock is not None,
+        "b": connection.held or session.blocked,
         "t": tracker is not None,
         "R": tracker is not None and tracker.broken,
         "B": tracker is not None and tracker.bcast,

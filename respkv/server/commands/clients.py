@@ -76,9 +76,9 @@ def client_unblock(call: Call) -> Reply:
     if reason not in (b"TIMEOUT", b"ERROR"):
         raise errors.generic("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
     client = call.server.clients.get(integer(args[2]))
-    if client is None or client.session.unblock is None:
+    if client is None or not client.session.blocked:
         return 0
-    client.session.unblock(reason == b"ERROR")
+    client.session.blocked[0](reason == b"ERROR")
     return 1
 
 

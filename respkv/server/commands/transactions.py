@@ -59,10 +59,15 @@ def exec_(call: Call) -> Reply | Later:
         raise errors.exec_abort()
     plan = Plan(call.connection, queue.commands, watched.values())
     if call.connection.hindrances:
+        tracker = call.session.tracker
         for spec, args in queue.commands:
+            if tracker is not None and spec.name == "client|caching":
+                tracker.caching = tracker.may_cache(args[2].upper())
             attention.remember(call.connection, spec, args)
             if call.server.monitors:
                 call.server.monitors.show(call.connection, spec, args)
+        if tracker is not None:
+            tracker.caching = False  # until the commands are run
     return Execution(call, _burst(call), plan, queue.bytes).start()
 
 

@@ -76,22 +76,24 @@ class _Waiting:
         self.error = False
         self._call = call
         self._unblocked = asyncio.Event()
-        call.session.unblock = self._unblock
+        call.session.blocked.append(self._unblock)
 
     def _unblock(self, error: bool) -> None:
         self.error = error
         self._unblocked.set()
+        self.end()
 
     async def unblocked(self) -> None:
         await self._unblocked.wait()
 
     def given_up(self) -> bool:
         """Whether the time is over, the client gone, or told to go on."""
-        gone = self._call.session.id not in self._call.server.clients
+        gone = self._call.session.id not in self._call.server.clients or self._call.connection.half_closed
         return gone or self._unblocked.is_set() or Clock.now() >= self.deadline
 
     def end(self) -> None:
-        self._call.session.unblock = None
+        if self._unblock in self._call.session.blocked:
+            self._call.session.blocked.remove(self._unblock)
 
     async def followers(self, shards: list[int], wanted: int) -> int:
         return await self._call.server.holders.followers(shards, wanted, self.given_up)
