@@ -1,8 +1,8 @@
 """The disk as the two logs see it: the few system calls they make, in one replaceable place.
 
 Every call that changes what is on the disk goes through a `Disk`, so that a test can make it fail, cut it short or
-forget what was never synced. It adds nothing: errors are the operating system's `OSError`. Reading is not here:
-readers use `mmap` or ordinary file calls.
+forget what was never synced. It adds nothing: errors are the operating system's `OSError`. Of reading only `read`
+is here, which the records of the data files come by; elsewhere ordinary file calls are used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ class Disk:
         if size_bytes:
             os.ftruncate(fd, size_bytes)
         return fd
+
+    read = staticmethod(os.pread)
+    """`read(fd, size_bytes, offset)`: no more than the file has; may bring less than is there."""
 
     def open(self, path: Path) -> int:
         """Opens an existing file for reading and writing."""

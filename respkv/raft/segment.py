@@ -21,14 +21,15 @@ before anybody was told of it, and the journal ends there.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from respkv.checksum import crc32
+from respkv.contents import Contents
 
 MAGIC = b"RJF1"
 FRAME = struct.Struct("<4sIQQQ")
@@ -127,7 +128,7 @@ def scan(directory: Path) -> tuple[list[Frame], tuple[Path, int] | None]:
 
 def _opening(path: Path, number: int) -> int | None:
     """How a segment begins: `_FRESH`, 0 for one that continues, None if it is unused or does not check."""
-    with _mapped(path) as data:
+    with _opened(path) as data:
         frame = _read_frame(path, data, 0)
     if frame is None:
         return None
@@ -138,7 +139,7 @@ def _opening(path: Path, number: int) -> int | None:
 def _starts_with(number: int, path: Path, sequence: int) -> bool:
     if _opening(path, number) is None:
         return False
-    with _mapped(path) as data:
+    with _opened(path) as data:
         return _sequence_at(data, 0) == sequence
 
 
@@ -146,7 +147,7 @@ def _frames_of(path: Path, expected: int | None) -> tuple[list[Frame], int]:
     """The run of consecutive frames at the start of a segment and the offset behind it."""
     frames: list[Frame] = []
     at = 0
-    with _mapped(path) as data:
+    with _opened(path) as data:
         while (frame := _read_frame(path, data, at)) is not None and expected in (None, frame.sequence):
             frames.append(frame)
             expected = frame.sequence + 1
@@ -158,7 +159,7 @@ def _judge_tail(segments: list[tuple[int, Path]], path: Path, end: int, missing:
     """Raises if a later frame proves that frame `missing` was synced; else says what is cut off, if anything is."""
     remnant = False
     for position, (_, later) in enumerate(segments):
-        with _mapped(later) as data:
+        with _opened(later) as data:
             at = end if position == 0 else 0
             if position == 0:
                 remnant = data[at : at + len(MAGIC)] == MAGIC and _sequence_at(data, at) >= missing
@@ -173,12 +174,12 @@ def _judge_tail(segments: list[tuple[int, Path]], path: Path, end: int, missing:
     return (path, end) if remnant else None
 
 
-def _sequence_at(data: mmap.mmap | bytes, at: int) -> int:
+def _sequence_at(data: Contents, at: int) -> int:
     header = data[at : at + FRAME.size]
     return int(FRAME.unpack(header)[3]) if len(header) == FRAME.size else 0
 
 
-def _read_frame(path: Path, data: mmap.mmap | bytes, at: int) -> Frame | None:
+def _read_frame(path: Path, data: Contents, at: int) -> Frame | None:
     header = data[at : at + FRAME.size]
     if len(header) < FRAME.size or header[:4] != MAGIC:
         return None
@@ -192,22 +193,10 @@ def _read_frame(path: Path, data: mmap.mmap | bytes, at: int) -> Frame | None:
     return Frame(path, at, sequence, synced, body)
 
 
-class _mapped:  # noqa: N801 - reads as the context manager that it is
-    """A file's content as a read-only map (an empty file cannot be mapped and is empty bytes)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> mmap.mmap | bytes:
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._data: mmap.mmap | bytes = (
-                mmap.mmap(fd, 0, prot=mmap.PROT_READ) if os.fstat(fd).st_size else b""
-            )
-        finally:
-            os.close(fd)
-        return self._data
-
-    def __exit__(self, *_: object) -> None:
-        if isinstance(self._data, mmap.mmap):
-            self._data.close()
+@contextmanager
+def _opened(path: Path) -> Iterator[Contents]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield Contents(path, fd, os.fstat(fd).st_size, JournalDamaged)
+    finally:
+        os.close(fd)

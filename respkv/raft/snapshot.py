@@ -85,7 +85,12 @@ class SnapshotSender:
 
     def _advance(self) -> None:
         while self._sent - self._acknowledged < WINDOW and not self._ended:
-            chunk = next(self._chunks, None)
+            try:
+                chunk = next(self._chunks, None)
+            except OSError as error:  # the next one begins with files that have been verified anew
+                log.warning("snapshot_unreadable", shard=self._shard, error=str(error))
+                self.stop()
+                return
             if chunk is None:
                 self._ended = True
                 self._send((SNAPSHOT_END, self._shard, self._transfer, self._sent))

@@ -13,8 +13,7 @@ What it leaves to others: durability per commit is not its own (`sync_point` whe
 expired is the caller's business; one thread uses an object at a time, except where a docstring says otherwise. All keys
 are in memory, at about 140 bytes for one of 20 bytes.
 
-A file that somebody else truncates while it is open ends the process with SIGBUS, as does a disk that cannot be read:
-reads go through `mmap`.
+What the disk does not give back, or somebody else has cut off, is damage like wrong bytes (see `respkv.contents`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -99,6 +97,7 @@ class Bitcask:
         self._cache: dict[bytes, bytes] = {}
         self._cache_room = cache_bytes
         self.disk = disk or Disk()
+        self._read = self.disk.read
         self.failed = False
         """A write or sync failed: everything but reading is refused until the directory is opened again."""
         self.closed = False
@@ -127,7 +126,7 @@ class Bitcask:
     def _start(self, recovery: Recovery) -> None:
         self.files: list[DataFile] = recovery.files
         """The log, oldest first; the last one is active. Others read it and leave changes to the engine."""
-        self.maps: list[mmap | None] = [file.map for file in self.files]
+        self.numbered: list[DataFile | None] = list(self.files)
         """By the file number of a location; None once no location has it any more."""
         self.expires = self._keydir.expires
         self._salt = int.from_bytes(os.urandom(8), "little") if recovery.salt is None else recovery.salt
@@ -143,7 +142,7 @@ class Bitcask:
                 self.disk.sync_dir(self.path)
             except BaseException:
                 for file in self.files:
-                    file.close(self.disk)
+                    file.close()
                 raise
             self._active.named = True
         else:
@@ -177,7 +176,10 @@ class Bitcask:
         if size == SIZE_MASK:
             return False
         offset = location >> OFFSET_SHIFT & OFFSET_MASK
-        data = self.maps[location >> NUMBER_SHIFT][offset : offset + size]  # type: ignore[index]
+        try:
+            data = self._read(self.numbered[location >> NUMBER_SHIFT].fd, size, offset)  # type: ignore[union-attr]
+        except OSError as error:
+            raise self._damage(location, error) from error
         if crc32(data) != _CRC_RESIDUE or not data.startswith(key, 17):
             raise self._damage(location)
         if data.startswith(_PLAIN):
@@ -199,9 +201,15 @@ class Bitcask:
         location = self.buckets[self.bucket_of(key) if bucket is None else bucket].get(key)
         if location is None:
             return None
-        buffer = self.maps[location >> NUMBER_SHIFT]
-        assert buffer is not None
-        found = record.read(buffer, location >> OFFSET_SHIFT & OFFSET_MASK, len(buffer))
+        size, offset = location & SIZE_MASK, location >> OFFSET_SHIFT & OFFSET_MASK
+        file = self._file_of(location)
+        try:
+            if size < SIZE_MASK:
+                found = record.decode(self._read(file.fd, size, offset))
+            else:
+                found = record.read(file.contents(ahead_bytes=0), offset, file.size)
+        except (OSError, Damaged) as error:
+            raise self._damage(location, error) from error
         if found is None or found[0] != key:
             raise self._damage(location)
         return found[1]
@@ -211,29 +219,35 @@ class Bitcask:
         location = self.buckets[self.bucket_of(key)].get(key)
         if location is None:
             return b""
-        buffer = self.maps[location >> NUMBER_SHIFT]
-        assert buffer is not None
-        return record.fingerprint_at(buffer, location >> OFFSET_SHIFT & OFFSET_MASK)
+        try:
+            contents = self._file_of(location).contents(ahead_bytes=0)
+            return record.fingerprint_at(contents, location >> OFFSET_SHIFT & OFFSET_MASK)
+        except Damaged as error:
+            raise self._damage(location, error) from error
 
     def read_long(self, key: bytes, bucket: int, value_bytes_min: int) -> LongRead | None:
         """What is stored under `key` if its value is at least so long, to be read piece by piece; None if not."""
         location = self.buckets[bucket].get(key, 0)
         if location & SIZE_MASK < SIZE_MASK:
             return None
-        number, offset = location >> NUMBER_SHIFT, location >> OFFSET_SHIFT & OFFSET_MASK
-        buffer = self.maps[number]
-        assert buffer is not None
-        record_type, expire_ms, _, value_bytes = record.header_at(buffer, offset)
+        file, offset = self._file_of(location), location >> OFFSET_SHIFT & OFFSET_MASK
+        damaged = partial(self._damage, location)
+        try:
+            record_type, expire_ms, _, value_bytes = record.header_at(file.contents(ahead_bytes=0), offset)
+        except Damaged as error:
+            raise damaged(error) from error
         if value_bytes < value_bytes_min:
             return None
-        path = next(file.path for file in self.files if file.number == number)
-        damaged = partial(self._damage, location)
-        return LongRead(path, offset, key, record_type, expire_ms, value_bytes, damaged)
+        return LongRead(file.path, offset, key, record_type, expire_ms, value_bytes, damaged, self._read)
 
-    def _damage(self, location: int) -> Damaged:
-        number = location >> NUMBER_SHIFT
-        path = next((file.path for file in self.files if file.number == number), self.path)
-        damaged = Damaged(path, location >> OFFSET_SHIFT & OFFSET_MASK, "a record that is in use is not intact")
+    def _file_of(self, location: int) -> DataFile:
+        file = self.numbered[location >> NUMBER_SHIFT]
+        assert file is not None
+        return file
+
+    def _damage(self, location: int, error: OSError | Damaged | None = None) -> Damaged:
+        reason = "a record that is in use " + ("is not intact" if error is None else f"cannot be read: {error}")
+        damaged = Damaged(self._file_of(location).path, location >> OFFSET_SHIFT & OFFSET_MASK, reason)
         self.on_damage(damaged)
         return damaged
 
@@ -414,10 +428,10 @@ class Bitcask:
         size = max(self.segment_bytes, len(head.encode()) + frame_bytes + FRAME_HEAD_BYTES + 1)
         if size >= FILE_BYTES_MAX:
             raise ValueError(f"a batch of {frame_bytes} bytes is too large for one file")
-        file = DataFile.create(self.path, head, len(self.maps), size, self.disk, synced=synced)
+        file = DataFile.create(self.path, head, len(self.numbered), size, self.disk, synced=synced)
         file.term, file.clock_ms = self.applied_term, self.clock_ms
         self.files.append(file)
-        self.maps.append(file.map)
+        self.numbered.append(file)
         return file
 
     # ------------------------------------------------------------------ writing, alone
@@ -474,7 +488,7 @@ class Bitcask:
         finally:
             self.closed = True
             for file in self.files:
-                file.close(self.disk)
+                file.close()
             os.close(self._lock_fd)
 
     def _close_cleanly(self) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from mmap import mmap
 from pathlib import Path
 
+from respkv.contents import Contents
 from respkv.disk import Disk
 from respkv.finding import Finding
 from respkv.storage import hint, record
@@ -89,7 +89,7 @@ def _check(path: Path) -> list[Finding]:
         findings += head_findings
         if file is None:
             continue
-        with file.map:
+        try:
             if salt is not None and file.head.salt != salt:
                 findings.append(Finding(file.path, 8, "damage", "the file belongs to another directory"))
             salt = file.head.salt
@@ -98,19 +98,27 @@ def _check(path: Path) -> list[Finding]:
                 findings.append(Finding(file.path, 32, "damage" if file.sealed else "torn", detail))
             findings += _check_content(file, newest, name in listing.hints)
             index = file.index
-        os.close(file.fd)
+        except Damaged as damaged:
+            findings.append(Finding(damaged.file, damaged.offset, "damage", damaged.reason))
+        finally:
+            file.close()
     return findings
 
 
 def _open(path: Path, name: Name, newest: bool) -> tuple[DataFile | None, list[Finding]]:
     file_path = path / f"{name}{DATA_SUFFIX}"
     fd = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
-    head = FileHead.decode(os.pread(fd, FILE_HEAD_BYTES, 0))
+    size = os.fstat(fd).st_size
+    try:
+        head = FileHead.decode(Contents(file_path, fd, size, Damaged)[0:FILE_HEAD_BYTES])
+    except Damaged as damaged:
+        os.close(fd)
+        return None, [Finding(file_path, 0, "damage", damaged.reason)]
     if head is None or (head.first_id, head.last_id, head.generation) != name:
         os.close(fd)
         detail = "no head" if head is None else "the head of another file"
         return None, [Finding(file_path, 0, "torn" if head is None and newest else "damage", detail)]
-    return DataFile(file_path, name, head, 0, fd, os.fstat(fd).st_size), []
+    return DataFile(file_path, name, head, 0, fd, size, Disk()), []
 
 
 def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding]:
@@ -118,14 +126,15 @@ def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding
     offset = FILE_HEAD_BYTES
     bad_record: int | None = None
     expected = hint.Hint()
-    for frame in frames(file.map, file.seed, offset, file.size):
+    contents = file.contents()
+    for frame in frames(contents, file.seed, offset, file.size):
         if frame.is_seal and frame.body_end == file.size:
             file.sealed = True
             file.index, file.term, file.clock_ms = frame.index, frame.term, frame.clock_ms
         if frame.is_seal or frame.index < file.index:
             break
         try:
-            for row in record.read_all(file.map, frame.body_start, frame.body_end):
+            for row in record.read_all(contents, frame.body_start, frame.body_end):
                 expected.add(*row)
         except record.BadRecord as bad:
             bad_record = bad.offset
@@ -143,11 +152,11 @@ def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding
         return findings
     if loaded is not None or file.name.generation:
         findings.append(Finding(file.path, bad_record or offset, "damage", "a sealed file is not whole"))
-    elif not _is_zero(file.map, offset):
+    elif not _is_zero(contents, offset):
         start = offset if bad_record is None else bad_record
         findings.append(Finding(file.path, start, "torn" if newest else "damage", "not a whole frame"))
     return findings
 
 
-def _is_zero(data: mmap, start: int) -> bool:
+def _is_zero(data: Contents, start: int) -> bool:
     return not any(data[at : at + (1 << 20)].strip(b"\0") for at in range(start, len(data), 1 << 20))

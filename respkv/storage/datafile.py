@@ -20,10 +20,10 @@ import fcntl
 import os
 import re
 from contextlib import suppress
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from respkv.contents import AHEAD_BYTES, Contents
 from respkv.disk import Disk
 from respkv.storage.errors import Damaged, Locked
 from respkv.storage.frame import FILE_HEAD_BYTES, FileHead
@@ -107,19 +107,20 @@ class DataFile:
 
     __slots__ = (
         "clock_ms",
+        "disk",
         "fd",
         "head",
         "hinted",
         "index",
         "length",
         "live_bytes",
-        "map",
         "name",
         "named",
         "number",
         "path",
         "pins",
         "put_bytes",
+        "retired",
         "sealed",
         "seed",
         "size",
@@ -129,7 +130,7 @@ class DataFile:
         "tombstone_bytes",
     )
 
-    def __init__(self, path: Path, name: Name, head: FileHead, number: int, fd: int, size: int) -> None:
+    def __init__(self, path: Path, name: Name, head: FileHead, number: int, fd: int, size: int, disk: Disk) -> None:
         self.path = path
         self.name = name
         self.head = head
@@ -139,7 +140,7 @@ class DataFile:
         self.size = size
         self.length = FILE_HEAD_BYTES
         self.synced_length = 0
-        self.map = mmap(fd, size, access=ACCESS_READ)
+        self.disk = disk
         self.index = head.base_index
         self.term = 0
         self.clock_ms = 0
@@ -151,6 +152,7 @@ class DataFile:
         self.tallied = False
         self.live_bytes = 0  # known once tallied: bytes of the records in use, as of then
         self.pins = 0  # sync points that may still use `fd`
+        self.retired = False
 
     @classmethod
     def create(
@@ -170,7 +172,7 @@ class DataFile:
             if synced:
                 disk.sync(fd)
                 disk.rename(at, path)
-            return cls(path, name, head, number, fd, size)
+            return cls(path, name, head, number, fd, size, disk)
         except BaseException:
             with suppress(OSError):
                 disk.close(fd)
@@ -191,21 +193,29 @@ class DataFile:
         self.put_bytes = hint.put_bytes
         self.tombstone_bytes = hint.tombstone_bytes
 
-    def remap(self) -> None:
-        """Follows a change of the file's size, so that nothing beyond its end can be touched."""
-        self.size = os.fstat(self.fd).st_size
-        self.map = mmap(self.fd, self.size, access=ACCESS_READ)
+    def contents(self, *, ahead_bytes: int = AHEAD_BYTES) -> Contents:
+        """The file as it is now, to be read as a buffer; what cannot be read raises `Damaged`."""
+        return Contents(self.path, self.fd, self.size, Damaged, ahead_bytes=ahead_bytes, read=self.disk.read)
 
-    def release(self, disk: Disk) -> None:
-        """Closes the descriptor of a sealed file, which its map no longer needs, unless a sync point still does."""
-        if self.sealed and not self.pins and self.fd >= 0:
-            disk.close(self.fd)
-            self.fd = -1
+    def truncate(self, size: int) -> None:
+        self.disk.truncate(self.fd, size)
+        self.size = size
 
-    def close(self, disk: Disk) -> None:
-        self.map.close()
+    def unpin(self) -> None:
+        """A sync point no longer needs `fd`."""
+        self.pins -= 1
+        if self.retired:
+            self.retire()
+
+    def retire(self) -> None:
+        """Closes the descriptor as soon as no sync point needs it."""
+        self.retired = True
+        if not self.pins:
+            self.close()
+
+    def close(self) -> None:
         if self.fd >= 0:
-            disk.close(self.fd)
+            self.disk.close(self.fd)
             self.fd = -1
 
 

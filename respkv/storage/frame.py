@@ -38,11 +38,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from mmap import mmap
 from struct import Struct
 from typing import NamedTuple
 
 from respkv.checksum import crc32
+from respkv.contents import Contents
 
 FILE_HEAD_BYTES = 64
 FRAME_HEAD_BYTES = 48
@@ -113,7 +113,7 @@ def encode_head(
     return magic + _U32.pack(crc32(fields, seed + offset & 0xFFFFFFFF)) + fields
 
 
-def decode_head(buffer: mmap | bytes, seed: int, offset: int, end: int) -> Frame | None:
+def decode_head(buffer: Contents | bytes, seed: int, offset: int, end: int) -> Frame | None:
     """The frame header at `offset`, or None when it is not intact or the frame does not end by `end`."""
     body_start = offset + FRAME_HEAD_BYTES
     if body_start > end:
@@ -128,14 +128,14 @@ def decode_head(buffer: mmap | bytes, seed: int, offset: int, end: int) -> Frame
     return Frame(offset, magic == SEAL_MAGIC, body_start, body_end, index, term, clock_ms, synced_index)
 
 
-def frames(buffer: mmap | bytes, seed: int, start: int, end: int) -> Iterator[Frame]:
+def frames(buffer: Contents | bytes, seed: int, start: int, end: int) -> Iterator[Frame]:
     """The frames of `buffer[start:end]` in order, up to the first place that is not one (only headers are verified)."""
     while (frame := decode_head(buffer, seed, start, end)) is not None:
         yield frame
         start = frame.body_end
 
 
-def find_headers(buffer: mmap | bytes, seed: int, start: int, end: int) -> Iterator[Frame]:
+def find_headers(buffer: Contents | bytes, seed: int, start: int, end: int) -> Iterator[Frame]:
     """Every intact frame header anywhere from `start` on, for recovery to learn what lay behind a bad place.
 
     Bodies are neither looked at nor skipped. A header whose body reaches beyond `end` counts: it was written.

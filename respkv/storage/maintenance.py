@@ -153,7 +153,7 @@ class Maintenance:
 
         def cut_to_length() -> None:
             try:
-                cask.disk.truncate(file.fd, length)
+                file.truncate(length)
                 cask.disk.sync(file.fd)
                 cask.disk.sync_dir(cask.path)
             except BaseException:
@@ -163,9 +163,6 @@ class Maintenance:
         yield Task(cut_to_length)
         file.length = file.synced_length = length
         file.sealed = file.named = True
-        file.remap()
-        cask.maps[file.number] = file.map
-        file.release(cask.disk)
 
     # ------------------------------------------------------------------ tally
 
@@ -197,9 +194,9 @@ class Maintenance:
         for location in locations:
             size = location & SIZE_MASK
             if size == SIZE_MASK:
-                buffer = self._cask.maps[location >> NUMBER_SHIFT]
-                if buffer is not None:
-                    size = record.size_at(buffer, location >> OFFSET_SHIFT & OFFSET_MASK)
+                file = self._cask.numbered[location >> NUMBER_SHIFT]
+                if file is not None:
+                    size = record.size_at(file.contents(ahead_bytes=0), location >> OFFSET_SHIFT & OFFSET_MASK)
             live[location >> NUMBER_SHIFT] += size
 
     # ------------------------------------------------------------------ choice

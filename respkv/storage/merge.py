@@ -7,8 +7,8 @@
 4. The keydir is pointed to the copies, where it still points to the originals.
 5. The originals are removed. Where a crash leaves them, their names give them away as leftovers.
 
-Until 3 nothing but the `.tmp` files has changed, so a merge can be given up at any time. Descriptors (of snapshots) and
-maps that are open keep removed files readable.
+Until 3 nothing but the `.tmp` files has changed, so a merge can be given up at any time. Open descriptors
+(of snapshots) keep removed files readable.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from respkv.contents import AHEAD_BYTES
 from respkv.storage import record
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, DataFile, Name
 from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
@@ -103,7 +104,8 @@ class Merge:
         return location == locate(file.number, offset, size)
 
     def _copy_rows(self, file: DataFile, rows: list[Row]) -> None:
-        body = b"".join([file.map[offset : offset + size] for _type, _expire, _key, offset, size in rows])
+        contents = file.contents()
+        body = b"".join([contents[offset : offset + size] for _type, _expire, _key, offset, size in rows])
         at = self._length + FRAME_HEAD_BYTES
         self._write(self._frame_head(len(body)) + body)
         for row in rows:
@@ -114,8 +116,9 @@ class Merge:
         offset, size = row[3:]
         self._write(self._frame_head(size))
         self._note(file, row, self._length)
-        with memoryview(file.map) as view, view[offset : offset + size] as data:
-            self._write(data)
+        contents = file.contents()
+        for at in range(offset, offset + size, AHEAD_BYTES):
+            self._write(contents[at : min(at + AHEAD_BYTES, offset + size)])
 
     def _note(self, file: DataFile, row: Row, at: int) -> None:
         record_type, expire_ms, key, offset, size = row
@@ -145,7 +148,7 @@ class Merge:
     def _publish(self) -> DataFile:
         """Gives the copy its name and its place in the log."""
         cask = self._cask
-        merged = DataFile(self._path, self._name, self._head, len(cask.maps), self._fd, self._length)
+        merged = DataFile(self._path, self._name, self._head, len(cask.numbered), self._fd, self._length, self._disk)
         self._disk.rename(self._data_tmp, self._path)
         self._fd = -1
         merged.length = merged.synced_length = self._length
@@ -153,8 +156,7 @@ class Merge:
         merged.sealed = merged.named = merged.tallied = True
         merged.take_sizes(self._hint)
         merged.live_bytes = merged.put_bytes
-        merged.release(self._disk)
-        cask.maps.append(merged.map)  # takes the number, before anybody else can
+        cask.numbered.append(merged)  # takes the number, before anybody else can
         cask.replace_files(self._run, merged)
         with suppress(OSError):  # then the hint is made anew
             self._disk.rename(self._hint_tmp, merged.hint_path)
@@ -181,8 +183,8 @@ class Merge:
 
     def _remove_originals(self) -> None:
         for file in self._run:
-            self._cask.maps[file.number] = None
-            file.close(self._disk)
+            self._cask.numbered[file.number] = None
+            file.retire()
             for path in (file.hint_path, file.path):
                 try:
                     self._disk.unlink(path)

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
-from mmap import mmap
 from struct import Struct
 from typing import NamedTuple
 
 from respkv.checksum import crc32
+from respkv.contents import AHEAD_BYTES, Contents
 
 TOMBSTONE = 0
 STRING = 1
@@ -139,7 +139,7 @@ def decode(record: bytes) -> tuple[bytes, Record] | None:
     return record[HEADER_BYTES:value_start], Record(record_type, expire_ms, record[value_start:-TRAILER_BYTES])
 
 
-def read(buffer: mmap | bytes, offset: int, end: int) -> tuple[bytes, Record] | None:
+def read(buffer: Contents | bytes, offset: int, end: int) -> tuple[bytes, Record] | None:
     """Key and contents of the record at `offset`, which must end by `end`; None when it is not intact.
 
     The value is copied once, whatever its size.
@@ -160,36 +160,36 @@ def read(buffer: mmap | bytes, offset: int, end: int) -> tuple[bytes, Record] | 
     return key, Record(record_type, expire_ms, value)
 
 
-def header_at(buffer: mmap | bytes, offset: int) -> tuple[int, int, int, int]:
+def header_at(buffer: Contents | bytes, offset: int) -> tuple[int, int, int, int]:
     """Type, expire_ms, key_bytes and value_bytes that the record at `offset` claims to have."""
-    record_type, expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
+    record_type, expire_ms, key_bytes, value_bytes = _HEADER.unpack(buffer[offset : offset + HEADER_BYTES])
     return record_type, expire_ms, key_bytes, value_bytes
 
 
-def size_at(buffer: mmap | bytes, offset: int) -> int:
+def size_at(buffer: Contents | bytes, offset: int) -> int:
     """The size in bytes that the record at `offset` claims to have (its checksum is not looked at)."""
-    _type, _expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
-    return int(OVERHEAD_BYTES + key_bytes + value_bytes)
+    _type, _expire_ms, key_bytes, value_bytes = header_at(buffer, offset)
+    return OVERHEAD_BYTES + key_bytes + value_bytes
 
 
-def fingerprint_at(buffer: mmap | bytes, offset: int) -> bytes:
+def fingerprint_at(buffer: Contents | bytes, offset: int) -> bytes:
     """The record at `offset` in 21 bytes, its header and its checksum (which is not verified)."""
-    _type, _expire_ms, key_bytes, value_bytes = _HEADER.unpack_from(buffer, offset)
+    _type, _expire_ms, key_bytes, value_bytes = header_at(buffer, offset)
     end = offset + HEADER_BYTES + key_bytes + value_bytes
     return buffer[offset : offset + HEADER_BYTES] + buffer[end : end + TRAILER_BYTES]
 
 
-def walk(buffer: mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes, int, int]]:
+def walk(buffer: Contents | bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes, int, int]]:
     """The records that fill `buffer[start:end]`: (type, expire_ms, key, offset, size) of each.
 
     Looks at lengths only: the caller verifies a record (see `intact`) before it believes anything about it, and before
     it asks for the next one. Raises `BadRecord` when a record does not fit.
     """
-    unpack = _HEADER.unpack_from
+    unpack = _HEADER.unpack
     while start < end:
         if start + OVERHEAD_BYTES > end:
             raise BadRecord(start)
-        record_type, expire_ms, key_bytes, value_bytes = unpack(buffer, start)
+        record_type, expire_ms, key_bytes, value_bytes = unpack(buffer[start : start + HEADER_BYTES])
         key_end = start + HEADER_BYTES + key_bytes
         after = key_end + value_bytes + TRAILER_BYTES
         if after > end:
@@ -198,15 +198,17 @@ def walk(buffer: mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int,
         start = after
 
 
-def intact(buffer: mmap | bytes, offset: int, size: int) -> bool:
+def intact(buffer: Contents | bytes, offset: int, size: int) -> bool:
     """Whether the `size` bytes at `offset` are a record whose checksum holds."""
-    if size < 1 << 16:
+    if size <= AHEAD_BYTES:
         return crc32(buffer[offset : offset + size]) == CRC_RESIDUE
-    with memoryview(buffer) as view, view[offset : offset + size] as record:
-        return crc32(record) == CRC_RESIDUE
+    crc, end = 0, offset + size
+    for at in range(offset, end, AHEAD_BYTES):
+        crc = crc32(buffer[at : min(at + AHEAD_BYTES, end)], crc)
+    return crc == CRC_RESIDUE
 
 
-def read_all(buffer: mmap, start: int, end: int) -> list[tuple[int, int, bytes, int, int]]:
+def read_all(buffer: Contents, start: int, end: int) -> list[tuple[int, int, bytes, int, int]]:
     """`walk`, every record verified; raises `BadRecord`."""
     rows = []
     for row in walk(buffer, start, end):

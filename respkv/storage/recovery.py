@@ -23,6 +23,7 @@ from pathlib import Path
 
 import structlog
 
+from respkv.contents import Contents
 from respkv.disk import Disk
 from respkv.storage import hint, record
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, DataFile, Name, list_directory
@@ -72,7 +73,7 @@ class Recovery:
             self._settle()
         except BaseException:
             for file in self.files:
-                file.close(self._disk)
+                file.close()
             raise
 
     def look(self) -> int:
@@ -85,17 +86,18 @@ class Recovery:
             return self._index
         finally:
             for file in self.files:
-                file.close(self._disk)
+                file.close()
 
     def _open_files(self, names: list[Name]) -> None:
         for position, name in enumerate(names):
             path = self._path / f"{name}{DATA_SUFFIX}"
             fd = self._disk.open(path)
             try:
-                head = FileHead.decode(os.pread(fd, FILE_HEAD_BYTES, 0))
+                size = os.fstat(fd).st_size
+                head = FileHead.decode(Contents(path, fd, size, Damaged, read=self._disk.read)[0:FILE_HEAD_BYTES])
                 if head is None:
                     self._headless = names[position:]
-                    self._check_missing_head(path, fd, self._headless)
+                    self._check_missing_head(path, fd, size, self._headless)
                     self._disk.close(fd)
                     return
                 if (head.first_id, head.last_id, head.generation) != name:
@@ -103,19 +105,20 @@ class Recovery:
                 if self.salt is not None and head.salt != self.salt:
                     raise Damaged(path, 0, "its head belongs to another directory")
                 self.salt = head.salt
-                self.files.append(DataFile(path, name, head, position, fd, os.fstat(fd).st_size))
+                self.files.append(DataFile(path, name, head, position, fd, size, self._disk))
             except BaseException:
                 if not self.files or self.files[-1].fd != fd:
                     self._disk.close(fd)
                 raise
 
-    def _check_missing_head(self, path: Path, fd: int, names: list[Name]) -> None:
+    def _check_missing_head(self, path: Path, fd: int, size: int, names: list[Name]) -> None:
         """A new file whose head did not reach the disk is a torn end; any other file without a head is damage."""
         # The very first head was synced when it was made: only a file without anything else may lack it.
+        contents = Contents(path, fd, size, Damaged, read=self._disk.read)
         first = self.salt is None and (
             len(names) > 1
-            or not _is_zero(fd, FILE_HEAD_BYTES)
-            or (os.fstat(fd).st_size >= FILE_HEAD_BYTES and any(os.pread(fd, FILE_HEAD_BYTES, 0)))
+            or not _is_zero(fd, contents, FILE_HEAD_BYTES)
+            or (size >= FILE_HEAD_BYTES and any(contents[0:FILE_HEAD_BYTES]))
         )
         if first or any(name.generation for name in names):
             raise Damaged(path, 0, "its head is not intact")
@@ -134,10 +137,10 @@ class Recovery:
                 continue
             joined = position + 1 < len(self.files) and self.files[position + 1].head.base_index == file.index
             behind = self.files[position + 1 :]
-            if not joined and (behind or self._headless or not _is_zero(file.fd, file.length)):
+            if not joined and (behind or self._headless or not _is_zero(file.fd, file.contents(), file.length)):
                 self._judge(position)
                 return
-            if not _is_zero(file.fd, file.length):  # only the seal can be torn here: the next file joins
+            if not _is_zero(file.fd, file.contents(), file.length):  # only the seal can be torn: the next file joins
                 self._cut(file)
 
     def _load_hint(self, file: DataFile) -> bool:
@@ -149,8 +152,7 @@ class Recovery:
         if loaded.data_bytes > file.size:
             raise Damaged(file.path, file.size, f"it was sealed with {loaded.data_bytes} bytes")
         if loaded.data_bytes < file.size:  # sealed, but the file's new size did not reach the disk
-            self._disk.truncate(file.fd, loaded.data_bytes)
-            file.remap()
+            file.truncate(loaded.data_bytes)
         file.index, file.term, file.clock_ms = loaded.index, loaded.term, loaded.clock_ms
         file.take_sizes(loaded)
         file.length = file.size
@@ -162,7 +164,8 @@ class Recovery:
         """Fills the keydir from the file's frames; stops at the seal or where there is no whole frame."""
         offset = FILE_HEAD_BYTES
         file.term, file.clock_ms = self._term, self._clock_ms
-        for frame in frames(file.map, file.seed, offset, file.size):
+        contents = file.contents()
+        for frame in frames(contents, file.seed, offset, file.size):
             if frame.index < file.index or frame.is_seal:
                 if frame.is_seal and frame.body_end == file.size:
                     file.sealed = True
@@ -170,7 +173,7 @@ class Recovery:
                     offset = file.size
                 break
             try:
-                rows = record.read_all(file.map, frame.body_start, frame.body_end)
+                rows = record.read_all(contents, frame.body_start, frame.body_end)
             except record.BadRecord:
                 break
             self._keydir.replay(file.number, rows)
@@ -180,7 +183,6 @@ class Recovery:
         file.length = offset
         if file.name.generation and not file.sealed:
             raise Damaged(file.path, self._bad_offset(file), "a merged file must be whole")
-        file.remap()  # gives back the memory of the pages just read
 
     def _judge(self, position: int) -> None:
         """The log stops being whole at the end of the file at `position`: raises `Damaged`, or cuts there."""
@@ -190,7 +192,7 @@ class Recovery:
             raise Damaged(file.path, self._bad_offset(file), reason)
         behind = [other.name for other in self.files[position + 1 :]] + self._headless
         for other in self.files[position + 1 :]:
-            other.close(self._disk)
+            other.close()
         del self.files[position + 1 :]
         for name in reversed(behind):  # newest first: what remains is always a beginning of the log
             self._disk.unlink(self._path / f"{name}{DATA_SUFFIX}")
@@ -218,33 +220,41 @@ class Recovery:
     def _headers_behind(self, position: int) -> Iterator[Frame]:
         file = self.files[position]
         for start, end in data_ranges(file.fd, file.length, file.size):
-            yield from find_headers(file.map, file.seed, max(start - FRAME_HEAD_BYTES, file.length), end)
+            yield from find_headers(file.contents(), file.seed, max(start - FRAME_HEAD_BYTES, file.length), end)
         for other in self.files[position + 1 :]:
             for start, end in data_ranges(other.fd, FILE_HEAD_BYTES, other.size):
-                yield from find_headers(other.map, other.seed, start, end)
+                yield from find_headers(other.contents(), other.seed, start, end)
         for name in self._headless:
             yield from self._headers_without_head(name)
 
     def _headers_without_head(self, name: Name) -> Iterator[Frame]:
-        data = (self._path / f"{name}{DATA_SUFFIX}").read_bytes()
+        data = self._read_whole(name)
         yield from find_headers(data, self._seed_without_head(name), 0, len(data))
 
     def _ends_in_seal_without_head(self, name: Name) -> bool:
-        data = (self._path / f"{name}{DATA_SUFFIX}").read_bytes()
+        data = self._read_whole(name)
         start = max(0, len(data) - FRAME_HEAD_BYTES)
         frame = decode_head(data, self._seed_without_head(name), start, len(data))
         return frame is not None and frame.is_seal
+
+    def _read_whole(self, name: Name) -> bytes:
+        path = self._path / f"{name}{DATA_SUFFIX}"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise Damaged(path, 0, f"it cannot be read: {error.strerror}") from error
 
     def _seed_without_head(self, name: Name) -> int:
         return FileHead(self.salt or 0, name.first_id, name.last_id, 0, name.generation).seed
 
     def _bad_offset(self, file: DataFile) -> int:
         """The first bad record of the first bad frame, or that frame itself when its header is what is bad."""
-        frame = decode_head(file.map, file.seed, file.length, file.size)
+        contents = file.contents()
+        frame = decode_head(contents, file.seed, file.length, file.size)
         if frame is None:
             return file.length
         try:
-            record.read_all(file.map, frame.body_start, frame.body_end)
+            record.read_all(contents, frame.body_start, frame.body_end)
         except record.BadRecord as bad:
             return bad.offset
         return file.length
@@ -253,8 +263,7 @@ class Recovery:
         if self._looking:
             return
         log.warning("torn end cut", file=str(file.path), offset=file.length, index=file.index)
-        self._disk.truncate(file.fd, file.length)
-        file.remap()
+        file.truncate(file.length)
 
     def _settle(self) -> None:
         """Makes unsealed files ready to be written, and all of the log durable."""
@@ -267,13 +276,11 @@ class Recovery:
                 if not file.hinted:
                     self._seal_again(file)
                 file.synced_length = file.length
-                file.release(self._disk)
                 continue
             room = file.length + FRAME_HEAD_BYTES + 1
             wanted = max(room, self._segment_bytes if file is self.files[-1] else file.size)
             if file.size < wanted:
-                self._disk.truncate(file.fd, wanted)
-                file.remap()
+                file.truncate(wanted)
             self._write_again(file)
             self._disk.sync(file.fd)
             file.synced_length = file.length
@@ -282,28 +289,28 @@ class Recovery:
     def _seal_again(self, file: DataFile) -> None:
         """After an fdatasync that failed the seal may be in the page cache alone, and the hint would hide its loss."""
         at = file.length - FRAME_HEAD_BYTES
-        self._disk.write(file.fd, file.map[at : file.length], at)
+        self._disk.write(file.fd, file.contents(ahead_bytes=0)[at : file.length], at)
         self._disk.sync(file.fd)
 
     def _write_again(self, file: DataFile) -> None:
-        start = file.length
-        for frame in frames(file.map, file.seed, FILE_HEAD_BYTES, file.length):
+        start, contents = file.length, file.contents()
+        for frame in frames(contents, file.seed, FILE_HEAD_BYTES, file.length):
             if frame.index > self.synced_index:
                 start = frame.offset
                 break
         for at in range(start, file.length, _COPY_BYTES):
-            self._disk.write(file.fd, file.map[at : min(at + _COPY_BYTES, file.length)], at)
+            self._disk.write(file.fd, contents[at : min(at + _COPY_BYTES, file.length)], at)
 
 
-def _is_zero(fd: int, start: int) -> bool:
+def _is_zero(fd: int, contents: Contents, start: int) -> bool:
     """Whether the file holds nothing but zeros from `start` on."""
-    for at, end in data_ranges(fd, start, os.fstat(fd).st_size):
+    for at, end in data_ranges(fd, start, len(contents)):
         for chunk in range(at, end, _COPY_BYTES):
-            if os.pread(fd, min(_COPY_BYTES, end - chunk), chunk).strip(b"\0"):
+            if contents[chunk : min(chunk + _COPY_BYTES, end)].strip(b"\0"):
                 return False
     return True
 
 
 def _ends_in_seal(file: DataFile) -> bool:
-    frame = decode_head(file.map, file.seed, max(0, file.size - FRAME_HEAD_BYTES), file.size)
+    frame = decode_head(file.contents(), file.seed, max(0, file.size - FRAME_HEAD_BYTES), file.size)
     return frame is not None and frame.is_seal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
+from respkv.contents import Contents
 from respkv.storage import record
 from respkv.storage.datafile import DataFile
 from respkv.storage.errors import Damaged
@@ -47,20 +48,21 @@ def slices(file: DataFile) -> Iterator[Task | list[Row]]:
     rows: list[Row] = []
     slice_bytes = 0
     end = FILE_HEAD_BYTES
-    for frame in frames(file.map, file.seed, FILE_HEAD_BYTES, file.length):
+    contents = file.contents()
+    for frame in frames(contents, file.seed, FILE_HEAD_BYTES, file.length):
         end = frame.body_end
         if frame.is_seal:
             break
         try:
-            for row in record.walk(file.map, frame.body_start, frame.body_end):
+            for row in record.walk(contents, frame.body_start, frame.body_end):
                 if row[4] >= LARGE_BYTES:
                     if rows:
                         yield rows
-                    yield from _verify_large(file, row)
+                    yield from _verify_large(contents, row)
                     rows, slice_bytes = [], 0
                     yield [row]
                     continue
-                if not record.intact(file.map, row[3], row[4]):
+                if not record.intact(contents, row[3], row[4]):
                     raise record.BadRecord(row[3])
                 rows.append(row)
                 slice_bytes += row[4]
@@ -75,9 +77,9 @@ def slices(file: DataFile) -> Iterator[Task | list[Row]]:
         yield rows
 
 
-def _verify_large(file: DataFile, row: Row) -> Iterator[Task]:
+def _verify_large(contents: Contents, row: Row) -> Iterator[Task]:
     results: list[bool] = []
-    task = Task(lambda: results.append(record.intact(file.map, row[3], row[4])))
+    task = Task(lambda: results.append(record.intact(contents, row[3], row[4])))
     yield task
     if results != [True]:
         raise record.BadRecord(row[3])

@@ -46,5 +46,4 @@ class SyncPoint:
         for file, length in self._files:
             file.synced_length = max(file.synced_length, length)
             file.named = True
-            file.pins -= 1
-            file.release(self._cask.disk)
+            file.unpin()

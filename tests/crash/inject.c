@@ -20,6 +20,7 @@
 struct faults { /* tests/crash/inject.py: FAULTS */
     volatile int64_t clock_ms;
     volatile int32_t sync_errno;
+    volatile int32_t read_errno;
     volatile int32_t write_errno;
     volatile int32_t rename_errno;
     volatile int32_t skip;
@@ -79,6 +80,16 @@ static int slow_or_failed_sync(int fd)
 
 int fdatasync(int fd) { return slow_or_failed_sync(fd) ? -1 : REAL(fdatasync)(fd); }
 int fsync(int fd) { return slow_or_failed_sync(fd) ? -1 : REAL(fsync)(fd); }
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    return fails_at(fd, faults->read_errno) ? -1 : REAL(pread)(fd, data, size, at);
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off64_t at)
+{
+    return fails_at(fd, faults->read_errno) ? -1 : REAL(pread64)(fd, data, size, at);
+}
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
 {

@@ -68,6 +68,10 @@ class Injector:
         """fdatasync and fsync of files whose path contains `match` fail, after `skip` of them."""
         self._arm("sync_errno", match, number, skip)
 
+    def fail_reads(self, match: str = "", number: int = errno.EIO, skip: int = 0) -> None:
+        """Reading records of data files and frames of the journal fails, as where a sector cannot be read."""
+        self._arm("read_errno", match, number, skip)
+
     def fail_writes(self, match: str = "", number: int = errno.EIO, skip: int = 0) -> None:
         """Writing and allocating fail; with ENOSPC as on a full disk."""
         self._arm("write_errno", match, number, skip)
@@ -83,7 +87,8 @@ class Injector:
         self._faults.clock_ms = shift_ms
 
     def heal_disk(self) -> None:
-        self._faults.sync_errno = self._faults.write_errno = self._faults.rename_errno = 0
+        self._faults.sync_errno = self._faults.read_errno = 0
+        self._faults.write_errno = self._faults.rename_errno = 0
         self._faults.skip = self._faults.sync_delay_ms = 0
 
     def _arm(self, name: str, match: str, number: int, skip: int) -> None:

@@ -126,6 +126,34 @@ def test_a_disk_that_fails_while_a_node_starts_keeps_it_from_starting_and_it_sta
     faulty.cluster.assert_replicas_equal()
 
 
+@pytest.mark.parametrize("at_the_start", [False, True], ids=["met by a read", "met at the start"])
+def test_a_disk_that_cannot_be_read_is_damage_that_repairs_itself(faulty: Faulty, at_the_start: bool) -> None:
+    cluster = faulty.cluster
+    victim = cluster.leader(0)
+    injector, hits, log_bytes = faulty.injectors[victim.name], 0, victim.log_file.stat().st_size
+    prefix = f"unreadable:{at_the_start}:"
+    values = {key: key.encode() for key in cluster.keys_of_shard(0, 50, prefix)}
+    with cluster.nodes[1].client() as client:
+        client.mset(values)
+    if at_the_start:
+        victim.kill()
+    hits = injector.hits
+    injector.fail_reads("shard-0/")
+    if at_the_start:
+        victim.start()
+    with cluster.nodes[(cluster.nodes.index(victim) + at_the_start) % 3].client() as client:
+        for key, value in values.items():
+            assert client.get(key) == value
+    wait_until(lambda: injector.hits > hits, "the disk is asked")
+    injector.heal_disk()
+    wait_until(lambda: "replica_repaired" in victim.log()[log_bytes:], "it is repaired")
+    assert "cannot be read" in victim.log()[log_bytes:]
+    cluster.wait_ready()
+    with victim.client() as client:
+        assert client.mget(list(values)) == list(values.values())
+    cluster.assert_replicas_equal()
+
+
 def test_a_slow_disk_of_one_node_is_not_noticed_by_clients_of_others(faulty: Faulty) -> None:
     """The majority does not wait for it."""
     cluster = faulty.cluster

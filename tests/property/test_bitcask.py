@@ -191,7 +191,7 @@ def abandon(cask: Bitcask | None) -> None:
     """As if the process had ended."""
     if cask is not None and not cask.closed:
         for file in cask.files:
-            file.close(Disk())
+            file.close()
         os.close(cask._lock_fd)
 
 

@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ import pytest
 from respkv.cluster.slots import SLOTS, slot_of
 from respkv.cluster.topology import Shard
 from respkv.config import load
+from respkv.contents import Contents
 from respkv.disk import Disk
+from respkv.raft import segment
 from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
 from respkv.raft.journal import check as check_journal
 from respkv.raft.log import Standing
 from respkv.raft.messages import SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END
+from respkv.raft.segment import JournalDamaged
 from respkv.raft.snapshot import SnapshotReceiver
 from respkv.shard.repair import open_journal
 from respkv.shard.replica import Replica
@@ -126,7 +130,117 @@ def test_a_sync_that_failed_is_not_tried_again(tmp_path: Path) -> None:
     cask.close()
 
 
+class Unreadable(Disk):
+    """Whatever lies in the files of `bad` cannot be read."""
+
+    def __init__(self) -> None:
+        self.bad: set[str] = set()
+
+    def read(self, fd: int, size_bytes: int, offset: int) -> bytes:  # type: ignore[override]
+        if Path(f"/proc/self/fd/{fd}").readlink().name in self.bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.pread(fd, size_bytes, offset)
+
+
+LONG = b"long" * 5000
+
+
+def unreadable_cask(path: Path) -> tuple[Bitcask, Unreadable, list[Damaged]]:
+    """Two files, the first of them bad, and what `on_damage` is told."""
+    disk = Unreadable()
+    cask = Bitcask(path, segment_bytes=1 << 16, disk=disk)
+    cask.put(b"bad", b"value")
+    cask.put(b"bad-long", LONG)
+    while len(cask.files) < 2:
+        cask.put(b"filler", b"x" * 2000)
+    told: list[Damaged] = []
+    cask.put(b"good", b"value")
+    cask.on_damage = told.append
+    disk.bad.add("000001.0.data")
+    return cask, disk, told
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda cask: cask.get_plain(cask.bucket_of(b"bad"), b"bad"),
+        lambda cask: cask.get(b"bad"),
+        lambda cask: cask.get(b"bad-long"),
+        lambda cask: cask.fingerprint(b"bad"),
+        lambda cask: cask.read_long(b"bad-long", cask.bucket_of(b"bad-long"), 10000),
+        lambda cask: cask.merge(),
+    ],
+)
+def test_what_cannot_be_read_is_damage_of_its_record_alone(tmp_path: Path, read: Callable[[Bitcask], Any]) -> None:
+    cask, disk, told = unreadable_cask(tmp_path)
+    with pytest.raises(Damaged, match=r"000001\.0\.data is damaged at byte \d+: .*cannot be read"):
+        read(cask)
+    assert [damage.file.name for damage in told] in (["000001.0.data"], [])
+    assert cask.get_plain(cask.bucket_of(b"good"), b"good") == b"value"
+    cask.put(b"more", b"1")
+    disk.bad.clear()
+    assert cask.get_plain(cask.bucket_of(b"bad"), b"bad") == b"value"
+    cask.close()
+
+
+def test_a_value_whose_reading_is_under_way_when_the_disk_goes_bad_is_damaged(tmp_path: Path) -> None:
+    cask, disk, told = unreadable_cask(tmp_path)
+    disk.bad.clear()
+    reading = cask.read_long(b"bad-long", cask.bucket_of(b"bad-long"), 10000)
+    assert reading is not None
+    disk.bad.add("000001.0.data")
+    with pytest.raises(Damaged, match="cannot be read"):
+        list(reading)
+    assert len(told) == 1
+    cask.close()
+
+
+def test_a_file_that_somebody_cuts_while_it_is_open_is_damaged(tmp_path: Path) -> None:
+    """A map would end the process with SIGBUS."""
+    cask, disk, told = unreadable_cask(tmp_path)
+    disk.bad.clear()
+    os.truncate(tmp_path / "000002.0.data", 100)
+    os.truncate(tmp_path / "000001.0.data", 100)
+    for key in (b"good", b"bad-long"):
+        with pytest.raises(Damaged):
+            cask.get(key)
+    with pytest.raises(Damaged):
+        cask.merge()
+    assert len(told) == 2
+    cask.close()
+    assert any(finding.is_damage for finding in check(tmp_path))
+
+
+@pytest.mark.parametrize("bad", ["000001.0.data", "000002.0.data"])
+def test_opening_refuses_a_file_that_cannot_be_read(tmp_path: Path, bad: str) -> None:
+    cask, disk, _ = unreadable_cask(tmp_path)
+    disk.bad.clear()
+    state = contents(cask)
+    abandon(cask)  # nothing is sealed
+    disk.bad.add(bad)
+    with pytest.raises(Damaged, match=f"{bad} .*cannot be read"):
+        open_cask(tmp_path, disk)
+    disk.bad.clear()
+    with open_cask(tmp_path, disk) as cask:
+        assert contents(cask) == state
+
+
 # --- journal ---
+
+
+def test_a_journal_that_cannot_be_read_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal.open(tmp_path, (0,))
+    journal.close()
+
+    def fail(fd: int, size_bytes: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segment, "Contents", partial(Contents, read=fail))
+        with pytest.raises(JournalDamaged, match=r"\.journal: offset 0: it cannot be read"):
+            Journal.open(tmp_path, (0,))
+        assert [finding.is_damage for finding in check_journal(tmp_path)[0]] == [True]
+    Journal.open(tmp_path, (0,)).close()
 
 
 def tell_journal(root: Path, disk: Faulty, synced: list[Any]) -> None:

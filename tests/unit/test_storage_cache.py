@@ -50,7 +50,7 @@ def test_the_second_read_does_not_look_at_the_file(tmp_path: Path) -> None:
     with Bitcask(tmp_path, buckets=1, cache_bytes=1000) as cask:
         cask.put(b"key", b"value")
         assert cask.get_plain(0, b"key") == b"value"
-        cask.maps.clear()
+        cask.numbered.clear()
         assert cask.get_plain(0, b"key") == b"value"
 
 

@@ -161,4 +161,4 @@ def test_no_hint_with_a_changed_or_missing_byte_is_believed(tmp_path: Path) -> N
         for bad in (data[:at], data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :], data + data[: at + 1]):
             file.hint_path.write_bytes(bad)
             assert hint.read(file.hint_path, file) is None
-    file.close(Disk())
+    file.close()

@@ -31,7 +31,7 @@ def contents(cask: Bitcask) -> State:
 def abandon(cask: Bitcask) -> None:
     """As if the process had ended."""
     for file in cask.files:
-        file.close(Disk())
+        file.close()
     os.close(cask._lock_fd)
 
 

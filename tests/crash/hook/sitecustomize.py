@@ -21,6 +21,7 @@ class Faults(ctypes.Structure):
     _fields_ = (
         ("clock_ms", ctypes.c_int64),
         ("sync_errno", ctypes.c_int32),
+        ("read_errno", ctypes.c_int32),
         ("write_errno", ctypes.c_int32),
         ("rename_errno", ctypes.c_int32),
         ("skip", ctypes.c_int32),
@@ -60,6 +61,7 @@ def _install(faults: Faults) -> None:
 
     replace("fdatasync", "sync_errno")
     replace("fsync", "sync_errno")
+    replace("pread", "read_errno")
     replace("pwrite", "write_errno")
     replace("posix_fallocate", "write_errno")
     replace("replace", "rename_errno", 1)
