@@ -24,6 +24,7 @@ from respkv.raft.messages import APPEND, Message
 WINDOW_BYTES = 8 << 20
 MESSAGE_BYTES = 1 << 20
 LOST_AFTER_S = 5.0
+LOST_AFTER_MAX_S = 60.0
 
 
 class _Window:
@@ -31,7 +32,7 @@ class _Window:
 
     back_at     when it last asked for something once more
     moved_at    when it last acknowledged something, or was sent something after it had acknowledged everything
-    patience_s  how long after that what is on the way seems lost; twice as long each time in a row
+    patience_s  how long after that what is on the way seems lost; twice as long each time in a row, up to a minute
     """
 
     __slots__ = ("back_at", "bytes", "moved_at", "patience_s", "sent")
@@ -60,12 +61,13 @@ class _Window:
         if now < self.moved_at + self.patience_s:
             return False
         self.moved_at = now
-        self.patience_s *= 2
+        self.patience_s = min(2 * self.patience_s, LOST_AFTER_MAX_S)
         return True
 
     def clear(self) -> None:
         self.sent.clear()
         self.bytes = 0
+        self.patience_s = LOST_AFTER_S
 
 
 class Sending:
