@@ -15,7 +15,7 @@ from respkv.commands.bits import bit_offset
 from respkv.commands.context import Context
 from respkv.commands.table import command
 from respkv.keyspace.db import Db
-from respkv.keyspace.watch import MISS, STRING
+from respkv.keyspace.watch import STRING
 from respkv.reply import Reply, RespError
 
 _BAD_TYPE: Final = "Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is."
@@ -153,8 +153,6 @@ def bitfield(db: Db, args: list[bytes], ctx: Context) -> Reply:
     changes = [operation.field for operation in operations if operation.name != b"GET"]
     old = db.string(args[1])
     if not changes:
-        if old is None:  # then it is a read
-            db.notify(MISS, b"keymiss", args[1])
         return [operation.field.read(old or b"") for operation in operations]
     size = max((field.offset + field.width - 1) >> 3 for field in changes) + 1
     data = bytearray((old or b"").ljust(size, b"\0"))

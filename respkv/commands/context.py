@@ -9,16 +9,18 @@ VALUE_BYTES_MAX: Final = 512 << 20
 
 
 class Context:
-    """The surroundings of the commands of one batch, equal on every replica.
+    """The surroundings of the commands of one batch, equal on every replica but for `counts`: whether this is the one
+    that counts the keys looked for.
 
-    `seed` comes with the entry. `value_bytes_max` limits what APPEND and the like may build (`proto-max-bulk-len`): a
-    limit that differed between replicas would make their data differ, so it must be the same on all of them.
+    `seed` comes with the entry. `value_bytes_max` limits what APPEND and the like may build : a limit that differed
+    between replicas would make their data differ, so it is the same on all of them, whatever `proto-max-bulk-len` says.
     """
 
-    __slots__ = ("_rng", "seed", "value_bytes_max")
+    __slots__ = ("_rng", "counts", "seed", "value_bytes_max")
 
-    def __init__(self, seed: int = 0, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+    def __init__(self, seed: int = 0, value_bytes_max: int = VALUE_BYTES_MAX, *, counts: bool = False) -> None:
         self.seed = seed
+        self.counts = counts
         self.value_bytes_max = value_bytes_max
         self._rng: random.Random | None = None
 

@@ -14,8 +14,8 @@ def node_metrics(server: Server, fsync_seconds: Histogram) -> Metrics:
     metrics, stats = Metrics(), server.stats
     metrics.register("commands_total", "Commands received from clients.", lambda: stats.commands, kind="counter")
     metrics.register("errors_total", "Error replies to clients.", lambda: stats.errors, kind="counter")
-    metrics.register("keyspace_hits_total", "Reads of keys that exist.", lambda: stats.hits, kind="counter")
-    metrics.register("keyspace_misses_total", "Reads of keys that do not exist.", lambda: stats.misses, kind="counter")
+    metrics.register("keyspace_hits_total", "Keys found by readers.", lambda: server.lookups[0], kind="counter")
+    metrics.register("keyspace_misses_total", "Keys not found by readers.", lambda: server.lookups[1], kind="counter")
     metrics.register("connections_total", "Connections accepted.", lambda: stats.connections, kind="counter")
     metrics.register("connected_clients", "Connections open now.", lambda: len(server.clients))
     metrics.register("peers_connected", "Links to other nodes that are up.", lambda: len(server.peers.links))

@@ -175,7 +175,7 @@ def persistence(server: Server) -> Fields:
 
 
 def stats(server: Server) -> Fields:
-    counted, machines = server.stats, [replica.machine for replica in server.replicas]
+    counted, (hits, misses) = server.stats, server.lookups
     received, sent = server.traffic.total(server.clients.values())
     received_kib_s, sent_kib_s = server.traffic.kib_per_s
     links = server.peers.links.values()
@@ -197,8 +197,8 @@ def stats(server: Server) -> Fields:
         "expired_stale_perc": "0.00",
         "evicted_keys": server.evictor.evicted,
         "evicted_clients": server.client_limits.evicted,
-        "keyspace_hits": counted.hits + sum(machine.hits for machine in machines),
-        "keyspace_misses": counted.misses + sum(machine.misses for machine in machines),
+        "keyspace_hits": hits,
+        "keyspace_misses": misses,
         "pubsub_channels": server.channels.count(CHANNEL),
         "pubsub_patterns": server.channels.count(PATTERN),
         "pubsubshard_channels": server.channels.count(SHARD_CHANNEL),

@@ -156,6 +156,13 @@ class Server:
         for peer in list(self.peers.links):
             self.peers.send(peer, message)
 
+    @property
+    def lookups(self) -> tuple[int, int]:
+        """How many keys commands found, and did not find, that they looked for in order to read them."""
+        machines = [replica.machine for replica in self.replicas]
+        hits, misses = sum(machine.hits for machine in machines), sum(machine.misses for machine in machines)
+        return self.stats.hits + hits, self.stats.misses + misses
+
     def reset_stats(self) -> None:
         """Counts from 0 again, as CONFIG RESETSTAT asks for."""
         self.stats.reset()

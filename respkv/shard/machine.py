@@ -22,6 +22,7 @@ from respkv.keyspace.watch import MISS, Event, Watch
 from respkv.reply import NULL_ARRAY, Reply, RespError
 from respkv.shard.batch import BY_OP, Entry, Ops, Puts, Run, joined
 from respkv.shard.long import LONG_READ_BYTES, LongEntry, LongPut, Slices, values_of
+from respkv.shard.lookups import looked_for, looks
 from respkv.shard.transaction import EXEC_OP, WATCH_OP, Watched, is_possible, is_read, transaction_of
 from respkv.shard.watches import Watches
 from respkv.storage import Bitcask
@@ -32,12 +33,9 @@ EXPIRE_OP = b"\0expire"
 SYSTEM_OP = b"\0system"
 VERSION_DIGITS_MAX = 18
 EVICT_OP = b"\0evict"
+_REPLY_TELLS = frozenset((b"GET", b"MGET"))  # which keys are there, at no further cost
 _NEVER = float("inf")
 _NO_USE = frozenset((b"EXISTS", b"OBJECT", b"PTTL", b"TTL", b"TYPE"))  # what looks at a key without using it
-
-# Of the commands that only read, those that tell of a key without taking its value; and those that take it, then write.
-_LOOKS_ONLY = frozenset(("object", "memory"))
-_READS_FIRST = frozenset(("getset", "getdel", "getex"))
 
 
 def wall_ms() -> int:
@@ -72,7 +70,9 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
-        self.hits = self.misses = 0  # of reads
+        self.leads = False  # so that only one replica counts what entries look for
+        self.hits = self.misses = 0
+        """Keys that commands looked for in order to read them, and found or not."""
         self.slow_s = float("inf")
         self.slow: list[tuple[int, list[bytes], float]] = []  # (position in its entry, command, seconds)
         self._watcher: Watcher | None = None
@@ -80,7 +80,14 @@ class Machine:
         """Told of each system record that an entry changes."""
         self.watches = Watches()
         self._wall_ms = clock_ms
-        self._read_context = Context(seed=time.monotonic_ns())
+        self._read_context = Context(seed=time.monotonic_ns(), counts=True)
+
+    def take_over(self, earlier: Machine) -> None:
+        """Goes on for the machine of this shard that ended: what was set there holds, what was counted stays."""
+        self.on_system = earlier.on_system
+        self.slow_s = earlier.slow_s
+        self.leads = earlier.leads
+        self.hits, self.misses = earlier.hits, earlier.misses
 
     @property
     def watcher(self) -> Watcher | None:
@@ -132,7 +139,7 @@ class Machine:
         db = self.db
         db.now_ms = now_ms
         batch = db.begin()
-        context = Context(seed=entry.seed)
+        context = Context(seed=entry.seed, counts=self.leads)
         replies: list[Any] = []
         for run in runs:
             if isinstance(run, Puts):
@@ -174,7 +181,7 @@ class Machine:
         db, values, watched_by = self.db, values_of(entry.runs, body), self._watcher
         db.now_ms = max(self.cask.clock_ms, entry.now_ms)
         batch = db.begin()
-        context = Context(seed=entry.seed)
+        context = Context(seed=entry.seed, counts=self.leads)
         replies: list[Any] = []
         for run in entry.runs:
             if isinstance(run, LongPut):
@@ -219,18 +226,44 @@ class Machine:
         spec = COMMANDS.get(args[0])
         if spec is None:
             return self._run_own(args, context)
-        missed: list[bytes] = []
-        if self._watcher is not None and self._watcher.wanted & MISS:
-            missed = self._misses(spec, args)
-            for key in missed:
-                self._watcher.event(MISS, b"keymiss", key)
+        watcher = self._watcher
+        tells = watcher is not None and watcher.wanted & MISS
+        if (tells or (context.counts and args[0] not in _REPLY_TELLS)) and looks(spec):
+            return self._run_looking(spec, args, context)
+        reply = self._call(spec, args, context)
+        if context.counts and args[0] in _REPLY_TELLS:
+            if type(reply) is list:
+                missed = reply.count(None)
+                self.misses += missed
+                self.hits += len(reply) - missed
+            elif reply is None:
+                self.misses += 1
+            elif type(reply) is not RespError:
+                self.hits += 1
+        return reply
+
+    def _call(self, spec: Spec, args: list[bytes], context: Context) -> Reply:
         assert spec.fn is not None
         try:
             reply: Reply = spec.fn(self.db, args, context)
         except RespError as refusal:
-            if missed and self._watcher is not None:  # a refused command has not looked
-                del self._watcher.events[-len(missed) :]
             return refusal.with_traceback(None)
+        return reply
+
+    def _run_looking(self, spec: Spec, args: list[bytes], context: Context) -> Reply:
+        """Runs a command that looks for keys: counts them, and tells of those that are not there."""
+        looked, watcher = looked_for(spec, args), self._watcher
+        missed = [key for key in looked if not self.db.exists(key)]
+        told = missed if watcher is not None and watcher.wanted & MISS and spec.name != "object" else ()
+        for key in told:
+            watcher.event(MISS, b"keymiss", key)  # type: ignore[union-attr]  # see `told`
+        reply = self._call(spec, args, context)
+        if type(reply) is not RespError:
+            if context.counts:
+                self.misses += len(missed)
+                self.hits += len(looked) - len(missed)
+        elif told:  # it was refused, and has not looked
+            del watcher.events[-len(told) :]  # type: ignore[union-attr]
         return reply
 
     def _run_by(self, mark: bytes, args: list[bytes], context: Context) -> Reply:
@@ -241,21 +274,6 @@ class Machine:
         reply = self._run(args, context)
         watcher.writer = b""
         return reply
-
-    def _misses(self, spec: Spec, args: list[bytes]) -> list[bytes]:
-        """The keys that a command looks for in order to read them, and that are not there."""
-        if spec.is_readonly:
-            keys = () if spec.name in _LOOKS_ONLY else spec_keys(spec, args)
-        elif spec.name in _READS_FIRST or (spec.name == "set" and b"GET" in map(bytes.upper, args[3:])):
-            keys = args[1:2]
-        else:  # sources, if it has any beside what it writes
-            keys = [
-                key
-                for each in spec.key_specs
-                if each.access[0] == "RO"
-                for key in args[each.first : len(args) + each.last + 1 if each.last < 0 else each.first + each.last + 1]
-            ]
-        return [key for key in keys if not self.db.exists(key)]
 
     def _run_own(self, args: list[bytes], context: Context) -> Reply:
         """An operation that no client can name."""
@@ -304,9 +322,8 @@ class Machine:
         watcher = self._watcher
         known = 0 if watcher is None else len(watcher.events)  # of an entry that is being applied, perhaps
         reply = self._run(args, self._read_context)
-        spec = COMMANDS.get(args[0])
-        if spec is not None and spec.first and type(reply) is not RespError:
-            self._count(spec, args, reply)
+        if db.usage is not None and args[0] not in _NO_USE and type(reply) is not RespError:
+            db.usage.note_all(_keys_of(args))
         if watcher is not None and (misses := watcher.events[known:]):
             del watcher.events[known:]
             watcher.missed(misses)
@@ -325,20 +342,6 @@ class Machine:
             return False
         return self.db.fingerprint(watched.key) == watched.fingerprint
 
-    def _count(self, spec: Spec, args: list[bytes], reply: Reply) -> None:
-        """Counts keys that were there, and that were not, as far as the reply tells."""
-        name = args[0]
-        if self.db.usage is not None and name not in _NO_USE:
-            self.db.usage.note_all(spec_keys(spec, args))
-        if reply is None:
-            self.misses += 1
-        elif name == b"MGET" and isinstance(reply, list):
-            missing = reply.count(None)
-            self.misses += missing
-            self.hits += len(reply) - missing
-        else:
-            self.hits += 1
-
     def long_value(self, args: list[bytes]) -> LongRead | None:
         """What a GET of a very long value is to answer, to be read piece by piece; None for any other command."""
         if args[0] != b"GET" or len(args) != 2:
@@ -350,6 +353,7 @@ class Machine:
         if found.type != STRING or 0 < found.expire_ms <= now_ms:
             found.close()
             return None
+        self.hits += 1
         return found
 
     def due(self, limit: int) -> list[bytes]:

@@ -191,6 +191,7 @@ class Replica:
     def _role_changed(self) -> None:
         group = self.group
         self._led_since = self._now()
+        self.machine.leads = group.leader
         self.snapshots.stop()
         log.info("leader_elected" if group.leader else "leader_lost", shard=self.shard.id, term=group.term)
 
@@ -325,8 +326,8 @@ class Replica:
     def _use(self, cask: Bitcask) -> None:
         self.cask = cask
         self.upkeep.use(cask)
-        self.machine = Machine(cask)
-        self.machine.on_system = self._on_system
+        earlier, self.machine = self.machine, Machine(cask)
+        self.machine.take_over(earlier)
         self.proposer.use(self.machine)
         self.proposer.installed()
         self._tell_system()

@@ -94,6 +94,18 @@ def test_data_that_are_older_than_the_journal_are_refused_where_nobody_else_has_
         make_replica(Journal.open(config.dir / "journal", [0]), ("n1",))
 
 
+def test_a_replica_that_begins_anew_keeps_what_was_set_and_counted(
+    config: Config, make_replica: Callable[..., Replica]
+) -> None:
+    replica = make_replica(Journal.open(config.dir / "journal", [0]))
+    damaged = replica.machine
+    damaged.slow_s, damaged.hits, damaged.misses = 0.5, 3, 2
+    replica._start_over()
+    machine = replica.machine
+    assert machine is not damaged
+    assert (machine.slow_s, machine.hits, machine.misses, machine.leads) == (0.5, 3, 2, False)
+
+
 def test_what_a_snapshot_that_never_ended_has_left_is_removed_at_the_start(
     config: Config, make_replica: Callable[..., Replica]
 ) -> None:

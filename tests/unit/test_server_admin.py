@@ -181,10 +181,10 @@ def test_info_counts_hits_and_misses_however_a_key_was_read(wire: Wire) -> None:
     wire("MSET a 1 b 2")
     wire("SET c 3 EX 100")
     wire("CONFIG RESETSTAT")
-    for command in ("GET a", "GET nothing", "GET c", "MGET a b nothing", "STRLEN a"):
+    for command in ("GET a", "GET nothing", "GET c", "MGET a b nothing", "STRLEN a", "TTL nothing", "GETDEL b"):
         wire(command)
     stats = info(wire, "stats")
-    assert (stats["keyspace_hits"], stats["keyspace_misses"]) == ("5", "2")
+    assert (stats["keyspace_hits"], stats["keyspace_misses"]) == ("6", "3")
 
 
 def test_info_tells_how_many_bytes_went_to_and_came_from_clients(wire: Wire, port: int) -> None:
