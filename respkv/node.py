@@ -68,6 +68,7 @@ STOP_S = 5.0
 EVERYSEC_S = 1.0
 TRIM_TURNS = 40  # of the upkeep, at the least, between two returns of free memory
 QUIET_COMMANDS = 100  # between two turns of the upkeep: so few clients notice a pause
+DESCRIPTORS_MAX = 1 << 20  # what Linux allows unless told otherwise
 DESCRIPTORS_KEPT = 512  # for files, peers and listeners, beside those of clients
 
 
@@ -434,13 +435,15 @@ def _tame_collector() -> None:
 
 
 def _allow_descriptors(wanted: int) -> None:
-    """Raises the limit of open files as far as it goes, and says so if that is not enough for `maxclients`."""
+    """Raises the limit of open files as far as it goes, as every data file needs one, too; says so if that is not
+    enough for `maxclients`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    most = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft < most:
+        soft = most
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < wanted:
-            log.warning("few_file_descriptors", allowed=soft, wanted=wanted, hint="raise ulimit -n or lower maxclients")
+    if soft < wanted:
+        log.warning("few_file_descriptors", allowed=soft, wanted=wanted, hint="raise ulimit -n or lower maxclients")
 
 
 _CANNOT_START = (StartError, JournalDamaged, JournalInUse, StorageError, UsersError, RenamingError, ConfigError)
