@@ -157,6 +157,12 @@ class Config:
     maxmemory_samples: int = option(
         5, "maxmemory-samples", integer(1, 64), "Keys looked at for each one that is evicted.", live=True
     )
+    lfu_log_factor: int = option(
+        10, "lfu-log-factor", integer(0, (1 << 31) - 1), "How slowly the counter of uses of *-lfu grows.", live=True
+    )
+    lfu_decay_minutes: int = option(
+        1, "lfu-decay-time", integer(0, (1 << 31) - 1), "Minutes without use that take one off; 0 is never.", live=True
+    )
 
     user: tuple[str, ...] = option((), "user", lines, "Users, each as in an ACL file without the first word.")
     aclfile: Path | None = option(None, "aclfile", path, "File of users, for ACL LOAD and ACL SAVE.")

@@ -245,7 +245,8 @@ SETTABLE = {
     "cluster-announce-hostname", "cluster-preferred-endpoint-type", "merge-dead-ratio", "pending-bytes-max",
     "disk-headroom-bytes", "notify-keyspace-events", "tracking-table-max-keys",
     "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file", "tls-key-file",
-    "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers",
+    "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers", "lfu-log-factor",
+    "lfu-decay-time",
 }  # fmt: skip
 
 

@@ -105,6 +105,20 @@ def test_object_freq_and_idletime_follow_the_policy(wire: Wire) -> None:
     assert "LFU maxmemory policy is selected" in str(wire("OBJECT IDLETIME k"))
 
 
+def test_how_uses_are_counted_can_be_set(wire: Wire) -> None:
+    wire("CONFIG SET maxmemory-policy allkeys-lfu lfu-log-factor 0 lfu-decay-time 0")
+    wire("SET k v")
+    for _ in range(300):
+        wire("GET k")
+    assert wire("OBJECT FREQ k") == 255
+    wire("CONFIG SET lfu-log-factor 2147483647")
+    wire("SET other v")
+    for _ in range(300):
+        wire("GET other")
+    assert wire("OBJECT FREQ other") == 6  # the first use above that of a new key always counts
+    wire("CONFIG SET maxmemory-policy noeviction lfu-log-factor 10 lfu-decay-time 1")
+
+
 def test_replicas_agree_after_evictions_and_every_node_refuses_for_a_full_shard(tmp_path: Path) -> None:
     with respkv_cluster(tmp_path, 3, shards=3, replicas=2) as ports:
         wires = [Wire(port) for port in ports]
