@@ -70,6 +70,7 @@ TRIM_TURNS = 40  # of the upkeep, at the least, between two returns of free memo
 QUIET_COMMANDS = 100  # between two turns of the upkeep: so few clients notice a pause
 DESCRIPTORS_MAX = 1 << 20  # what Linux allows unless told otherwise
 DESCRIPTORS_KEPT = 512  # for files, peers and listeners, beside those of clients
+_TOO_MANY_CLIENTS = "The operating system is not able to handle the specified number of clients, try with"
 
 
 class Node:
@@ -102,7 +103,8 @@ class Node:
         config, node = self.config, self.config.node
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
-        self.live.watch(lambda current: _allow_descriptors(current.maxclients + DESCRIPTORS_KEPT))
+        _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
+        self.live.guard(self._check_descriptors)
         config.dir.mkdir(parents=True, exist_ok=True)
         shards = self.topology.shards_of(node)
         self.journal = open_journal(config, shards, self._disk)
@@ -206,6 +208,13 @@ class Node:
         if tls.options_of(config) != self._tls_wanted:
             self._tls_wanted = tls.options_of(config)
             self.renew_tls()
+
+    def _check_descriptors(self, config: Config) -> None:
+        """Raises ConfigError if more clients are to be allowed than the system allows."""
+        if config.maxclients > self.live.config.maxclients:
+            wanted = config.maxclients + DESCRIPTORS_KEPT
+            if (allowed := _allow_descriptors(wanted)) < wanted:
+                raise ConfigError("maxclients", f"{_TOO_MANY_CLIENTS} {allowed - DESCRIPTORS_KEPT}")
 
     def renew_tls(self) -> None:
         """Certificates are read anew, for what connects from now on: CONFIG SET, or SIGHUP as their files changed."""
@@ -434,9 +443,9 @@ def _tame_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _allow_descriptors(wanted: int) -> None:
+def _allow_descriptors(wanted: int) -> int:
     """Raises the limit of open files as far as it goes, as every data file needs one, too; says so if that is not
-    enough for `maxclients`."""
+    enough for `maxclients`; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     if soft < most:
@@ -444,6 +453,7 @@ def _allow_descriptors(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft < wanted:
         log.warning("few_file_descriptors", allowed=soft, wanted=wanted, hint="raise ulimit -n or lower maxclients")
+    return soft
 
 
 _CANNOT_START = (StartError, JournalDamaged, JournalInUse, StorageError, UsersError, RenamingError, ConfigError)

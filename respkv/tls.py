@@ -26,7 +26,7 @@ _VERSIONS: Final = {
 
 
 def is_used(config: Config) -> bool:
-    return bool(config.tls_port or config.tls_cluster_port or config.tls_cluster == "yes")
+    return bool(config.tls_port or config.tls_cluster_port or config.tls_cluster)
 
 
 def options_of(config: Config) -> tuple[object, ...]:
@@ -77,7 +77,7 @@ class PeerContexts(NamedTuple):
 
 def peer_contexts(config: Config) -> PeerContexts | None:
     """None: nodes do not speak TLS. Raises ConfigError."""
-    if config.tls_cluster == "no":
+    if not config.tls_cluster:
         return None
     return PeerContexts(for_peers(config, dials=True), for_peers(config, dials=False))
 

@@ -74,7 +74,7 @@ def _turns_clients_away(config: Config) -> bool:
     has_users = bool(config.requirepass or config.user or config.aclfile)
     host = config.self_node.host
     is_loopback = host in {"localhost", "::1"} or host.startswith("127.")
-    return config.protected_mode == "yes" and not has_users and not is_loopback
+    return config.protected_mode and not has_users and not is_loopback
 
 
 def _files(directory: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 `normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60`: for each class the hard limit in bytes, the soft
 one, and the seconds after which being above the soft one is too much; 0 is no limit. A text may name some of the
-classes; the others stay as they are. A single size limits what normal clients may leave unread.
+classes; the others stay as they are. A single size, which files and flags may give but not CONFIG SET, limits what
+normal clients may leave unread.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from respkv.config.values import Parser, integer, size
+from respkv.config.values import INT_MAX, ULONG_MAX, Parser, memory, split, whole
 
-_BYTES: Final = size(0, 1 << 40)
-_WRONG_NUMBER: Final = "Wrong number of arguments in buffer limit configuration."
-_SECONDS: Final = integer(0, 1 << 31)
+_BYTES: Final = memory(0, ULONG_MAX)
 _NAMES: Final = {"normal": "normal", "slave": "slave", "replica": "slave", "pubsub": "pubsub"}
 
 
@@ -48,21 +47,15 @@ def output_limits(current: OutputLimits) -> Parser:
     def parse(value: object) -> OutputLimits:
         if isinstance(value, OutputLimits):
             return value
-        words = value.split() if isinstance(value, str) else [value]
+        words = split(value) if isinstance(value, str) else [""]
         found = {name: getattr(current, name) for name in ("normal", "slave", "pubsub")}
-        if len(words) == 1:
-            try:
-                return OutputLimits(**found | {"normal": Limit(_BYTES(words[0]))})
-            except ValueError:
-                raise ValueError(_WRONG_NUMBER) from None
-        if len(words) % 4 or not words:
-            raise ValueError(_WRONG_NUMBER)
-        for start in range(0, len(words), 4):
-            name, hard, soft, soft_s = words[start : start + 4]
-            if str(name).lower() not in _NAMES:
+        if len(words) % 4:
+            raise ValueError("Wrong number of arguments in buffer limit configuration.")
+        for name, hard, soft, soft_s in zip(*[iter(words)] * 4, strict=True):
+            if name.lower() not in _NAMES:
                 raise ValueError("Invalid client class specified in buffer limit configuration.")
             try:
-                found[_NAMES[str(name).lower()]] = Limit(_BYTES(hard), _BYTES(soft), _SECONDS(soft_s))
+                found[_NAMES[name.lower()]] = Limit(_BYTES(hard), _BYTES(soft), _seconds(soft_s))
             except ValueError:
                 wrong = "Error in hard, soft or soft_seconds setting in buffer limit configuration."
                 raise ValueError(wrong) from None
@@ -71,4 +64,16 @@ def output_limits(current: OutputLimits) -> Parser:
     return parse
 
 
+def _seconds(word: str) -> int:
+    seconds = whole(word)
+    if not 0 <= seconds <= INT_MAX:
+        raise ValueError(word)
+    return seconds
 
+
+def output_limits_or_size(value: object) -> OutputLimits:
+    """A parser of what a file or a flag says."""
+    try:
+        return OutputLimits(normal=Limit(_BYTES(value)))
+    except ValueError:
+        return output_limits(OutputLimits())(value)  # type: ignore[no-any-return]

@@ -9,15 +9,9 @@ from typing import Any, Final
 
 from respkv.config.limits import OutputLimits, output_limits
 from respkv.config.load import ConfigError
-from respkv.config.redis import as_text, without_effect
+from respkv.config.redis import ALIASES, FIXED, IMMUTABLE, WITHOUT_EFFECT, as_text
 from respkv.config.tree import Config, options
 from respkv.config.values import Parser, choice, lines
-
-# Settings of Redis that clients ask for and that have one possible answer here.
-_FIXED: Final = {
-    "cluster-enabled": "no", "daemonize": "no", "databases": "1", "io-threads": "1", "rdbchecksum": "yes",
-    "replicaof": "", "slaveof": "", "supervised": "no",
-}  # fmt: skip
 
 # Redis's name and words for `log-level`.
 _LOG_LEVELS: Final = {"debug": "debug", "verbose": "info", "notice": "info", "warning": "warning"}
@@ -30,8 +24,13 @@ class Parameter:
 
     value: str
     live: bool
-    field: str | None  # of Config; None for what has no effect
-    parse: Parser | None
+    field: str | None = None  # of Config; None for what has no effect
+    parse: Parser | None = None
+    immutable: bool = False  # as in Redis
+
+    def takes(self, text: str) -> bool:
+        """Whether CONFIG SET may set it to `text`: what is merely fixed here may be set to what it is."""
+        return self.live or (text == self.value and not self.immutable)
 
 
 def _log_level(value: object) -> str:
@@ -43,9 +42,12 @@ def parameters(config: Config, remembered: Mapping[str, str] | None = None) -> d
 
     `remembered` are the values that were set of those without effect.
     """
-    found = {name: Parameter(value, live=False, field=None, parse=None) for name, value in _FIXED.items()}
-    for name, (default, parse) in without_effect().items():
-        found[name] = Parameter((remembered or {}).get(name, default), live=True, field=None, parse=parse)
+    found = {name: Parameter(value, live=False, immutable=name in IMMUTABLE) for name, value in FIXED.items()}
+    for name, (default, parse) in WITHOUT_EFFECT.items():
+        found[name] = Parameter((remembered or {}).get(name, default), live=True, parse=parse)
+    for alias, name in ALIASES.items():
+        found[alias] = found[name]
+    found["logfile"] = Parameter(as_text(config.log_file), live=False, immutable=True)
     found["loglevel"] = Parameter(_LOGLEVELS[config.log_level], live=True, field="log_level", parse=_log_level)
     for name, option in options().items():
         if "." in name:
@@ -54,7 +56,7 @@ def parameters(config: Config, remembered: Mapping[str, str] | None = None) -> d
         if option.parse is not lines:  # such lists have no place on one line, as in Redis
             # A text may name some of several values, for a value that is to replace them.
             parser = output_limits(current) if isinstance(current, OutputLimits) else option.parse
-            found[name] = Parameter(as_text(current), option.live, option.field, parser)
+            found[name] = Parameter(as_text(current), option.live, option.field, parser, name in IMMUTABLE)
     return found
 
 
@@ -75,6 +77,7 @@ class Live:
 
     def parameters(self) -> dict[str, Parameter]:
         return parameters(self.config, self._remembered)
+
     def guard(self, check: Callable[[Config], None]) -> None:
         """Has `check` look at each configuration to be; it raises ConfigError to refuse it."""
         self._guards.append(check)
@@ -89,23 +92,23 @@ class Live:
         remembered: dict[str, str] = {}
         for name, text in pairs.items():
             parameter = known[name]
-            if text == parameter.value:
-                continue  # even what is fixed may be set to what it is
-            if not parameter.live or parameter.parse is None:
+            if not parameter.takes(text):
                 raise ConfigError(name, "can't set immutable config")
+            if not parameter.live or parameter.parse is None:
+                continue  # it is what it is to be
             try:
                 value = parameter.parse(text)
             except ValueError as error:
                 raise ConfigError(name, str(error)) from None
             if parameter.field is None:
-                remembered[name] = as_text(value)
+                remembered[ALIASES.get(name, name)] = as_text(value)
             else:
                 changes[parameter.field] = value
         config = dataclasses.replace(self.config, **changes)
         for check in self._guards:
             check(config)
+        self.changed |= {field for field in changes if getattr(config, field) != getattr(self.config, field)}
         self.config = config
-        self.changed |= changes.keys()
         self._remembered |= remembered
         for watcher in self._watchers:
             watcher(self.config)

@@ -11,22 +11,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from respkv.config.events import events
-from respkv.config.limits import OutputLimits, output_limits
+from respkv.config.limits import OutputLimits, output_limits_or_size
 from respkv.config.values import (
     CLUSTER_ID,
-    HOSTNAME,
+    INT_MAX,
+    LONG_MAX,
     NODE_ID,
     PORT,
     PORT_OR_ZERO,
+    UINT_MAX,
+    ULONG_MAX,
     Parser,
     Share,
     addresses,
     choice,
     directory,
+    hostname,
     integer,
     lines,
-    numbers,
+    memory,
     path,
+    percentiles,
     permissions,
     ratio,
     secret,
@@ -91,7 +96,7 @@ class Config:
         0, "cluster-announce-port", PORT_OR_ZERO, "Port of the cluster view that clients are told.", live=True
     )
     announce_hostname: str = option(
-        "", "cluster-announce-hostname", HOSTNAME, "Name of this node that clients are told.", live=True
+        "", "cluster-announce-hostname", hostname, "Name of this node that clients are told.", live=True
     )
     preferred_endpoint: str = option(
         "ip",
@@ -104,33 +109,35 @@ class Config:
     requirepass: str = option(
         "", "requirepass", secret, "Password clients must give; empty is none.", live=True, secret=True
     )
-    protected_mode: str = option(
-        "yes", "protected-mode", choice("yes", "no"), "Without a password, only this machine may connect.", live=True
+    protected_mode: bool = option(
+        True, "protected-mode", yes_no, "Without a password, only this machine may connect.", live=True
     )
     unixsocket: Path | None = option(None, "unixsocket", path, "Unix socket of the standalone view.")
     unixsocketperm: str = option("0", "unixsocketperm", permissions, "Its mode, in octal digits; 0 leaves it alone.")
-    maxclients: int = option(10_000, "maxclients", integer(1, 1_000_000), "Most client connections at once.", live=True)
+    maxclients: int = option(
+        10_000, "maxclients", integer(1, UINT_MAX), "Most client connections at once.", live=True
+    )
     timeout_s: int = option(
-        0, "timeout", integer(0, 1 << 31), "Seconds after which an idle client is closed; 0 is never.", live=True
+        0, "timeout", integer(0, INT_MAX), "Seconds after which an idle client is closed; 0 is never.", live=True
     )
     tcp_keepalive_s: int = option(
-        300, "tcp-keepalive", integer(0, 1 << 15), "Seconds between TCP keepalive probes; 0 is none.", live=True
+        300, "tcp-keepalive", integer(0, INT_MAX), "Seconds between TCP keepalive probes; 0 is none.", live=True
     )
     tcp_backlog: int = option(511, "tcp-backlog", integer(1, 65535), "Connections waiting to be accepted.")
     proto_max_bulk_bytes: int = option(
-        512 << 20, "proto-max-bulk-len", size(1 << 20, 1 << 31), "Longest single argument of a command.", live=True
+        512 << 20, "proto-max-bulk-len", memory(1 << 20, 1 << 31), "Longest single argument of a command.", live=True
     )
     client_query_buffer_bytes: int = option(
         1 << 30,
         "client-query-buffer-limit",
-        size(1 << 20, 1 << 40),
+        memory(1 << 20, LONG_MAX),
         "Longest whole command of a client, with what it has queued in MULTI.",
         live=True,
     )
     client_output_buffer: OutputLimits = option(
         OutputLimits(),
         "client-output-buffer-limit",
-        output_limits(OutputLimits()),
+        output_limits_or_size,
         "What may wait for a client that does not read, by class: hard limit, soft limit, seconds above the latter.",
         live=True,
     )
@@ -140,12 +147,15 @@ class Config:
     tracking_table_max_keys: int = option(
         1_000_000,
         "tracking-table-max-keys",
-        integer(0, 1 << 50),
+        integer(0, LONG_MAX),
         "Keys that clients are known to cache; beyond that some are invalidated. 0 is no limit.",
         live=True,
     )
     maxmemory_bytes: int = option(
-        0, "maxmemory", size(0, 1 << 50), "Memory for keys before writes are refused or keys evicted; 0 is no limit.",
+        0,
+        "maxmemory",
+        memory(0, ULONG_MAX),
+        "Memory for keys before writes are refused or keys evicted; 0 is no limit.",
         live=True,
     )
     maxmemory_clients: Share = option(
@@ -155,7 +165,13 @@ class Config:
         "noeviction", "maxmemory-policy", choice(*POLICIES), "What goes when maxmemory is reached.", live=True
     )
     maxmemory_samples: int = option(
-        5, "maxmemory-samples", integer(1, 64), "Keys looked at for each one that is evicted.", live=True
+        5, "maxmemory-samples", integer(1, INT_MAX), "Keys looked at for each one that is evicted.", live=True
+    )
+    lfu_log_factor: int = option(
+        10, "lfu-log-factor", integer(0, INT_MAX), "How slowly the counter of uses of *-lfu grows.", live=True
+    )
+    lfu_decay_minutes: int = option(
+        1, "lfu-decay-time", integer(0, INT_MAX), "Minutes without use that take one off; 0 is never.", live=True
     )
 
     user: tuple[str, ...] = option((), "user", lines, "Users, each as in an ACL file without the first word.")
@@ -163,11 +179,11 @@ class Config:
     acl_pubsub_default: str = option(
         "resetchannels",
         "acl-pubsub-default",
-        choice("resetchannels", "allchannels"),
+        choice("allchannels", "resetchannels"),
         "What channels a new user may use.",
         live=True,
     )
-    acllog_max_len: int = option(128, "acllog-max-len", integer(0, 1 << 20), "Most entries of ACL LOG.", live=True)
+    acllog_max_len: int = option(128, "acllog-max-len", integer(0, LONG_MAX), "Most entries of ACL LOG.", live=True)
     rename_command: tuple[str, ...] = option(
         (), "rename-command", lines, 'Commands under other names; "" for the new name disables one.'
     )
@@ -176,7 +192,7 @@ class Config:
         0, "tls-port", PORT_OR_ZERO, "Port of the standalone view over TLS; the same as port: nothing else there."
     )
     tls_cluster_port: int = option(0, "tls-cluster-port", PORT_OR_ZERO, "The same for the cluster view.")
-    tls_cluster: str = option("no", "tls-cluster", choice("yes", "no"), "Whether nodes speak TLS with each other.")
+    tls_cluster: bool = option(False, "tls-cluster", yes_no, "Whether nodes speak TLS with each other.")
     tls_cert_file: Path | None = option(None, "tls-cert-file", path, "This node's certificate chain (PEM).", live=True)
     tls_key_file: Path | None = option(None, "tls-key-file", path, "Its private key (PEM).", live=True)
     tls_key_file_pass: str = option("", "tls-key-file-pass", secret, "What the key is encrypted with.", secret=True)
@@ -185,7 +201,7 @@ class Config:
     )
     tls_ca_cert_dir: Path | None = option(None, "tls-ca-cert-dir", path, "The same as a directory.", live=True)
     tls_auth_clients: str = option(
-        "yes", "tls-auth-clients", choice("yes", "no", "optional"), "Whether clients show certificates.", live=True
+        "yes", "tls-auth-clients", choice("no", "yes", "optional"), "Whether clients show certificates.", live=True
     )
     tls_protocols: str = option(
         "TLSv1.2 TLSv1.3", "tls-protocols", tls_versions, "Versions of TLS, separated by spaces.", live=True
@@ -247,19 +263,19 @@ class Config:
         live=True,
     )
     slowlog_slower_than_us: int = option(
-        10_000, "slowlog-log-slower-than", integer(-1, 1 << 62), "Microseconds for the slow log; -1 is off.", live=True
+        10_000, "slowlog-log-slower-than", integer(-1, LONG_MAX), "Microseconds for the slow log; -1 is off.", live=True
     )
     slowlog_length_max: int = option(
-        128, "slowlog-max-len", integer(0, 1 << 31), "Entries that the slow log keeps.", live=True
+        128, "slowlog-max-len", integer(0, LONG_MAX), "Entries that the slow log keeps.", live=True
     )
     latency_monitor_threshold_ms: int = option(
-        0, "latency-monitor-threshold", integer(0, 1 << 62), "Milliseconds for LATENCY; 0 is off.", live=True
+        0, "latency-monitor-threshold", integer(0, LONG_MAX), "Milliseconds for LATENCY; 0 is off.", live=True
     )
     latency_tracking: bool = option(
         True, "latency-tracking", yes_no, "Whether to keep how long commands took, by command.", live=True
     )
     latency_percentiles: tuple[float, ...] = option(
-        (50.0, 99.0, 99.9), "latency-tracking-info-percentiles", numbers(0, 100), "What INFO latencystats shows.",
+        (50.0, 99.0, 99.9), "latency-tracking-info-percentiles", percentiles, "What INFO latencystats shows.",
         live=True,
     )
     enable_debug_command: str = option(

@@ -1,13 +1,15 @@
 """What the value of an option may be: parsers that turn a TOML value or a text into the typed value, or refuse it.
 
 A text comes from a flag, the environment or CONFIG SET; a TOML value is a str, int, float or bool. A parser raises
-ValueError with the reason alone; who calls it knows the option's name.
+ValueError with the reason alone; who calls it knows the option's name. Where Redis has such a value, a text is read as
+strictly, or as loosely, as there, and the reason is in Redis's words.
 
 Sizes take Redis's units: 1k is 1000 bytes, 1kb is 1024, likewise m, mb, g, gb.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,14 @@ from typing import Any, Final, NamedTuple
 
 Parser = Callable[[Any], Any]
 
+INT_MAX: Final = (1 << 31) - 1
+UINT_MAX: Final = (1 << 32) - 1
+LONG_MAX: Final = (1 << 63) - 1
+ULONG_MAX: Final = (1 << 64) - 1
+
+_INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_DIGITS: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+_SIZE: Final = re.compile(r"([0-9]{1,128})([a-z]{0,2})")
 _UNITS: Final = {"": 1, "b": 1, "k": 1000, "kb": 1 << 10, "m": 10**6, "mb": 1 << 20, "g": 10**9, "gb": 1 << 30}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_:.%-]{0,254}")
@@ -22,11 +32,11 @@ _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_:.%-]{0,254}")
 
 def integer(low: int, high: int) -> Parser:
     def parse(value: object) -> int:
-        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
+        if isinstance(value, str) and _INTEGER.fullmatch(value):
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"must be an integer from {low} to {high}, not {shown(value)}")
-        return value
+        if not isinstance(value, int) or isinstance(value, bool) or not ~LONG_MAX <= value <= LONG_MAX:
+            raise ValueError("argument couldn't be parsed into an integer")
+        return _between(low, value, high)
 
     return parse
 
@@ -35,17 +45,25 @@ def size(low: int, high: int) -> Parser:
     """Bytes, as an integer or with a unit."""
 
     def parse(value: object) -> int:
-        if isinstance(value, str):
-            match = re.fullmatch(r"([0-9]{1,20})([a-z]{0,2})", value.strip().lower())
-            if match and match[2] in _UNITS:
-                value = int(match[1]) * _UNITS[match[2]]
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"must be a size such as 1048576, 64mb or 1gb, not {shown(value)}")
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high} bytes, not {value}")
-        return value
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value.lower())) and match[2] in _UNITS:
+            value = min(int(match[1]), ULONG_MAX) * _UNITS[match[2]]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError("argument must be a memory value")
+        return _between(low, value, high)
 
     return parse
+
+
+def memory(low: int, high: int) -> Parser:
+    """A size as Redis reads it: no digits are 0."""
+    parse = size(low, high)
+    return lambda value: parse(f"0{value}" if isinstance(value, str) else value)
+
+
+def _between(low: int, value: int, high: int) -> int:
+    if not low <= value <= high:
+        raise ValueError(f"argument must be between {low} and {high} inclusive")
+    return value
 
 
 def ratio(low: float, high: float) -> Parser:
@@ -65,7 +83,7 @@ def choice(*words: str) -> Parser:
     def parse(value: object) -> str:
         word = value.lower() if isinstance(value, str) else value
         if word not in words:
-            raise ValueError(f"must be one of {', '.join(words)}, not {shown(value)}")
+            raise ValueError(f"argument(s) must be one of the following: {', '.join(words)}")
         return str(word)
 
     return parse
@@ -75,25 +93,45 @@ def yes_no(value: object) -> bool:
     """`yes` or `no`, as Redis has it, or a TOML boolean."""
     if isinstance(value, bool):
         return value
-    if value not in ("yes", "no"):
+    word = value.lower() if isinstance(value, str) else ""
+    if word not in ("yes", "no"):
         raise ValueError("argument must be 'yes' or 'no'")
-    return value == "yes"
+    return word == "yes"
 
 
-def numbers(low: float, high: float) -> Parser:
-    """Numbers separated by spaces, or a TOML array of them."""
+def percentiles(value: object) -> tuple[float, ...]:
+    """Numbers from 0 to 100, each behind a single space, or a TOML array of them."""
+    words = split(value) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    try:
+        found = tuple(map(_number, words))
+    except (TypeError, ValueError):
+        raise ValueError("Invalid latency-tracking-info-percentiles parameters") from None
+    if not all(0 <= number <= 100 for number in found):
+        raise ValueError("latency-tracking-info-percentiles parameters should sit between [0.0,100.0]")
+    return found
 
-    def parse(value: object) -> tuple[float, ...]:
-        words = value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        try:
-            found = tuple(map(float, words))
-        except (TypeError, ValueError):
-            found = (high + 1,)
-        if not all(low <= number <= high for number in found):
-            raise ValueError(f"must be numbers from {low:g} to {high:g} separated by spaces, not {shown(value)}")
-        return found
 
-    return parse
+def _number(word: Any) -> float:
+    if isinstance(word, str) and (word != word.strip() or "_" in word or not word.isascii()):
+        raise ValueError(word)
+    number = float(word)
+    if math.isnan(number):
+        raise ValueError(word)
+    return number
+
+
+def split(value: str) -> list[str]:
+    """The words of a parameter that takes several: Redis parts them at each single space."""
+    return value.split(" ") if value else []
+
+
+def whole(word: str) -> int:
+    """All of a word as C's strtoll reads it: with a plus or zeros in front, too; no digits are 0. Raises ValueError."""
+    if not re.fullmatch(r"[ \t\n\v\f\r]*[+-]?[0-9]+|", word):
+        raise ValueError(word)
+    return int(word or 0)
+
+
 def secret(value: object) -> str:
     """A password: any bytes."""
     if not isinstance(value, str):
@@ -177,13 +215,23 @@ class Share(NamedTuple):
 
 def share(value: object) -> Share:
     """A size, or `5%`."""
-    if isinstance(value, str) and value.endswith("%"):
-        if not value[:-1].isdigit():
-            raise ValueError("argument must be a memory or percent value")
-        if int(value[:-1]) > 100:
-            raise ValueError("percentage argument must be less or equal to 100")
-        return Share(int(value[:-1]), percent=True)
-    return Share(size(0, 1 << 62)(value))
+    digits = value[:-1] if isinstance(value, str) and value.endswith("%") else ""
+    try:
+        found = Share(int(digits), digits != "0") if _DIGITS.fullmatch(digits) else Share(memory(0, ULONG_MAX)(value))
+    except ValueError:
+        raise ValueError("argument must be a memory or percent value") from None
+    if found.amount > (100 if found.percent else LONG_MAX):
+        raise ValueError("percentage argument must be less or equal to 100")
+    return found
+
+
+def hostname(value: object) -> str:
+    """A name that clients are told; may be empty."""
+    if isinstance(value, str) and len(value) > 255:
+        raise ValueError("Hostnames must be less than 256 characters")
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9.-]*", value):
+        raise ValueError("Hostnames may only contain alphanumeric characters, hyphens or dots")
+    return value
 
 
 PORT: Final = integer(1, 65535)
@@ -191,4 +239,3 @@ PORT_OR_ZERO: Final = integer(0, 65535)
 NODE_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64", empty=False)
 CLUSTER_ID: Final = text(_NAME, "a name of letters, digits, '_', '.' and '-', at most 64")
 HOST: Final = text(_HOST, "a host name or address", empty=False)
-HOSTNAME: Final = text(re.compile(r"[A-Za-z0-9_.-]{1,255}"), "a host name of letters, digits, '-', '_' and '.'")

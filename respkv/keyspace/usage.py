@@ -2,8 +2,8 @@
 
 `Recency` knows when keys were last read: writes need no note, as `respkv.keyspace.idle` finds when a record was written
 from where it lies. `Frequency` counts reads and writes as Redis does (`lfu.c`: a logarithmic counter of eight bits that
-loses one for each minute without use). Both forget: they keep two generations of at most `GENERATION_MAX` keys, so a
-key that was not used for that many others counts as unused.
+loses one for each minute, or `lfu-decay-time`, without use). Both forget: they keep two generations of at most
+`GENERATION_MAX` keys, so a key that was not used for that many others counts as unused.
 
 They are kept where commands are run, on a shard's leader, and are no part of the state that replicas share: after a
 failover the new leader begins without them.
@@ -18,7 +18,7 @@ from typing import Any, Final
 GENERATION_MAX: Final = 200_000
 LFU_INIT: Final = 5
 LFU_MAX: Final = 255
-_LFU_FACTOR: Final = 10
+NEVER: Final = 1 << 62
 _MINUTE_MS: Final = 60_000
 
 
@@ -80,10 +80,17 @@ class Frequency(Usage):
 
     lfu = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_factor = 10
+        """How many uses the counter's next step takes: about this many times the steps above those of a new key."""
+        self.decay_minutes = 1
+        """Minutes without use for each step down; `NEVER` is none."""
+
     def note(self, key: bytes) -> None:
         count = self.count(key)
         above = max(0, count - LFU_INIT)
-        if count < LFU_MAX and random.random() * (above * _LFU_FACTOR + 1) < 1:
+        if count < LFU_MAX and random.random() * (above * self.log_factor + 1) < 1:
             count += 1
         self.set_count(key, count)
 
@@ -98,4 +105,4 @@ class Frequency(Usage):
         value = self._of(key)
         if value is None:
             return LFU_INIT
-        return max(0, (value & LFU_MAX) - (self.now_ms // _MINUTE_MS - (value >> 8)))
+        return max(0, (value & LFU_MAX) - (self.now_ms // _MINUTE_MS - (value >> 8)) // self.decay_minutes)

@@ -26,7 +26,7 @@ from typing import Any, Final
 from respkv import errors
 from respkv.border import Shape, require
 from respkv.config import Config
-from respkv.keyspace.usage import Frequency, Recency, Usage
+from respkv.keyspace.usage import NEVER, Frequency, Recency, Usage
 from respkv.keyspace.victims import KEY_BYTES, enough, keys_bytes, victims
 from respkv.raft.group import Clock
 from respkv.shard.machine import EVICT_OP, wall_ms
@@ -68,6 +68,7 @@ class Evictor:
         self._rng = random.Random()
         self._limit, self._policy, self._samples = 0, NOTHING, 5
         self._usage: type[Recency | Frequency] | None = None
+        self._log_factor, self._decay_minutes = 10, 1
         self._evicting: set[int] = set()  # shards with a removal under way
         self._full = False
         self._used_before: int | None = None  # at the last look; growth is expected to go on
@@ -78,6 +79,7 @@ class Evictor:
         self._limit, self._policy, self._samples = (
             config.maxmemory_bytes, config.maxmemory_policy, config.maxmemory_samples
         )  # fmt: skip
+        self._log_factor, self._decay_minutes = config.lfu_log_factor, config.lfu_decay_minutes or NEVER
         self._used_before = None
         how = self._policy.rpartition("-")[2]
         # Frequencies are there for OBJECT FREQ, too, whatever the limit; idle times are known without a note.
@@ -115,6 +117,8 @@ class Evictor:
                 proposer.get_plain = usage.watching(machine.get_plain)
             if machine.db.usage is not None:
                 machine.db.usage.now_ms = wall_ms()
+            if isinstance(machine.db.usage, Frequency):
+                machine.db.usage.log_factor, machine.db.usage.decay_minutes = self._log_factor, self._decay_minutes
 
     # -- evicting
 

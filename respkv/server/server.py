@@ -181,7 +181,7 @@ class Server:
         refusal = None
         if len(self.clients) >= config.maxclients:
             refusal = errors.max_clients()
-        elif config.protected_mode == "yes" and self.access.without_password and not connection.is_local:
+        elif config.protected_mode and self.access.without_password and not connection.is_local:
             refusal = errors.protected_mode()
         if refusal is not None:
             self.stats.rejected += 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, Final
+
+_KEEPIDLE_S_MAX: Final = 32_767  # more is an error of the system's
 
 
 def address_of(name: Any) -> str:
@@ -18,6 +20,7 @@ def keep_alive(sock: Any, seconds: int) -> None:
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     if seconds:
+        seconds = min(seconds, _KEEPIDLE_S_MAX)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))

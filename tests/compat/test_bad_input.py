@@ -239,7 +239,7 @@ def test_replies_that_nobody_reads_take_bounded_memory(
 
 def test_a_client_over_its_output_limit_is_closed_and_logged(single: NodeProcess) -> None:
     """It gets what was on the way, and then the end; what it had asked for is not kept for it."""
-    with single.client() as client, setting(single, "client-output-buffer-limit", "2mb", 0):
+    with single.client() as client, setting(single, "client-output-buffer-limit", "normal 2mb 0 0", "normal 0 0 0"):
         client.set("key", b"v" * (4 << 20))
         before = single.memory_bytes()
         with single.connect() as raw:

@@ -1,8 +1,11 @@
-"""docs/compatibility.md says what the command table says. `python -m tests.unit.test_docs` writes it anew."""
+"""docs/compatibility.md says what the command table and the configuration say. `python -m tests.unit.test_docs` writes
+it anew.
+"""
 
 from __future__ import annotations
 
 import shutil
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +16,16 @@ import pytest
 import respkv.server.commands  # noqa: F401 - fills the table
 from respkv.client import Address, Client
 from respkv.commands.table import Spec, all_specs, find
+from respkv.config import Config, parameters
+from respkv.config.redis import ALIASES, FIXED, WITHOUT_EFFECT
 from tests.cluster import running_redis
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "compatibility.md"
 REMARKS: dict[str, dict[str, str]] = tomllib.loads((DOCS / "compatibility.toml").read_text())
-BEGIN, END = "<!-- generated from the command table: -->\n", "<!-- end of what is generated -->\n"
+ABSENT_PARAMETERS = REMARKS["absent-parameters"]
+COMMANDS, PARAMETERS = "<!-- generated from the command table: -->\n", "<!-- generated from the configuration: -->\n"
+END = "<!-- end of what is generated -->\n"
 REFUSED = "Refused: "  # how the summary of a command begins that is there only to say why it is not
 
 
@@ -48,12 +55,7 @@ def over_shards(spec: Spec) -> str:
     return "keys on several shards: `-CROSSSLOT`"
 
 
-def compatibility() -> str:
-    """The generated part of docs/compatibility.md."""
-    return "".join(_tables())
-
-
-def _tables() -> Iterator[str]:
+def command_tables() -> Iterator[str]:
     every = [verdict(name, group)[0] for group, names in groups().items() for name in names]
     counts = ", ".join(f"{every.count(kind)} {kind}" for kind in ("yes", "differs", "refused", "no"))
     yield f"\nOf {len(every)} commands and subcommands of Redis 7.0: {counts}.\n"
@@ -77,16 +79,31 @@ def every_spec() -> list[Spec]:
     ]
 
 
+def parameter_tables() -> Iterator[str]:
+    def listed(found: Iterator[str]) -> str:
+        return textwrap.fill(", ".join(found), 120, break_long_words=False, break_on_hyphens=False) + "\n"
+
+    yield "\n| parameter | |\n| --- | --- |\n"
+    for name, remark in sorted((REMARKS["parameters"] | ABSENT_PARAMETERS).items()):
+        yield f"| {name} | {'not there: ' if name in ABSENT_PARAMETERS else ''}{remark} |\n"
+    yield "\n**Fixed:**\n" + listed(f"{name} `{value}`" if value else name for name, value in sorted(FIXED.items()))
+    yield "\n**Without effect:**\n" + listed(iter(sorted(WITHOUT_EFFECT)))
+    yield "\n**Other names:**\n" + listed(f"{alias} is {name}" for alias, name in sorted(ALIASES.items()))
+    yield "\n"
+
+
 def with_generated(page: str) -> str:
-    """A page with the part between the marks made anew."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return head + BEGIN + compatibility() + END + tail
+    """A page with the parts between the marks made anew."""
+    for begin, tables in ((COMMANDS, command_tables()), (PARAMETERS, parameter_tables())):
+        head, _, rest = page.partition(begin)
+        _, _, tail = rest.partition(END)
+        page = head + begin + "".join(tables) + END + tail
+    return page
 
 
-def test_the_page_of_compatibility_is_what_the_command_table_says() -> None:
+def test_the_page_of_compatibility_is_what_the_command_table_and_the_configuration_say() -> None:
     page = PAGE.read_text()
-    assert page.count(BEGIN) == page.count(END) == 1
+    assert (page.count(COMMANDS), page.count(PARAMETERS), page.count(END)) == (1, 1, 2)
     assert page == with_generated(page), "run: python -m tests.unit.test_docs"
 
 
@@ -96,6 +113,9 @@ def test_remarks_are_about_commands_that_are_there_or_not_there_as_they_say() ->
     names = {name for names in groups().values() for name in names}
     assert set(REMARKS["absent"]) <= names - known
     assert set(REMARKS["absent-groups"]) <= set(groups())
+    shown = set(parameters(Config()))
+    assert set(REMARKS["parameters"]) <= shown - set(FIXED) - set(WITHOUT_EFFECT)
+    assert not set(ABSENT_PARAMETERS) & shown
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not in PATH")

@@ -105,6 +105,37 @@ def test_object_freq_and_idletime_follow_the_policy(wire: Wire) -> None:
     assert "LFU maxmemory policy is selected" in str(wire("OBJECT IDLETIME k"))
 
 
+def test_how_uses_are_counted_can_be_set(wire: Wire) -> None:
+    wire("CONFIG SET maxmemory-policy allkeys-lfu lfu-log-factor 0 lfu-decay-time 0")
+    wire("SET k v")
+    for _ in range(300):
+        wire("GET k")
+    assert wire("OBJECT FREQ k") == 255
+    wire("CONFIG SET lfu-log-factor 2147483647")
+    wire("SET other v")
+    for _ in range(300):
+        wire("GET other")
+    assert wire("OBJECT FREQ other") == 6  # the first use above that of a new key always counts
+    wire("CONFIG SET maxmemory-policy noeviction lfu-log-factor 10 lfu-decay-time 1")
+
+
+def test_more_clients_than_the_system_has_files_for_are_refused(wire: Wire) -> None:
+    refused = str(wire("CONFIG SET timeout 9 maxclients 4294967295"))
+    assert "operating system is not able to handle the specified number of clients, try with " in refused
+    most = int(refused.rpartition(" ")[2])
+    assert wire("CONFIG GET maxclients timeout") == [b"maxclients", b"10000", b"timeout", b"0"]
+    assert wire(f"CONFIG SET maxclients {most + 1}") != b"OK"
+    assert wire(f"CONFIG SET maxclients {most}") == b"OK"
+    wire("CONFIG SET maxclients 10000")
+
+
+def test_the_longest_keepalive_that_the_system_has_is_taken_for_longer_ones(wire: Wire, port: int) -> None:
+    wire("CONFIG SET tcp-keepalive 2147483647")
+    with Wire(port) as other:
+        assert other("PING") == b"PONG"
+    wire("CONFIG SET tcp-keepalive 300")
+
+
 def test_replicas_agree_after_evictions_and_every_node_refuses_for_a_full_shard(tmp_path: Path) -> None:
     with respkv_cluster(tmp_path, 3, shards=3, replicas=2) as ports:
         wires = [Wire(port) for port in ports]

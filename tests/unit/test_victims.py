@@ -9,7 +9,7 @@ import pytest
 
 from respkv.keyspace import usage as usage_module
 from respkv.keyspace.db import Db
-from respkv.keyspace.usage import LFU_INIT, Frequency, Recency
+from respkv.keyspace.usage import LFU_INIT, LFU_MAX, NEVER, Frequency, Recency
 from respkv.keyspace.victims import EXPIRY_BYTES, KEY_BYTES, enough, keys_bytes, random_keys, victims
 from respkv.storage import Bitcask
 
@@ -125,6 +125,20 @@ def test_a_counter_grows_logarithmically_and_decays_by_the_minute() -> None:
     assert frequency.count(b"k") == grown - 10
     frequency.now_ms += 10**9
     assert frequency.count(b"k") == 0
+
+
+def test_how_fast_a_counter_grows_and_decays_can_be_set() -> None:
+    frequency = Frequency()
+    frequency.log_factor = 0
+    for _ in range(300):
+        frequency.note(b"k")
+    assert frequency.count(b"k") == LFU_MAX
+    frequency.decay_minutes = 7
+    frequency.now_ms += 20 * 60_000
+    assert frequency.count(b"k") == LFU_MAX - 2
+    frequency.decay_minutes = NEVER
+    frequency.now_ms += 10**12
+    assert frequency.count(b"k") == LFU_MAX
 
 
 def test_use_is_forgotten_after_two_generations(monkeypatch: pytest.MonkeyPatch) -> None:

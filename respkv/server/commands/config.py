@@ -6,6 +6,8 @@ shown and taken where it promises nothing: see `respkv.config.redis`.
 
 from __future__ import annotations
 
+import dataclasses
+
 import structlog
 
 from respkv import errors
@@ -33,6 +35,8 @@ def config(call: Call) -> Reply:
          history=("7.0.0 Added the ability to pass multiple pattern parameters in one call",))
 def config_get(call: Call) -> Reply:
     known = call.server.config.parameters()
+    if call.session.cluster_view:
+        known["cluster-enabled"] = dataclasses.replace(known["cluster-enabled"], value="yes")
     found: dict[bytes, bytes] = {}
     seen: set[str] = set()
     for pattern in call.args[2:]:
@@ -62,7 +66,7 @@ def config_set(call: Call) -> Reply:
             raise errors.generic(f"Unknown option or number of arguments for CONFIG SET - '{shown}'")
         if name in pairs:
             raise _failed(option, "duplicate parameter")
-        if not known[name].live and _text(value) != known[name].value:
+        if not known[name].takes(_text(value)):
             raise _failed(option, "can't set immutable config")
         pairs[name] = _text(value)
     try:
