@@ -117,10 +117,12 @@ class Connection(PlainCommands):
         except ProtocolError as error:
             commands = error.commands
             self.protocol_error = error.text
+        stats = self.server.stats
+        stats.reads += 1
+        stats.commands += len(commands)
         if self._backlog:
             self._backlog += commands
         elif commands:
-            self.server.stats.commands += len(commands)
             if self.fast and commands[0][0] in ALIKE and (
                 self._run_lone(commands[0], len(data))
                 if len(commands) == 1
@@ -282,6 +284,7 @@ class Connection(PlainCommands):
             self.server.post(self, data)
         else:
             self.server.send_posted()
+            self.server.stats.writes += len(data)
             for part in data:
                 self.send(part)
 
@@ -439,4 +442,5 @@ class Connection(PlainCommands):
     @property
     def input_bytes(self) -> int:
         return self._parser.pending_bytes
+
 

@@ -33,7 +33,8 @@ def memory_stats(call: Call) -> Reply:
     main = sum(sum(map(getsizeof, replica.cask.buckets)) for replica in server.replicas)
     expires = sum(getsizeof(replica.cask.expires) for replica in server.replicas)
     clients = sum(client.input_bytes + client.output_bytes for client in server.clients.values())
-    overhead = server.startup_bytes + main + expires + clients
+    links = sum(link.waiting_bytes for link in server.peers.links.values())
+    overhead = server.startup_bytes + main + expires + clients + links
     dataset = max(0, used - overhead)
     gained = max(1, used - server.startup_bytes)
     return {
@@ -43,7 +44,7 @@ def memory_stats(call: Call) -> Reply:
         b"replication.backlog": sum(replica.group.log.bytes for replica in server.replicas),
         b"clients.slaves": 0,
         b"clients.normal": clients,
-        b"cluster.links": 0,
+        b"cluster.links": links,
         b"aof.buffer": 0,
         b"lua.caches": 0,
         b"functions.caches": 0,
