@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, Final
 
 from respkv import __version__
+from respkv.server.buffers import buffers
 from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL
 from respkv.server.memory import process_memory
 from respkv.server.server import Server
@@ -68,13 +69,13 @@ def _compiler_version() -> str:
 
 
 def clients(server: Server) -> Fields:
-    connections = server.clients.values()
+    held = buffers(server, server.clients.values())
     return {
-        "connected_clients": len(connections),
+        "connected_clients": len(held),
         "cluster_connections": len(server.peers.links),
         "maxclients": server.config.config.maxclients,
-        "client_recent_max_input_buffer": max((c.input_bytes for c in connections), default=0),
-        "client_recent_max_output_buffer": max((c.output_bytes for c in connections), default=0),
+        "client_recent_max_input_buffer": max((each.query + each.arguments for each in held), default=0),
+        "client_recent_max_output_buffer": max((each.replies + each.output for each in held), default=0),
         "blocked_clients": server.holders.waiting + server.pause.held,
         "tracking_clients": len(server.tracking.trackers),
         "clients_in_timeout_table": 0,
@@ -88,7 +89,7 @@ def memory(server: Server) -> Fields:
     resident, used, peak = found.resident, found.used, found.peak
     total, keys_bytes = _total_bytes(), server.evictor.key_bytes()
     log_bytes = sum(replica.group.log.bytes for replica in server.replicas)
-    clients_bytes = sum(c.input_bytes + c.output_bytes for c in server.clients.values())
+    clients_bytes = sum(each.total for each in buffers(server, server.clients.values()))
     links_bytes = sum(link.waiting_bytes for link in server.peers.links.values())
     overhead = min(used, server.startup_bytes + log_bytes + clients_bytes + links_bytes)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -256,6 +257,13 @@ class Server:
         if not self._posted:
             self._wake()
         self._posted.append((connection, data))
+
+    def posted_bytes(self) -> Counter[Connection]:
+        """What leaves at the end of this turn."""
+        found: Counter[Connection] = Counter()
+        for connection, data in self._posted:
+            found[connection] += len(data)
+        return found
 
     def begin_turn(self) -> None:
         """What clients have sent was run: looks at what lone GETs took, with one clock for all of them."""

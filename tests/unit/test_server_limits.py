@@ -181,6 +181,15 @@ def test_the_largest_clients_go_when_all_together_take_too_much(wire: Wire, port
     assert int(info(wire, "stats")["evicted_clients"]) >= 1
 
 
+def test_what_a_client_has_queued_counts_for_it(wire: Wire, port: int) -> None:
+    with Wire(port) as large:
+        large("CLIENT SETNAME large")
+        large("MULTI")
+        large([b"SET", b"k", b"x" * 1_000_000])
+        wire("CONFIG SET maxmemory-clients 100kb")
+        eventually(lambda: b"name=large" not in bytes(wire("CLIENT LIST")))  # type: ignore[call-overload]
+
+
 # --- DEBUG ---
 
 
