@@ -58,7 +58,6 @@ class Link(asyncio.Protocol):
         self.out: list[Message] = []
         self.heard_at = peers.loop.time()
         self.created_ms = time.time_ns() // 1_000_000
-        self.received_bytes = 0
         self.sent_bytes = 0
         self.closed = asyncio.Event()
         self._peers = peers
@@ -93,7 +92,7 @@ class Link(asyncio.Protocol):
             data = self._shake(data)
             if not data:
                 return
-        self.received_bytes += len(data)
+        self._peers.counts.received_bytes += len(data)
         self._reader.feed(data)
         if not self._resting:
             self._read()
@@ -143,6 +142,7 @@ class Link(asyncio.Protocol):
                 if messages is None:
                     return
                 self._spent += self._reader.frame_bytes >> 10
+                self._peers.counts.received += len(messages)
                 self._messages = iter(messages)
                 if self.name is None:
                     self._greet(next(self._messages, None))
@@ -174,7 +174,9 @@ class Link(asyncio.Protocol):
     def _deliver(self, message: Any) -> None:
         if type(message) is not list or not message or type(message[0]) is not int:
             raise BadMessage("not a message")
-        if message[0] != PING:
+        if message[0] == PING:
+            self._peers.counts.received_pings += 1
+        else:
             self._peers.deliver(str(self.name), message)
 
     def _refuse(self, reason: str) -> None:
@@ -201,6 +203,7 @@ class Link(asyncio.Protocol):
 
     def _send_in_turn(self, messages: list[Message]) -> None:
         """Sends messages behind the fragments that wait, the long ones in fragments themselves."""
+        self._peers.counts.sent += len(messages)
         for message in messages:
             size = self._bulk_bytes
             for fragment, flags in fragments(message):
@@ -220,7 +223,7 @@ class Link(asyncio.Protocol):
                 if not self._bulk_shards[shard]:
                     del self._bulk_shards[shard]
             self._bulk_bytes -= len(fragment)
-            self.sent_bytes += HEADER_BYTES + len(fragment)
+            self._count_bytes(HEADER_BYTES + len(fragment))
             self._transport.writelines((header(fragment, flags), fragment))
 
     def send_now(self, messages: list[Message]) -> None:
@@ -231,13 +234,18 @@ class Link(asyncio.Protocol):
         if len(payload) > FRAME_BYTES_MAX:
             self._send_in_turn(messages)
             return
-        self.sent_bytes += HEADER_BYTES + len(payload)
+        self._peers.counts.sent += len(messages)
+        self._count_bytes(HEADER_BYTES + len(payload))
         if len(payload) < 65536:
             transport.write(header(payload) + payload)
         else:
             transport.writelines((header(payload), payload))
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX + len(payload):
             self._refuse("the peer does not read")
+
+    def _count_bytes(self, count: int) -> None:
+        self.sent_bytes += count
+        self._peers.counts.sent_bytes += count
 
     @property
     def waiting_bytes(self) -> int:

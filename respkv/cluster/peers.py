@@ -32,6 +32,16 @@ HANDSHAKES_MAX = 128
 BACKLOG = 512
 
 
+class Counts:
+    """What went over links since the start, those that are gone included: bytes, messages, and the PINGs among them."""
+
+    __slots__ = ("received", "received_bytes", "received_pings", "sent", "sent_bytes", "sent_pings")
+
+    def __init__(self) -> None:
+        self.received = self.received_bytes = self.received_pings = 0
+        self.sent = self.sent_bytes = self.sent_pings = 0
+
+
 class Peers:
     """All links of this node.
 
@@ -62,6 +72,7 @@ class Peers:
         self.hello = (node, topology.cluster_id, topology.fingerprint, agreement)
         self.deliver = deliver
         self.links: dict[str, Link] = {}
+        self.counts = Counts()
         self._topology = topology
         self._node = node
         self._connected = connected
@@ -210,4 +221,4 @@ class Peers:
             await asyncio.sleep(DEAD_AFTER_S / 4)
             for name, link in list(self.links.items()):
                 link.check(self.loop.time())
-                self.send(name, (PING,))
+                self.counts.sent_pings += self.send(name, (PING,))

@@ -79,6 +79,11 @@ class Parser:
         """Wire bytes that have come of a command that is not complete; 0 at a boundary between commands."""
         return self._strict.pending_bytes
 
+    @property
+    def argument_bytes(self) -> int:
+        """Of these, the bytes of arguments that are complete."""
+        return self._strict.argument_bytes
+
     def feed(self, data: bytes) -> list[list[bytes]]:
         """Takes the next chunk of the stream and returns the commands that are complete with it, perhaps none.
 

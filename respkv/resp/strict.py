@@ -75,6 +75,11 @@ class StrictParser:
         long_bytes = self._long.tell() if self._long is not None else 0
         return self._command_bytes + long_bytes + len(self._buffer) - self._at
 
+    @property
+    def argument_bytes(self) -> int:
+        """Of these, the bytes of arguments that are complete."""
+        return sum(map(len, self._arguments))
+
     def feed(self, data: bytes, commands_max: int = _ENDLESS) -> list[list[bytes]]:
         """Takes `data` and returns the commands complete with it, `commands_max` at the most. Raises ProtocolError."""
         self._let_off = False

@@ -1,8 +1,8 @@
 """Clients that take too much: the soft limit of `client-output-buffer-limit normal`, and `maxmemory-clients`.
 
 The hard limit holds at each write (`Connection`), the limits of subscribers in `respkv.server.outbox`. These here are
-looked at twice a second, and only while one is set. What counts for a client are the bytes that wait for it to read,
-and those that it has sent of an unfinished command.
+looked at twice a second, and only while one is set. What counts for the soft limit are the bytes that wait for the
+client to read; for `maxmemory-clients`, all that is buffered for it (`respkv.server.buffers`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import structlog
 from respkv.config import Config
 from respkv.config.limits import Limit
 from respkv.raft.group import Clock
+from respkv.server.buffers import buffers_of
 
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
@@ -57,7 +58,7 @@ class ClientLimits:
 
     def _evict(self) -> None:
         """Closes those that take most, until what is left is within the limit."""
-        taken = [(_bytes_of(connection), connection) for connection in self._evictable()]
+        taken = [(buffers_of(connection).total, connection) for connection in self._evictable()]
         excess = sum(size for size, _ in taken) - self._together_bytes
         if excess <= 0:
             return
@@ -71,7 +72,3 @@ class ClientLimits:
 
     def _evictable(self) -> Iterable[Connection]:
         return [connection for connection in self._clients.values() if not connection.session.no_evict]
-
-
-def _bytes_of(connection: Connection) -> int:
-    return connection.input_bytes + connection.output_bytes

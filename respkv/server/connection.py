@@ -117,10 +117,12 @@ class Connection(PlainCommands):
         except ProtocolError as error:
             commands = error.commands
             self.protocol_error = error.text
+        stats = self.server.stats
+        stats.reads += 1
+        stats.commands += len(commands)
         if self._backlog:
             self._backlog += commands
         elif commands:
-            self.server.stats.commands += len(commands)
             if self.fast and commands[0][0] in ALIKE and (
                 self._run_lone(commands[0], len(data))
                 if len(commands) == 1
@@ -282,6 +284,7 @@ class Connection(PlainCommands):
             self.server.post(self, data)
         else:
             self.server.send_posted()
+            self.server.stats.writes += len(data)
             for part in data:
                 self.send(part)
 
@@ -434,9 +437,24 @@ class Connection(PlainCommands):
     def output_bytes(self) -> int:
         """What the client has not taken, messages behind replies that are to come included."""
         waiting = sum(each.size_bytes for each in self.waiting if isinstance(each, Pushed))
-        return waiting + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+        return waiting + self.unsent_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was handed to the socket and has not left."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @property
     def input_bytes(self) -> int:
         return self._parser.pending_bytes
+
+    def taken_in(self) -> tuple[int, int]:
+        """The bytes of what was not taken up, the beginning of an argument and commands that were put off; and of the
+        arguments of commands that have not all their replies, or are not complete."""
+        query_bytes, argument_bytes = self._parser.pending_bytes, 0
+        if query_bytes:
+            argument_bytes = self._parser.argument_bytes
+        if self._backlog:
+            query_bytes += sum(sum(map(len, args)) for args in self._backlog)
+        return query_bytes - argument_bytes, argument_bytes + self._open_bytes
 

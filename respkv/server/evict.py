@@ -49,7 +49,8 @@ SHAPES: Final[dict[int, type[Shape]]] = {SHARD_FULL: ShardFull}
 
 
 class Evictor:
-    """One node's. `evicted` counts keys whose removal this node has proposed."""
+    """One node's. `evicted` counts keys whose removal this node has proposed; `exceeded_s` tells for how long keys took
+    more than the limit, all in all and now."""
 
     def __init__(
         self,
@@ -74,6 +75,8 @@ class Evictor:
         self._used_before: int | None = None  # at the last look; growth is expected to go on
         self._told_full: dict[int, float] = {}  # shard to when its leader last said so
         self._tell_at = 0.0
+        self._over_since: float | None = None
+        self._was_over_s = 0.0
 
     def configure(self, config: Config) -> None:
         self._limit, self._policy, self._samples = (
@@ -92,15 +95,31 @@ class Evictor:
     def look(self) -> None:
         """To be called ten times a second, and when a limit was changed."""
         self._watch_usage()
-        full = False
+        full = over = False
         if self._limit:
             by_shard = {replica.shard.id: keys_bytes(replica.machine.db, self._rng) for replica in self._replicas}
             used = sum(by_shard.values())
             growth = 0 if self._used_before is None else max(0, used - self._used_before)
             self._used_before = used
-            full = used > self._limit and not self._make_room(by_shard, used - self._limit + growth)
+            over = used > self._limit
+            full = over and not self._make_room(by_shard, used - self._limit + growth)
+        self._note_over(over)
         self._set_full(full)
         self._forget_told()
+
+    def _note_over(self, over: bool) -> None:
+        if over and self._over_since is None:
+            self._over_since = Clock.now()
+        elif not over:
+            self._was_over_s, self._over_since = self.exceeded_s[0], None
+
+    @property
+    def exceeded_s(self) -> tuple[float, float]:
+        current_s = 0.0 if self._over_since is None else Clock.now() - self._over_since
+        return self._was_over_s + current_s, current_s
+
+    def reset_stats(self) -> None:
+        self.evicted, self._was_over_s, self._over_since = 0, 0.0, None
 
     def _watch_usage(self) -> None:
         """Has reads noted if the policy needs that; a replica that began anew has a new machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from itertools import chain
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from respkv.cluster.slots import slot_of
@@ -73,7 +74,10 @@ class Execution(Steps):
             elif errand.is_write or has_open_writes(call.connection, burst, proposer):
                 proposer.write(self, ~shard, marked(call.connection, args))
             else:
+                began_at = perf_counter()
                 proposer.read(self, ~shard, args)
+                if shard in self._results or not proposer.leads:  # else the log answers, and it is measured there
+                    call.server.watch.read_transaction(call.connection, perf_counter() - began_at)
                 continue
             burst.joined.append(proposer)
         self.pending -= 1

@@ -47,6 +47,9 @@ class Outbox:
         """What waits for the client, for a reply that must come behind it."""
         return b"".join(self._messages.pop(connection, ()))
 
+    def waiting_bytes(self, connection: Connection) -> int:
+        return sum(map(len, self._messages.get(connection, ()))) if self._messages else 0
+
     def end_turn(self) -> None:
         if not self._messages:
             return

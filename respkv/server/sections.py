@@ -1,21 +1,24 @@
 """The sections of INFO that Redis has, with this node's figures.
 
-A field stands where something here answers to it. What Redis tells of things that respkv does not have (forks, RDB
-files, Lua, defragmentation) is shown, as what Redis shows for none, where tools ask for it.
+All fields of Redis are there, in its order. What Redis tells of things that respkv does not have (forks, RDB files,
+Lua, defragmentation, I/O threads) is shown as what Redis shows for none.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
+import sysconfig
 import threading
 import time
 from functools import cache
 from typing import Any, Final
 
 from respkv import __version__
+from respkv.server.buffers import buffers
 from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL
 from respkv.server.memory import process_memory
 from respkv.server.server import Server
@@ -39,6 +42,8 @@ def server(server: Server, *, cluster_view: bool) -> Fields:
         "arch_bits": 64 if sys.maxsize > 1 << 32 else 32,
         "monotonic_clock": "POSIX clock_gettime",
         "multiplexing_api": "libuv",
+        "atomicvar_api": "c11-builtin" if sysconfig.get_config_var("HAVE_STD_ATOMIC") else "atomic-builtin",
+        "gcc_version": _compiler_version(),
         "python_version": platform.python_version(),
         "process_id": os.getpid(),
         "process_supervised": "no",
@@ -56,14 +61,21 @@ def server(server: Server, *, cluster_view: bool) -> Fields:
     }
 
 
+@cache
+def _compiler_version() -> str:
+    """Of the compiler that this Python was made with."""
+    found = re.search(r"\d+(\.\d+)*", platform.python_compiler())
+    return found[0] if found else "0.0.0"
+
+
 def clients(server: Server) -> Fields:
-    connections = server.clients.values()
+    held = buffers(server, server.clients.values())
     return {
-        "connected_clients": len(connections),
+        "connected_clients": len(held),
         "cluster_connections": len(server.peers.links),
         "maxclients": server.config.config.maxclients,
-        "client_recent_max_input_buffer": max((c.input_bytes for c in connections), default=0),
-        "client_recent_max_output_buffer": max((c.output_bytes for c in connections), default=0),
+        "client_recent_max_input_buffer": max((each.query + each.arguments for each in held), default=0),
+        "client_recent_max_output_buffer": max((each.replies + each.output for each in held), default=0),
         "blocked_clients": server.holders.waiting + server.pause.held,
         "tracking_clients": len(server.tracking.trackers),
         "clients_in_timeout_table": 0,
@@ -77,8 +89,9 @@ def memory(server: Server) -> Fields:
     resident, used, peak = found.resident, found.used, found.peak
     total, keys_bytes = _total_bytes(), server.evictor.key_bytes()
     log_bytes = sum(replica.group.log.bytes for replica in server.replicas)
-    clients_bytes = sum(c.input_bytes + c.output_bytes for c in server.clients.values())
-    overhead = min(used, server.startup_bytes + log_bytes + clients_bytes)
+    clients_bytes = sum(each.total for each in buffers(server, server.clients.values()))
+    links_bytes = sum(link.waiting_bytes for link in server.peers.links.values())
+    overhead = min(used, server.startup_bytes + log_bytes + clients_bytes + links_bytes)
     return {
         "used_memory": used,
         "used_memory_human": human(used),
@@ -99,15 +112,27 @@ def memory(server: Server) -> Fields:
         "total_system_memory": total,
         "total_system_memory_human": human(total),
         "used_memory_lua": 0,
+        "used_memory_vm_eval": 0,
         "used_memory_lua_human": "0B",
-        "used_memory_scripts": 0,
-        "used_memory_scripts_human": "0B",
+        "used_memory_scripts_eval": 0,
         "number_of_cached_scripts": 0,
         "number_of_functions": 0,
         "number_of_libraries": 0,
+        "used_memory_vm_functions": 0,
+        "used_memory_vm_total": 0,
+        "used_memory_vm_total_human": "0B",
+        "used_memory_functions": 0,
+        "used_memory_scripts": 0,
+        "used_memory_scripts_human": "0B",
         "maxmemory": config.maxmemory_bytes,
         "maxmemory_human": human(config.maxmemory_bytes),
         "maxmemory_policy": config.maxmemory_policy,
+        "allocator_frag_ratio": f"{resident / max(1, used):.2f}",
+        "allocator_frag_bytes": found.mapped,
+        "allocator_rss_ratio": "1.00",
+        "allocator_rss_bytes": 0,
+        "rss_overhead_ratio": "1.00",
+        "rss_overhead_bytes": 0,
         "mem_fragmentation_ratio": f"{resident / max(1, used):.2f}",
         "mem_fragmentation_bytes": found.mapped,
         "mem_not_counted_for_evict": max(0, used - keys_bytes),
@@ -115,7 +140,7 @@ def memory(server: Server) -> Fields:
         "mem_total_replication_buffers": log_bytes,
         "mem_clients_slaves": 0,
         "mem_clients_normal": clients_bytes,
-        "mem_cluster_links": 0,
+        "mem_cluster_links": links_bytes,
         "mem_aof_buffer": 0,
         "mem_allocator": "libc",
         "active_defrag_running": 0,
@@ -149,6 +174,10 @@ def persistence(server: Server) -> Fields:
         "async_loading": 0,
         "current_cow_peak": 0,
         "current_cow_size": 0,
+        "current_cow_size_age": 0,
+        "current_fork_perc": "0.00",
+        "current_save_keys_processed": 0,
+        "current_save_keys_total": 0,
         "rdb_changes_since_last_save": 0,
         "rdb_bgsave_in_progress": 0,
         "rdb_last_save_time": int(time.time()),
@@ -157,14 +186,20 @@ def persistence(server: Server) -> Fields:
         "rdb_current_bgsave_time_sec": -1,
         "rdb_saves": 0,
         "rdb_last_cow_size": 0,
+        "rdb_last_load_keys_expired": 0,
+        "rdb_last_load_keys_loaded": 0,
         "aof_enabled": 1,
         "aof_rewrite_in_progress": 0,
         "aof_rewrite_scheduled": 0,
         "aof_last_rewrite_time_sec": -1,
         "aof_current_rewrite_time_sec": -1,
         "aof_last_bgrewrite_status": "ok",
+        "aof_rewrites": 0,
+        "aof_rewrites_consecutive_failures": 0,
         "aof_last_write_status": "ok",
         "aof_last_cow_size": 0,
+        "module_fork_in_progress": 0,
+        "module_fork_last_cow_size": 0,
         "aof_current_size": journal.file_bytes,
         "aof_base_size": journal.file_bytes,
         "aof_pending_rewrite": 0,
@@ -176,27 +211,32 @@ def persistence(server: Server) -> Fields:
 
 def stats(server: Server) -> Fields:
     counted, (hits, misses) = server.stats, server.lookups
-    received, sent = server.traffic.total(server.clients.values())
-    received_kib_s, sent_kib_s = server.traffic.kib_per_s
-    links = server.peers.links.values()
+    total, kib_per_s = server.traffic.total(), server.traffic.kib_per_s
+    exceeded_s, exceeding_s = server.evictor.exceeded_s
     return {
         "total_connections_received": counted.connections,
         "total_commands_processed": counted.commands,
         "instantaneous_ops_per_sec": counted.commands_per_s,
-        "total_net_input_bytes": received,
-        "total_net_output_bytes": sent,
-        "total_net_repl_input_bytes": sum(link.received_bytes for link in links),
-        "total_net_repl_output_bytes": sum(link.sent_bytes for link in links),
-        "instantaneous_input_kbps": f"{received_kib_s:.2f}",
-        "instantaneous_output_kbps": f"{sent_kib_s:.2f}",
+        "total_net_input_bytes": total.received + total.peers_received,
+        "total_net_output_bytes": total.sent + total.peers_sent,
+        "total_net_repl_input_bytes": total.peers_received,
+        "total_net_repl_output_bytes": total.peers_sent,
+        "instantaneous_input_kbps": f"{kib_per_s.received + kib_per_s.peers_received:.2f}",
+        "instantaneous_output_kbps": f"{kib_per_s.sent + kib_per_s.peers_sent:.2f}",
+        "instantaneous_input_repl_kbps": f"{kib_per_s.peers_received:.2f}",
+        "instantaneous_output_repl_kbps": f"{kib_per_s.peers_sent:.2f}",
         "rejected_connections": counted.rejected,
         "sync_full": 0,
         "sync_partial_ok": 0,
         "sync_partial_err": 0,
         "expired_keys": sum(proposer.expired for proposer in server.proposers),
-        "expired_stale_perc": "0.00",
+        "expired_stale_perc": f"{_stale_percent(server):.2f}",
+        "expired_time_cap_reached_count": sum(proposer.expiry_cut for proposer in server.proposers),
+        "expire_cycle_cpu_milliseconds": int(counted.expire_s * 1000),
         "evicted_keys": server.evictor.evicted,
         "evicted_clients": server.client_limits.evicted,
+        "total_eviction_exceeded_time": int(exceeded_s * 1000),
+        "current_eviction_exceeded_time": int(exceeding_s * 1000),
         "keyspace_hits": hits,
         "keyspace_misses": misses,
         "pubsub_channels": server.channels.count(CHANNEL),
@@ -210,13 +250,31 @@ def stats(server: Server) -> Fields:
         "active_defrag_misses": 0,
         "active_defrag_key_hits": 0,
         "active_defrag_key_misses": 0,
+        "total_active_defrag_time": 0,
+        "current_active_defrag_time": 0,
         "tracking_total_keys": server.tracking.keys_count(),
         "tracking_total_items": server.tracking.items,
         "tracking_total_prefixes": server.tracking.prefixes_count(),
         "unexpected_error_replies": 0,
         "total_error_replies": counted.errors,
         "dump_payload_sanitizations": 0,
+        "total_reads_processed": counted.reads,
+        "total_writes_processed": counted.writes,
+        "io_threaded_reads_processed": 0,
+        "io_threaded_writes_processed": 0,
+        "reply_buffer_shrinks": 0,
+        "reply_buffer_expands": 0,
     }
+
+
+def _stale_percent(server: Server) -> float:
+    """Of the keys with an expiry, those that have expired and are still to be removed."""
+    stale = expiring = 0
+    for replica in server.replicas:
+        replica.machine.read([b"DBSIZE"])  # sets the clock
+        stale += len(replica.cask) - len(replica.machine.db)
+        expiring += len(replica.cask.expires)
+    return 100 * stale / max(1, expiring)
 
 
 def replication(server: Server) -> Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -90,9 +91,9 @@ class Server:
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
         self.stats = Stats()
         self.watch = Watch(self.stats)
-        self.traffic = Traffic()
         self.evictor = Evictor(node, self.proposers, self.replicas, self._broadcast, self.watch.latency.note)
         self.clients: dict[int, Connection] = {}
+        self.traffic = Traffic(self.clients, peers)
         self.access = Access(config, self.clients)
         self.renamed = renamed(config.config.rename_command)
         self.limits = Limits()
@@ -168,7 +169,10 @@ class Server:
         self.stats.reset()
         self.watch.want_samples()
         self.traffic.reset()
-        self.evictor.evicted = self.client_limits.evicted = 0
+        self.evictor.reset_stats()
+        self.client_limits.evicted = 0
+        for proposer in self.proposers:
+            proposer.expired = proposer.expiry_cut = 0
         for replica in self.replicas:
             replica.machine.hits = replica.machine.misses = 0
 
@@ -222,8 +226,10 @@ class Server:
     def remove_expired(self) -> None:
         """Asks for the removal of what has expired, where this node leads; not during a pause."""
         if not self.pause.active:
+            began_at = time.perf_counter()
             for proposer in self.proposers:
                 proposer.remove_expired()
+            self.stats.expire_s += time.perf_counter() - began_at
 
     # -- other nodes
 
@@ -259,6 +265,13 @@ class Server:
             self._wake()
         self._posted.append((connection, data))
 
+    def posted_bytes(self) -> Counter[Connection]:
+        """What leaves at the end of this turn."""
+        found: Counter[Connection] = Counter()
+        for connection, data in self._posted:
+            found[connection] += len(data)
+        return found
+
     def begin_turn(self) -> None:
         """What clients have sent was run: looks at what lone GETs took, with one clock for all of them."""
         posted = self._posted
@@ -269,6 +282,7 @@ class Server:
 
     def send_posted(self) -> None:
         posted, self._posted = self._posted, []
+        self.stats.writes += len(posted)
         for connection, data in posted:
             connection.send(data)
 

@@ -42,6 +42,9 @@ class Stats:
 
     def reset(self) -> None:
         self.commands = 0
+        self.reads = 0  # from clients' sockets
+        self.writes = 0  # to them
+        self.expire_s = 0.0  # to find what has expired and to propose its removal
         self.hits = 0
         self.misses = 0
         self.errors = 0

@@ -1,6 +1,6 @@
 """How many bytes went to and came from clients: asked of the system (Linux's TCP_INFO), so that nothing is counted for
 each read and write. What has not been acknowledged by the client yet is not among the bytes sent. Zeros for other
-sockets than TCP's, and where the system cannot tell.
+sockets than TCP's, and where the system cannot tell. What goes between nodes, their links count themselves.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from respkv.cluster.peers import Peers
 
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
@@ -19,6 +21,18 @@ _TCP_INFO_BYTES: Final = 136
 _FRESH_S: Final = 1.0
 
 Bytes = tuple[int, int]
+
+
+class Flow(NamedTuple):
+    """Bytes, or KiB per second: from and to clients, from and to other nodes."""
+
+    received: float
+    sent: float
+    peers_received: float
+    peers_sent: float
+
+
+_NOTHING: Final = Flow(0, 0, 0, 0)
 
 
 def bytes_of(sock: Any) -> Bytes:
@@ -31,35 +45,42 @@ def bytes_of(sock: Any) -> Bytes:
 
 
 class Traffic:
-    """All clients of a node, those that are gone included."""
+    """All clients and links of a node, those that are gone included."""
 
-    def __init__(self) -> None:
+    def __init__(self, clients: Mapping[int, Connection], peers: Peers) -> None:
+        self._clients = clients
+        self._peers = peers
         self._gone: Bytes = (0, 0)
-        self._reset_at: Bytes = (0, 0)
+        self._reset_at = _NOTHING
         self._read_at = float("-inf")
-        self._total: Bytes = (0, 0)
-        self._per_s: tuple[float, float] = (0.0, 0.0)
+        self._total = _NOTHING
+        self._per_s: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
     def gone(self, sock: Any) -> None:
         """A client's connection has ended."""
         self._gone = _sum([self._gone, bytes_of(sock)])
 
-    def total(self, connections: Iterable[Connection]) -> Bytes:
-        """(received, sent) since the start, or the last `reset`; read anew at most once a second."""
+    def total(self) -> Flow:
+        """Bytes since the start, or the last `reset`; read anew at most once a second."""
         now = time.monotonic()
         if (passed_s := now - self._read_at) >= _FRESH_S:
-            before, self._total = self._total, _sum([self._gone, *(bytes_of(c.socket) for c in connections)])
-            self._per_s = tuple((new - old) / passed_s for old, new in zip(before, self._total, strict=True))  # type: ignore[assignment]
-            self._read_at = now
-        return self._total[0] - self._reset_at[0], self._total[1] - self._reset_at[1]
+            before, self._total, self._read_at = self._total, self._read(), now
+            self._per_s = tuple((new - old) / passed_s for old, new in zip(before, self._total, strict=True))
+        return Flow(*(now - then for now, then in zip(self._total, self._reset_at, strict=True)))
+
+    def _read(self) -> Flow:
+        counts = self._peers.counts
+        clients = _sum([self._gone, *(bytes_of(connection.socket) for connection in self._clients.values())])
+        return Flow(*clients, counts.received_bytes, counts.sent_bytes)
 
     @property
-    def kib_per_s(self) -> tuple[float, float]:
-        """(received, sent) between the last two times that somebody asked."""
-        return self._per_s[0] / 1024, self._per_s[1] / 1024
+    def kib_per_s(self) -> Flow:
+        """Between the last two times that somebody asked."""
+        return Flow(*(rate / 1024 for rate in self._per_s))
 
     def reset(self) -> None:
-        self._reset_at = self._total
+        self._reset_at = self._total = self._read()
+        self._read_at = time.monotonic()
 
 
 def _sum(pairs: Iterable[Bytes]) -> Bytes:

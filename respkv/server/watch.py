@@ -9,6 +9,7 @@ dispatch (`exact`).
 
 A write is run when its entry is applied. Applying is measured (`Machine.slow_s`), and the leader of the shard, which
 proposed it, adds a slow one to its slow log. What another node leads is measured here as far as this node works for it.
+A transaction is measured as a whole.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 EXACT_BELOW_US: Final = 1000
 SAMPLE_S: Final = 0.025
 _NEVER: Final = float("inf")
+_TRANSACTION: Final = (b"EXEC", b"... (a transaction as a whole)")
 _REMOVALS: Final = {EXPIRE_OP: "expire-cycle", EVICT_OP: "eviction-del"}
 
 
@@ -128,14 +130,23 @@ class Watch:
     def _own_applied_slowly(self, part: Any, args: Sequence[bytes], seconds: float) -> None:
         """The same for what no client can name: removals of keys, and a transaction as a whole."""
         if args[0] == EXEC_OP:
-            self._slow(part.client, COMMANDS[b"MULTI"], [b"EXEC", b"... (a transaction as a whole)"], seconds)
+            self._log(part.client, _TRANSACTION, seconds)
+            self._slow(part.client, COMMANDS[b"EXEC"], _TRANSACTION, seconds)
         elif args[0] in _REMOVALS:
             self.latency.note(_REMOVALS[args[0]], seconds)
 
+    def read_transaction(self, connection: Connection, seconds: float) -> None:
+        """The reads of a transaction took so long on one shard. The latency monitor hears of its EXEC."""
+        self._log(connection, _TRANSACTION, seconds)
+
     def _slow(self, client: Any, spec: Spec, args: Sequence[bytes], seconds: float) -> None:
-        if seconds >= self._slowlog_s and "skip_slowlog" not in spec.flags:
+        if "skip_slowlog" not in spec.flags:
+            self._log(client, args, seconds)
+        if seconds >= self._latency_s:
+            self.latency.note("fast-command" if "fast" in spec.flags else "command", seconds)
+
+    def _log(self, client: Any, args: Sequence[bytes], seconds: float) -> None:
+        if seconds >= self._slowlog_s:
             session = getattr(client, "session", None)
             address = session.address if session is not None else f"node {client}"
             self.slowlog.add(args, seconds, address, session.name if session is not None else b"")
-        if seconds >= self._latency_s:
-            self.latency.note("fast-command" if "fast" in spec.flags else "command", seconds)

@@ -98,6 +98,7 @@ class Proposer(Outcomes):
         self.on_slow: Callable[[Part, list[bytes], float], None] = lambda part, args, seconds: None
         self.proposed = 0
         self.expired = 0
+        self.expiry_cut = 0  # how often more had expired than one removal takes
         self.expiring = False
         self.expires_actively = True
         self._node = node
@@ -496,6 +497,7 @@ class Proposer(Outcomes):
         if not self.expires_actively:
             return
         keys = self.machine.due(limit)
+        self.expiry_cut += len(keys) == limit
         if keys:
             self.expiring = True
             part = Expiry(self)

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
-from tests.cluster import TestCluster, free_ports, wait_until
+from tests.cluster import NodeProcess, TestCluster, free_ports, wait_until
 
 needs_memtier = pytest.mark.skipif(not shutil.which("memtier_benchmark"), reason="memtier_benchmark is not in PATH")
 needs_exporter = pytest.mark.skipif(
@@ -90,6 +91,31 @@ def test_the_exporter_for_prometheus_reads_every_node(cluster: TestCluster) -> N
         assert found['redis_db_keys_expiring{db="db0"}'] == 1
         assert found['redis_commands_total{cmd="info"}'] > 0
         assert any(re.match(r'redis_instance_info\{.*role="master"', name) for name in found)
+
+
+@needs_exporter
+def test_the_exporter_for_prometheus_finds_all_that_it_finds_in_redis(single: NodeProcess, redis_port: int) -> None:
+    def found(port: int) -> dict[str, float]:
+        client = redis.Redis(port=port)
+        client.set("expires", "x", ex=100)
+        with pytest.raises(redis.ResponseError):
+            client.incr("expires")
+        client.slowlog_reset()
+        client.config_set("slowlog-log-slower-than", 0)
+        client.ping()
+        client.config_set("slowlog-log-slower-than", 10_000)
+        with exporter(port, "-export-client-list", "-include-config-metrics") as address:
+            return scraped(address)
+
+    def names(metrics: dict[str, float]) -> set[str]:
+        """Without the metrics about the exporter; of settings, not which."""
+        return {name.partition("{")[0] for name in metrics if name.startswith("redis_")}
+
+    theirs, own = found(redis_port), found(single.port)
+    assert names(theirs) <= names(own)
+    for name in ("redis_total_reads_processed", "redis_total_writes_processed", "redis_allocator_frag_ratio",
+                 "redis_slowlog_length", "redis_last_slow_execution_duration_seconds"):  # fmt: skip
+        assert own[name] > 0, name
 
 
 @needs_exporter

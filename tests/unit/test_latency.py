@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
+import respkv.server.commands  # fills the table
+from respkv.config import Config
 from respkv.server.latency import Event, LatencyMonitor, Sample, graph, report
+from respkv.server.stats import Stats
 from respkv.server.times import Times
+from respkv.server.watch import Watch
+from respkv.shard.transaction import exec_args
 from tests.unit.running import Wire, eventually, respkv
 
 
@@ -76,6 +82,14 @@ def test_the_doctor_tells_what_was_slow_and_what_to_do() -> None:
 
 
 # --- times ---
+
+
+def test_a_slow_transaction_is_a_command_and_no_fast_one() -> None:
+    watch = Watch(Stats())
+    watch.configure(Config(latency_monitor_threshold_ms=1))
+    watch.applied_slowly(SimpleNamespace(client="n2"), exec_args([], [[b"SET", b"k", b"v"]]), 1.0)
+    assert list(watch.latency.events) == ["command"]
+    assert [(entry.args[0], entry.address) for entry in watch.slowlog.newest(-1)] == [(b"EXEC", b"node n2")]
 
 
 def test_percentiles_are_at_most_an_eighth_too_high() -> None:

@@ -302,6 +302,25 @@ async def test_a_broken_link_is_told_once_and_made_again() -> None:
         await until(lambda: len(two.got) == 1)
 
 
+@in_a_loop
+async def test_what_went_over_links_is_counted_and_outlives_them() -> None:
+    cluster = topology(free_ports(2))
+    one, two = End(cluster, "n1"), End(cluster, "n2")
+    async with started(one, two):
+        await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
+        assert one.say("n2", (20, 0, b"a"), (20, 0, b"b"), (20, 0, b"c" * LONG_BYTES))
+        await until(lambda: len(two.got) == 3)
+        counts = one.peers.counts
+        assert (counts.sent, two.peers.counts.received) == (4, 4)  # a HELLO and these
+        assert counts.sent_bytes == two.peers.counts.received_bytes > LONG_BYTES
+        await until(lambda: one.say("n2") and two.peers.counts.received_pings > 0)
+        assert counts.sent_pings >= two.peers.counts.received_pings
+        before = counts.sent_bytes
+        one.peers.links["n2"].abort()
+        await until(lambda: one.events == two_names(one, "n2", 1))
+        assert counts.sent_bytes > before
+
+
 def two_names(end: End, other: str, broken: int) -> list[str]:
     assert end.name != other
     return [f"+{other}", f"-{other}"] * broken + [f"+{other}"]

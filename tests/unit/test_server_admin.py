@@ -187,6 +187,12 @@ def test_info_counts_hits_and_misses_however_a_key_was_read(wire: Wire) -> None:
     assert (stats["keyspace_hits"], stats["keyspace_misses"]) == ("6", "3")
 
 
+def test_resetstat_begins_anew_with_bytes_however_long_ago_they_came(wire: Wire) -> None:
+    wire([b"SET", b"k", b"v" * 1_000_000])
+    wire("CONFIG RESETSTAT")
+    assert int(info(wire, "stats")["total_net_input_bytes"]) < 10_000
+
+
 def test_info_tells_how_many_bytes_went_to_and_came_from_clients(wire: Wire, port: int) -> None:
     def total() -> tuple[int, int]:
         stats = info(wire, "stats")
@@ -197,6 +203,45 @@ def test_info_tells_how_many_bytes_went_to_and_came_from_clients(wire: Wire, por
         other([b"SET", b"k", b"v" * 50_000])
         other("GET k")
     eventually(lambda: all(new - old > 50_000 for new, old in zip(total(), before, strict=True)))
+
+
+def test_info_counts_what_is_read_from_and_written_to_sockets_and_not_commands(wire: Wire) -> None:
+    def counted() -> tuple[int, ...]:
+        stats = info(wire, "stats")
+        return tuple(int(stats[f"total_{what}_processed"]) for what in ("reads", "writes", "commands"))
+
+    before = counted()
+    for _ in range(10):
+        wire("PING")
+    lone = tuple(new - old for new, old in zip(counted(), before, strict=True))
+    assert lone == (11, 11, 11)
+    before = counted()
+    wire.send(*["PING"] * 200)
+    for _ in range(200):
+        wire.reply()
+    reads, writes, commands = (new - old for new, old in zip(counted(), before, strict=True))
+    assert commands == 201
+    assert 2 <= reads < 100
+    assert 2 <= writes < 100
+
+
+def test_info_tells_how_much_is_left_of_what_has_expired_and_whether_a_removal_is_enough(wire: Wire) -> None:
+    wire("DEBUG SET-ACTIVE-EXPIRE 0")
+    for number in range(300):
+        wire(f"SET {{t}}{number} v PX 1")
+    for number in range(100):
+        wire(f"SET {{t}}stays:{number} v EX 1000")
+    time.sleep(0.01)
+    wire("CONFIG RESETSTAT")
+    stats = info(wire, "stats")
+    assert (stats["expired_stale_perc"], stats["expired_keys"]) == ("75.00", "0")
+    assert stats["expired_time_cap_reached_count"] == "0"
+    wire("DEBUG SET-ACTIVE-EXPIRE 1")
+    eventually(lambda: info(wire, "stats")["expired_stale_perc"] == "0.00")
+    stats = info(wire, "stats")
+    assert (stats["expired_keys"], stats["expired_time_cap_reached_count"]) == ("300", "1")
+    wire("CONFIG RESETSTAT")
+    assert info(wire, "stats")["expired_keys"] == "0"
 
 
 def test_info_errorstats_counts_by_code(wire: Wire) -> None:

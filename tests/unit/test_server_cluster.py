@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 from redis.cluster import RedisCluster
 
+from respkv.client import parse_info
 from respkv.cluster.slots import SLOTS, slot_of
 from respkv.cluster.topology import redis_id
 from tests.unit.running import HOST, Wire, eventually, respkv, respkv_cluster
@@ -204,6 +205,39 @@ def test_one_node_is_a_cluster_too(tmp_path_factory: pytest.TempPathFactory) -> 
         assert client.set("a", 1)
         assert client.dbsize() == 1
         client.close()
+
+
+def test_cluster_info_counts_the_messages_between_nodes_as_redis_lists_them(ports: list[int], wire: Wire) -> None:
+    def messages() -> dict[str, int]:
+        lines = bytes(wire("CLUSTER INFO")).decode().splitlines()  # type: ignore[call-overload]
+        assert lines[-1] == "total_cluster_links_buffer_limit_exceeded:0"
+        found = dict(line.removeprefix("cluster_stats_messages_").split(":") for line in lines[9:-1])
+        return {name: int(count) for name, count in found.items()}
+
+    eventually(lambda: list(messages()) == ["ping_sent", "sent", "ping_received", "received"])
+    before = messages()
+    with Wire(ports[0]) as client:
+        for number in range(100):
+            client(f"SET key:{number} v")
+    after = messages()
+    for name in ("sent", "received"):
+        assert after[name] > before[name] > before[f"ping_{name}"]
+
+
+def test_info_counts_what_goes_between_nodes_among_the_bytes_and_by_itself(ports: list[int]) -> None:
+    def stats() -> dict[str, float]:
+        text = bytes(wire("INFO stats")).decode()  # type: ignore[call-overload]
+        return {name: float(value) for name, value in parse_info(text).items() if name.endswith(("bytes", "kbps"))}
+
+    with Wire(ports[0]) as wire:
+        before = stats()
+        wire([b"SET", b"k", b"v" * 300_000])  # to two other nodes, or from the leader here
+        eventually(lambda: stats()["total_net_repl_input_bytes"] + stats()["total_net_repl_output_bytes"]
+                   > sum(before[f"total_net_repl_{way}_bytes"] for way in ("input", "output")) + 300_000)  # fmt: skip
+        now = stats()
+        for way in ("input", "output"):
+            assert now[f"total_net_{way}_bytes"] > now[f"total_net_repl_{way}_bytes"] > 0
+        eventually(lambda: stats()["instantaneous_output_repl_kbps"] > 0)
 
 
 # --- where clients are sent ---

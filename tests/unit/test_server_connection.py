@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hiredis
@@ -35,6 +36,10 @@ def password(port: int) -> Iterator[bytes]:
 def clients(wire: Wire, command: str = "CLIENT LIST") -> list[dict[str, str]]:
     text = bytes(wire(command)).decode()  # type: ignore[call-overload]
     return [dict(field.split("=", 1) for field in line.split(" ")) for line in text.splitlines()]
+
+
+def pack(*words: str | bytes) -> bytes:
+    return bytes(hiredis.pack_command(words))
 
 
 def error(reply: object) -> str:
@@ -179,6 +184,60 @@ def test_client_list_tells_each_client_as_it_is(wire: Wire, port: int) -> None:
         assert (line["qbuf"], clients(wire, "CLIENT INFO")[0]["qbuf"]) == ("0", "26")  # what it was asked with
         assert clients(wire, "CLIENT INFO")[0]["cmd"] == "client|info"
         assert clients(wire, "CLIENT LIST TYPE pubsub") == []
+
+
+FILLED = ("qbuf", "argv-mem", "multi-mem", "obl", "oll", "omem")
+
+
+@contextmanager
+def listed(wire: Wire, port: int, *commands: bytes) -> Iterator[Callable[[], dict[str, int]]]:
+    """What is told of the buffers of another client, which sends `commands` and reads no reply."""
+    with Wire(port) as other:
+        number = other("CLIENT ID")
+        other.socket.sendall(b"".join(commands))
+
+        def line() -> dict[str, int]:
+            [found] = clients(wire, f"CLIENT LIST ID {number}")
+            held = {name: int(found[name]) for name in (*FILLED, "tot-mem")}
+            assert held["tot-mem"] >= sum(held[name] for name in FILLED if name != "oll")
+            return held
+
+        yield line
+
+
+def test_client_list_shows_what_was_sent_of_a_command(wire: Wire, port: int) -> None:
+    half = pack("SET", "key", b"v" * 200_000)[:-100_000]
+    with listed(wire, port, half) as line:
+        eventually(lambda: line()["qbuf"] >= 100_000)
+        assert (line()["argv-mem"], line()["multi-mem"], line()["omem"]) == (len("SETkey"), 0, 0)
+
+
+def test_client_list_shows_replies_that_are_not_taken(wire: Wire, port: int) -> None:
+    wire([b"SET", b"k", b"v" * 4_000_000])
+    with listed(wire, port, pack("GET", "k") * 20) as line:
+        eventually(lambda: line()["omem"] > 1_000_000)
+        eventually(lambda: line()["qbuf"] >= 10 * len("GETk"))  # those that were put off
+        assert (line()["oll"], line()["argv-mem"]) == (1, 0)
+
+
+def test_client_list_shows_what_is_queued(wire: Wire, port: int) -> None:
+    with listed(wire, port, pack("MULTI"), pack("SET", "k", b"v" * 100_000)) as line:
+        eventually(lambda: line()["multi-mem"] > 100_000)
+
+
+def test_client_list_shows_commands_that_wait_and_the_replies_behind_them(wire: Wire, port: int) -> None:
+    sent = pack("WAIT", "5", "0") + pack("ECHO", "x" * 1000)
+    with listed(wire, port, sent) as line:
+        eventually(lambda: line()["argv-mem"] == len(sent))
+        assert (line()["oll"], line()["omem"]) == (1, len("$1000\r\n") + 1000 + len("\r\n"))
+
+
+def test_a_client_sees_of_itself_what_it_is_asked_with_and_what_it_was_answered_before(wire: Wire) -> None:
+    wire.send("PING", "CLIENT INFO")
+    assert wire.reply() == b"PONG"
+    found = dict(pair.split("=", 1) for pair in bytes(wire.reply()).decode().split(" "))  # type: ignore[call-overload]
+    assert (found["qbuf"], found["argv-mem"]) == (str(len(pack("PING") + pack("CLIENT", "INFO"))), "10")
+    assert (found["obl"], found["rbs"], found["omem"]) == (str(len("+PONG\r\n")), found["obl"], "0")
 
 
 def test_a_client_that_is_gone_is_listed_no_more(wire: Wire, port: int) -> None:

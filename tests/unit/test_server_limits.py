@@ -62,6 +62,24 @@ def test_without_eviction_what_may_grow_is_refused_and_the_rest_goes_on(wire: Wi
     eventually(lambda: wire("SET a 1") == b"OK")
 
 
+def test_info_tells_for_how_long_keys_took_more_than_the_limit(wire: Wire) -> None:
+    def exceeded_ms() -> tuple[int, int]:
+        stats = info(wire, "stats")
+        return int(stats["total_eviction_exceeded_time"]), int(stats["current_eviction_exceeded_time"])
+
+    wire("CONFIG RESETSTAT")
+    fill(wire, 10)
+    assert exceeded_ms() == (0, 0)
+    wire("CONFIG SET maxmemory 1")
+    eventually(lambda: exceeded_ms()[1] > 0)
+    wire("CONFIG SET maxmemory 0")
+    total_ms, current_ms = exceeded_ms()
+    assert total_ms > 0
+    assert current_ms == 0
+    wire("CONFIG RESETSTAT")
+    assert exceeded_ms() == (0, 0)
+
+
 def test_raising_the_limit_lets_writes_in_again(wire: Wire) -> None:
     fill(wire, 10)
     wire("CONFIG SET maxmemory 1")
@@ -192,6 +210,15 @@ def test_the_largest_clients_go_when_all_together_take_too_much(wire: Wire, port
         assert b"name=spared" in listed
         assert b"name=small" in listed
     assert int(info(wire, "stats")["evicted_clients"]) >= 1
+
+
+def test_what_a_client_has_queued_counts_for_it(wire: Wire, port: int) -> None:
+    with Wire(port) as large:
+        large("CLIENT SETNAME large")
+        large("MULTI")
+        large([b"SET", b"k", b"x" * 1_000_000])
+        wire("CONFIG SET maxmemory-clients 100kb")
+        eventually(lambda: b"name=large" not in bytes(wire("CLIENT LIST")))  # type: ignore[call-overload]
 
 
 # --- DEBUG ---

@@ -95,6 +95,24 @@ def test_each_command_is_logged_once_when_every_command_is_slow(wire: Wire) -> N
     assert commands(wire) == [line.encode() for line in reversed(lines)] + [end]
 
 
+@pytest.mark.parametrize("queued", [("GET k", "STRLEN k"), ("SET k 1", "GET k")])
+def test_a_transaction_is_logged_as_a_whole(wire: Wire, queued: tuple[str, str]) -> None:
+    """Whether it writes, or only reads and needs no entry in the log."""
+    wire("CONFIG SET slowlog-log-slower-than 0")
+    for line in ("MULTI", *queued, "EXEC"):
+        wire(line)
+    wire("CONFIG SET slowlog-log-slower-than -1")
+    end = b"CONFIG SET slowlog-log-slower-than 0"
+    assert commands(wire) == [b"EXEC ... (a transaction as a whole)", b"MULTI", end]
+
+
+def test_the_reads_of_a_transaction_that_are_fast_are_not_logged(wire: Wire) -> None:
+    wire("CONFIG SET slowlog-log-slower-than 10000000")
+    for line in ("MULTI", "GET k", "EXEC"):
+        wire(line)
+    assert wire("SLOWLOG LEN") == 0
+
+
 def test_only_what_takes_longer_is_logged_with_who_sent_it(wire: Wire) -> None:
     wire("CLIENT SETNAME somebody")
     wire("CONFIG SET slowlog-log-slower-than 50000")

@@ -11,6 +11,7 @@ from respkv.commands.args import integer
 from respkv.commands.table import command
 from respkv.raft.group import Clock
 from respkv.reply import OK, Reply, RespError, Verbatim
+from respkv.server.buffers import Buffers, buffers, reply_bytes
 from respkv.server.channels import CHANNEL, PATTERN, SHARD_CHANNEL
 from respkv.server.commands.connection import is_printable, set_name
 from respkv.server.commands.helping import help_reply
@@ -123,25 +124,37 @@ def _integer(text: bytes, otherwise: str, least: int | None = None) -> int:
 
 
 def _listing(call: Call, connections: Iterable[Connection]) -> Verbatim:
-    now = Clock.now()
-    own = command_name(call.args)
+    now, listed = Clock.now(), list(connections)
     lines = [
-        _line(c, now, own, call.burst.size) if c is call.connection else _line(c, now, c.session.last_command)
-        for c in connections
+        _line(c, now, command_name(call.args), _with_running(call, held))
+        if c is call.connection
+        else _line(c, now, c.session.last_command, held)
+        for c, held in zip(listed, buffers(call.server, listed), strict=True)
     ]
     return Verbatim(b"".join(line + b"\n" for line in lines))
 
 
+def _with_running(call: Call, held: Buffers) -> Buffers:
+    """With what was read together with the command that is being run, of which Redis's buffer is not rid until it is
+    over, and the replies to what was before it."""
+    return held._replace(
+        query=held.query + call.burst.size,
+        arguments=held.arguments + sum(map(len, call.args)),
+        replies=held.replies + reply_bytes(call.burst),
+    )
+
+
 def client_line(connection: Connection, command: str) -> bytes:
     """What CLIENT LIST tells of a client that runs `command`, without the end of the line."""
-    return _line(connection, Clock.now(), command)
+    [held] = buffers(connection.server, [connection])
+    return _line(connection, Clock.now(), command, held)
 
 
-def _line(connection: Connection, now: float, last_command: str, running_bytes: int = 0) -> bytes:
+def _line(connection: Connection, now: float, last_command: str, held: Buffers) -> bytes:
     """One client as Redis 7.0 shows it, with the library's name and version as 7.2 adds them.
 
-    `running_bytes` were read with the command that is being run, of which Redis's buffer is not rid until it is over.
-    What has no counterpart here (buffers of Redis's allocator, databases) is 0, or what Redis shows for none.
+    No buffer here is larger than what is in it: nothing of `qbuf` is free, and `rbs` and `rbp` are what `obl` is.
+    `tot-mem` is what is buffered, without the few KiB that a client takes anyhow.
     """
     session = connection.session
     names = session.subscriptions.names if session.subscriptions is not None else ((), (), ())
@@ -161,16 +174,16 @@ def _line(connection: Connection, now: float, last_command: str, running_bytes: 
         "psub": len(names[PATTERN]),
         "ssub": len(names[SHARD_CHANNEL]),
         "multi": -1 if queue is None else queue.count,
-        "qbuf": connection.input_bytes + running_bytes,
+        "qbuf": held.query,
         "qbuf-free": 0,
-        "argv-mem": 0,
-        "multi-mem": 0 if queue is None else queue.bytes,
-        "rbs": 0,
-        "rbp": 0,
-        "obl": 0,
-        "oll": 0,
-        "omem": connection.output_bytes,
-        "tot-mem": connection.input_bytes + connection.output_bytes,
+        "argv-mem": held.arguments,
+        "multi-mem": held.queued,
+        "rbs": held.replies,
+        "rbp": held.replies,
+        "obl": held.replies,
+        "oll": held.parts,
+        "omem": held.output,
+        "tot-mem": held.total,
         "events": "rw" if connection.output_bytes else "r",
         "cmd": last_command,
         "user": session.user.name.decode("utf-8", "surrogateescape"),

@@ -210,7 +210,7 @@ def cluster_count_failure_reports(call: Call) -> Reply:
          summary="Provides info about Redis Cluster node state", tips="nondeterministic_output")
 def cluster_info(call: Call) -> Reply:
     server, topology = call.server, call.server.topology
-    led = _led_by(server)
+    led, counts = _led_by(server), server.peers.counts
     with_leader = [shard for shard in topology.shards if server.reachable_leader(shard) is not None]
     served = sum(last - first + 1 for first, last in _ranges(server, with_leader))
     fields = {
@@ -223,9 +223,18 @@ def cluster_info(call: Call) -> Reply:
         "cluster_size": len(led),
         "cluster_current_epoch": topology.epoch,
         "cluster_my_epoch": topology.epoch,
+        **_messages("sent", counts.sent, counts.sent_pings),
+        **_messages("received", counts.received, counts.received_pings),
         "total_cluster_links_buffer_limit_exceeded": 0,
     }
     return Verbatim("".join(f"{name}:{value}\r\n" for name, value in fields.items()).encode())
+
+
+def _messages(which: str, count: int, pings: int) -> dict[str, int]:
+    """What other nodes were sent, or have sent. As in Redis a kind of which there were none is left out; of the kinds
+    of messages here `ping` is the only one that Redis knows, too."""
+    by_kind = {f"cluster_stats_messages_ping_{which}": pings} if pings else {}
+    return {**by_kind, f"cluster_stats_messages_{which}": count}
 
 
 @command("CLUSTER|MYID", kind="server", arity=2, flags="stale", group="cluster", since="3.0.0",

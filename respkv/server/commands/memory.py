@@ -13,6 +13,7 @@ from typing import Final
 from respkv.commands import introspect  # noqa: F401 - declares MEMORY itself
 from respkv.commands.table import command
 from respkv.reply import OK, Reply, Verbatim
+from respkv.server.buffers import buffers
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
 from respkv.server.memory import process_memory, return_free_memory
@@ -32,8 +33,9 @@ def memory_stats(call: Call) -> Reply:
     used, keys = memory.used, sum(len(replica.cask) for replica in server.replicas)
     main = sum(sum(map(getsizeof, replica.cask.buckets)) for replica in server.replicas)
     expires = sum(getsizeof(replica.cask.expires) for replica in server.replicas)
-    clients = sum(client.input_bytes + client.output_bytes for client in server.clients.values())
-    overhead = server.startup_bytes + main + expires + clients
+    clients = sum(each.total for each in buffers(server, server.clients.values()))
+    links = sum(link.waiting_bytes for link in server.peers.links.values())
+    overhead = server.startup_bytes + main + expires + clients + links
     dataset = max(0, used - overhead)
     gained = max(1, used - server.startup_bytes)
     return {
@@ -43,7 +45,7 @@ def memory_stats(call: Call) -> Reply:
         b"replication.backlog": sum(replica.group.log.bytes for replica in server.replicas),
         b"clients.slaves": 0,
         b"clients.normal": clients,
-        b"cluster.links": 0,
+        b"cluster.links": links,
         b"aof.buffer": 0,
         b"lua.caches": 0,
         b"functions.caches": 0,
@@ -75,14 +77,14 @@ def memory_stats(call: Call) -> Reply:
 @command("MEMORY|DOCTOR", kind="server", arity=2, group="server", since="4.0.0", tips=_TIPS,
          summary="Outputs memory problems report")
 def memory_doctor(call: Call) -> Reply:
-    clients, memory = list(call.server.clients.values()), process_memory()
+    clients, memory = buffers(call.server, call.server.clients.values()), process_memory()
     found = []
     if memory.peak > _PEAK_RATIO * memory.used:
         found.append(
             "Peak memory: this node once used more than 150% of what it uses now. What it keeps of that is used again "
             "when it is needed; MEMORY PURGE gives back what can be given back."
         )
-    if sum(client.input_bytes + client.output_bytes for client in clients) > _CLIENT_BYTES * max(1, len(clients)):
+    if sum(each.total for each in clients) > _CLIENT_BYTES * max(1, len(clients)):
         found.append(
             "Big client buffers: clients take more than 200K each on average. CLIENT LIST tells which of them send "
             "very long pipelines or do not take their replies."
