@@ -91,7 +91,7 @@ class Wire:
 def free_ports(count: int) -> int:
     """The first of `count` ports in a row that nobody uses (nor those 1000 and 10000 higher)."""
     for _ in range(100):
-        first = random.SystemRandom().randrange(11_000, 11_900)
+        first = random.SystemRandom().randrange(11_000, 21_000)
         try:
             for port in (first + step + i for step in (0, 1000, 10_000) for i in range(count)):
                 with socket.socket() as probe:

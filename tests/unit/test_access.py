@@ -256,6 +256,11 @@ def test_protected_mode_keeps_strangers_out_as_long_as_there_is_no_password(tmp_
                 stranger.sendall(b"PING\r\n")
                 return stranger.recv(4096)
 
+        def is_open() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex((address, port)) == 0
+
+        eventually(is_open)  # addresses are opened one by one
         assert stranger_gets().startswith(b"-DENIED Redis is running in protected mode because protected mode is")
         assert local("CONFIG SET protected-mode no") == b"OK"
         assert stranger_gets() == b"+PONG\r\n"
