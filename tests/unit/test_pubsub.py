@@ -226,6 +226,11 @@ SESSIONS = {
         2 PUBLISH a x
         1 UNSUBSCRIBE
         """,
+    "monitoring": """
+        1 MONITOR
+        1 MONITOR
+        1 MONITOR x
+        """,
     "misses": """
         2 CONFIG SET notify-keyspace-events KEm
         1 PSUBSCRIBE *
