@@ -57,11 +57,15 @@ def remember(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
 
 def was_run(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
     """A command was run or sent to its shard."""
-    server, session = connection.server, connection.session
-    if session.tracker is not None and session.transaction is None and not spec.name.startswith("client"):
+    if connection.server.monitors:
+        connection.server.monitors.show(connection, spec, args)
+
+
+def use_up(connection: Connection, args: Sequence[bytes]) -> None:
+    """What CLIENT CACHING said was for this command, run or refused; in a transaction it is for all that follow."""
+    session = connection.session
+    if session.tracker is not None and session.transaction is None and args[0].upper() != b"CLIENT":
         session.tracker.caching = False
-    if server.monitors:
-        server.monitors.show(connection, spec, args)
 
 
 def marked(connection: Connection, args: list[bytes]) -> list[bytes]:

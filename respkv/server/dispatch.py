@@ -221,13 +221,15 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
         if queue is not None and spec.name not in RUN_INSIDE_MULTI:
             return queue.add(connection, spec, args)
     except RespError as error:
+        refusal = error
         if queue is not None:
             queue.spoil()
         if args[0].upper() == b"EXEC":
             connection.session.end_transaction()
             connection.hinder_by_session()
-            raise errors.exec_abort_because(error) from None
-        raise
+            refusal = errors.exec_abort_because(error)
+        attention.use_up(connection, args)
+        raise refusal from None
     if connection.hindrances:
         return _run_hindered(connection, burst, token, spec, args)
     return _run_spec(connection, burst, token, spec, args)
@@ -252,6 +254,7 @@ def _run_hindered(connection: Connection, burst: Burst, token: int, spec: Spec, 
     finally:
         if ran:
             attention.was_run(connection, spec, shown)
+        attention.use_up(connection, args)
     return reply
 
 
