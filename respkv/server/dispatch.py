@@ -43,6 +43,8 @@ log = structlog.get_logger()
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
 
+_BLOCKING: Final = frozenset((b"WAIT", b"wait"))
+
 # All others are queued.
 RUN_INSIDE_MULTI: Final = frozenset(("multi", "exec", "discard", "watch", "quit", "reset"))
 
@@ -146,6 +148,8 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
     was taken, this command is the first of that.
     """
     session = connection.session
+    if len(args) == 3 and args[0] in _BLOCKING and burst.replies:
+        return False  # the replies before it are not to wait with it
     if connection.hindrances:
         muted = session.muted
         if muted and attention.speaks(args):

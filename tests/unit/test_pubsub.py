@@ -639,6 +639,17 @@ def test_a_client_that_waits_can_be_told_to_go_on(port: int, wire: Wire) -> None
         assert wire(f"CLIENT UNBLOCK {number}") == 0
 
 
+def test_replies_before_a_wait_do_not_wait(port: int, wire: Wire) -> None:
+    with Wire(port) as waiter:
+        number = waiter("CLIENT ID")
+        waiter.send("SET k v", "PING", "WAIT 1 0", "GET k", "wait 1 0", "PING")
+        assert [waiter.reply(), waiter.reply()] == [b"OK", b"PONG"]
+        eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
+        assert [waiter.reply(), waiter.reply()] == [0, b"v"]
+        eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
+        assert [waiter.reply(), waiter.reply()] == [0, b"PONG"]
+
+
 # --- MONITOR
 
 
