@@ -152,7 +152,7 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
         return False  # the replies before it are not to wait with it
     if connection.hindrances:
         muted = session.muted
-        if muted and attention.speaks(args):
+        if muted and attention.speaks(session, args):
             session.muted = HEARD
             return False
         if connection.server.pause.active and attention.must_wait(connection, args):

@@ -226,6 +226,20 @@ SESSIONS = {
         2 PUBLISH a x
         1 UNSUBSCRIBE
         """,
+    "replies off for a subscriber": """
+        1 CLIENT REPLY SKIP
+        1 RESET
+        1 PING
+        1 CLIENT REPLY OFF
+        1 SUBSCRIBE a
+        1 CLIENT REPLY ON
+        1 PING
+        2 PUBLISH a x
+        1 UNSUBSCRIBE a
+        1 PING
+        1 CLIENT REPLY ON
+        1 PING
+        """,
     "caching by request": """
         1 CLIENT TRACKING ON OPTIN
         1 MULTI
