@@ -87,12 +87,12 @@ def _filter(kind: bytes, value: bytes) -> Callable[[Spec], bool]:
 
 def _parse(call: Call, args: list[bytes]) -> Spec:
     """The command that `args` is, as far as it has keys."""
-    spec = named(call.server.renamed, args[0])
+    spec = named(call.server.renamed, args[0]) if b"|" not in args[0] else None
     if spec is not None and spec.subcommands and len(args) > 1:
         spec = spec.subcommands.get(args[1].lower())
     if spec is None:
         raise errors.generic("Invalid command specified")
-    if not spec.first and spec.keys_of is None:
+    if spec.keys_of is None and all("not_key" in key_spec.access for key_spec in spec.key_specs):
         raise errors.generic("The command has no key arguments")
     if not spec.arity_ok(len(args)):
         raise errors.generic("Invalid number of arguments specified for command")
