@@ -290,7 +290,7 @@ def attempt(call: Call, spec: Spec) -> Reply | Later:
 def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
     """The one shard of all of `keys`. Raises CROSSSLOT and MOVED.
 
-    Without `any_slot` they must be in one slot, as the cluster view always wants it.
+    Without `any_slot` they must be in one slot, as the cluster view always wants it, unless there is a single shard.
     """
     for key in keys:
         if len(key) > KEY_BYTES_MAX:
@@ -298,6 +298,7 @@ def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = T
     server, session = connection.server, connection.session
     slots = {slot_of(key) for key in keys}
     proposers = {server.proposer_of_slot[slot] for slot in slots}
+    any_slot = any_slot or len(server.proposers) == 1
     if len(proposers) > 1 or (len(slots) > 1 and (session.cluster_view or not any_slot)):
         raise errors.cross_slot()
     proposer = proposers.pop()
