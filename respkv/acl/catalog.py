@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cache
-from typing import Final
 
 from respkv.acl.foreign import FOREIGN
 from respkv.commands.describe import children
-from respkv.commands.table import Spec, all_specs
-
-CATEGORIES: Final = (
-    "keyspace", "read", "write", "set", "sortedset", "list", "hash", "string", "bitmap", "hyperloglog", "geo", "stream",
-    "pubsub", "admin", "fast", "slow", "blocking", "dangerous", "connection", "transaction", "scripting",
-)  # fmt: skip
+from respkv.commands.table import CATEGORIES, Spec, all_specs
 
 
 class Catalog:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from respkv.acl.catalog import CATEGORIES, catalog
+from respkv.acl.catalog import catalog
 from respkv.commands.access import Access, channels_of, keys_and_access
 from respkv.commands.glob import Matcher, matcher, matches
-from respkv.commands.table import Spec
+from respkv.commands.table import CATEGORIES, Spec
 from respkv.resp.inline import UnbalancedQuotesError, split_words
 
 READ, WRITE = 1, 2

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from respkv.commands.syntax import Argument, parse
-from respkv.commands.table import KeySpec, Spec
+from respkv.commands.table import CATEGORIES, FLAGS, KeySpec, Spec
 from respkv.reply import Reply, Simple
 
 
@@ -23,11 +23,11 @@ def info(spec: Spec) -> list[Any]:
     return [
         spec.name.encode(),
         spec.arity,
-        {Simple(flag.encode()) for flag in spec.flags},
+        words(flag for flag in FLAGS if flag in spec.flags),
         spec.first,
         spec.last,
         spec.step,
-        {Simple(b"@" + category.encode()) for category in spec.categories},
+        words("@" + category for category in CATEGORIES if category in spec.categories),
         [tip.encode() for tip in spec.tips],
         [_key_spec(key_spec) for key_spec in spec.key_specs],
         [info(child) for child in children(spec)],

@@ -22,6 +22,17 @@ from respkv.commands.spread import Spread
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 Kind = Literal["data", "server"]
 
+# ACL categories and the flags that COMMAND INFO tells, each in Redis's order.
+CATEGORIES: Final = (
+    "keyspace", "read", "write", "set", "sortedset", "list", "hash", "string", "bitmap", "hyperloglog", "geo", "stream",
+    "pubsub", "admin", "fast", "slow", "blocking", "dangerous", "connection", "transaction", "scripting",
+)  # fmt: skip
+FLAGS: Final = (
+    "write", "readonly", "denyoom", "module", "admin", "pubsub", "noscript", "blocking", "loading", "stale",
+    "skip_monitor", "skip_slowlog", "asking", "fast", "no_auth", "no_mandatory_keys", "no_async_loading", "no_multi",
+    "movablekeys", "allow_busy",
+)  # fmt: skip
+
 # The ACL category that Redis's command files give the commands of a group.
 _GROUP_CATEGORY: Final = {
     "bitmap": "bitmap",

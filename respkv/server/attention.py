@@ -12,20 +12,29 @@ from respkv import errors
 from respkv.commands.table import Spec, resolve, spec_keys
 from respkv.reply import RespError
 from respkv.server.renaming import original
+from respkv.server.session import SILENT
 from respkv.shard.batch import BY_OP
 
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
+    from respkv.server.session import Session
 
 _WHILE_SUBSCRIBED: Final = frozenset(
     ("ping", "subscribe", "unsubscribe", "psubscribe", "punsubscribe", "ssubscribe", "sunsubscribe", "quit", "reset")
 )
 
 
-def speaks(args: Sequence[bytes]) -> bool:
-    """Whether this is CLIENT REPLY ON or RESET, which are answered when nothing else is."""
+def speaks(session: Session, args: Sequence[bytes]) -> bool:
+    """Whether this is CLIENT REPLY ON or RESET, which are answered when nothing else is.
+
+    As in Redis, RESET is skipped as every command is, and a subscriber that may not send CLIENT REPLY hears nothing.
+    """
     words = [word.upper() for word in args[:3]]
-    return words in ([b"CLIENT", b"REPLY", b"ON"], [b"RESET"]) and len(args) == len(words)
+    if len(args) != len(words):
+        return False
+    if words == [b"RESET"]:
+        return session.muted == SILENT
+    return words == [b"CLIENT", b"REPLY", b"ON"] and (session.subscriptions is None or session.protocol == 3)
 
 
 def must_wait(connection: Connection, args: list[bytes]) -> bool:
@@ -57,11 +66,15 @@ def remember(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
 
 def was_run(connection: Connection, spec: Spec, args: Sequence[bytes]) -> None:
     """A command was run or sent to its shard."""
-    server, session = connection.server, connection.session
-    if session.tracker is not None and session.transaction is None and not spec.name.startswith("client"):
+    if connection.server.monitors:
+        connection.server.monitors.show(connection, spec, args)
+
+
+def use_up(connection: Connection, args: Sequence[bytes]) -> None:
+    """What CLIENT CACHING said was for this command, run or refused; in a transaction it is for all that follow."""
+    session = connection.session
+    if session.tracker is not None and session.transaction is None and args[0].upper() != b"CLIENT":
         session.tracker.caching = False
-    if server.monitors:
-        server.monitors.show(connection, spec, args)
 
 
 def marked(connection: Connection, args: list[bytes]) -> list[bytes]:

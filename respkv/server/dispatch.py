@@ -43,6 +43,8 @@ log = structlog.get_logger()
 # What a browser sends first when a web page makes it talk to us: as in Redis, the connection ends there.
 _CROSS_PROTOCOL: Final = frozenset((b"post", b"host:"))
 
+_BLOCKING: Final = frozenset((b"WAIT", b"wait"))
+
 # All others are queued.
 RUN_INSIDE_MULTI: Final = frozenset(("multi", "exec", "discard", "watch", "quit", "reset"))
 
@@ -146,9 +148,11 @@ def dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> bool:
     was taken, this command is the first of that.
     """
     session = connection.session
+    if len(args) == 3 and args[0] in _BLOCKING and burst.replies:
+        return False  # the replies before it are not to wait with it
     if connection.hindrances:
         muted = session.muted
-        if muted and attention.speaks(args):
+        if muted and attention.speaks(session, args):
             session.muted = HEARD
             return False
         if connection.server.pause.active and attention.must_wait(connection, args):
@@ -221,13 +225,15 @@ def _run(connection: Connection, burst: Burst, token: int, args: list[bytes]) ->
         if queue is not None and spec.name not in RUN_INSIDE_MULTI:
             return queue.add(connection, spec, args)
     except RespError as error:
+        refusal = error
         if queue is not None:
             queue.spoil()
         if args[0].upper() == b"EXEC":
             connection.session.end_transaction()
             connection.hinder_by_session()
-            raise errors.exec_abort_because(error) from None
-        raise
+            refusal = errors.exec_abort_because(error)
+        attention.use_up(connection, args)
+        raise refusal from None
     if connection.hindrances:
         return _run_hindered(connection, burst, token, spec, args)
     return _run_spec(connection, burst, token, spec, args)
@@ -252,6 +258,7 @@ def _run_hindered(connection: Connection, burst: Burst, token: int, spec: Spec, 
     finally:
         if ran:
             attention.was_run(connection, spec, shown)
+        attention.use_up(connection, args)
     return reply
 
 
@@ -283,7 +290,7 @@ def attempt(call: Call, spec: Spec) -> Reply | Later:
 def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = True) -> Proposer:
     """The one shard of all of `keys`. Raises CROSSSLOT and MOVED.
 
-    Without `any_slot` they must be in one slot, as the cluster view always wants it.
+    Without `any_slot` they must be in one slot, as the cluster view always wants it, unless there is a single shard.
     """
     for key in keys:
         if len(key) > KEY_BYTES_MAX:
@@ -291,6 +298,7 @@ def home_of(connection: Connection, keys: Sequence[bytes], *, any_slot: bool = T
     server, session = connection.server, connection.session
     slots = {slot_of(key) for key in keys}
     proposers = {server.proposer_of_slot[slot] for slot in slots}
+    any_slot = any_slot or len(server.proposers) == 1
     if len(proposers) > 1 or (len(slots) > 1 and (session.cluster_view or not any_slot)):
         raise errors.cross_slot()
     proposer = proposers.pop()

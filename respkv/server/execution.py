@@ -61,6 +61,9 @@ class Execution(Steps):
         for position in plan.here:
             if self._run_here(position):
                 yield
+        tracker = self.call.session.tracker
+        if plan.here and tracker is not None:  # else the client's next commands may be run already
+            tracker.caching = False
         return self._replies
 
     def _ask(self, shards: Iterable[int]) -> None:

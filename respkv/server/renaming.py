@@ -1,6 +1,7 @@
 """`rename-command`: commands under another name, or under none at all.
 
-A client knows such a command by its new name alone; everything inside, ACL rules too, goes by the original one.
+A client calls such a command by its new name alone; everything inside, ACL rules and what COMMAND tells too, goes by
+the original one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from respkv import errors
-from respkv.commands.table import COMMANDS
+from respkv.commands.table import COMMANDS, Spec, all_specs, find
 
 Renamed = Mapping[bytes, bytes]
 """What a lower-case name stands for; nothing (an empty name) for one that no command has any more."""
@@ -47,3 +48,17 @@ def original(names: Renamed, args: list[bytes]) -> list[bytes]:
     if not name:
         raise errors.unknown_command(args)
     return [name, *args[1:]]
+
+
+def named(names: Renamed, name: bytes) -> Spec | None:
+    """The command or `container|subcommand` that clients call `name`."""
+    first, bar, child = name.partition(b"|")
+    return find(names.get(first.lower(), first) + bar + child)
+
+
+def callable_specs(names: Renamed) -> list[Spec]:
+    """As `all_specs`, without those that have no name any more."""
+    called = set(names.values())
+    return [
+        spec for spec in all_specs() if spec.name.encode() not in names or spec.name.upper().encode() in called
+    ]

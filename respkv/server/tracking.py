@@ -117,6 +117,10 @@ class Tracking:
                 self._broadcasts.pop(prefix, None)
         self._lengths = sorted(set(map(len, self._prefixes)))
 
+    def distrust(self, connection: Connection) -> None:
+        """The client forgets all it has: what its transaction has read before it began to cache was not remembered."""
+        self._invalidate(connection.session.id, None)
+
     def keys_count(self) -> int:
         return sum(map(len, self._tables))
 

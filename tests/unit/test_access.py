@@ -287,6 +287,29 @@ def test_a_unix_socket_is_a_door_like_others(tmp_path: Path) -> None:
     eventually(lambda: not path.exists())
 
 
+def assert_commands_are_told_as_redis_does(wire: Wire) -> None:
+    """Asked for by the new name, told under the old one; one without a name is not there."""
+    told = wire("COMMAND INFO read GET admin-config|get config|get flushall ping")
+    assert isinstance(told, list)
+    assert [entry and entry[0] for entry in told] == [b"get", None, b"config|get", None, None, b"ping"]
+    docs = wire("COMMAND DOCS Read get flushall")
+    assert isinstance(docs, list)
+    assert docs[::2] == [b"get"]
+    listed = wire("COMMAND LIST")
+    assert isinstance(listed, list)
+    assert b"flushall" not in listed
+    assert {b"get", b"config", b"config|get", b"ping", b"flushdb"} <= set(listed)
+    every = wire("COMMAND")
+    assert isinstance(every, list)
+    names = {entry[0] for entry in every}
+    assert wire("COMMAND COUNT") == len(every) == len(names)
+    assert names == {name for name in listed if b"|" not in name}
+    assert wire("COMMAND GETKEYS read k") == [b"k"]
+    assert str(wire("COMMAND GETKEYS get k")) == "ERR Invalid command specified"
+    assert wire("ACL DRYRUN default read k") == b"OK"
+    assert str(wire("ACL DRYRUN default get k")) == "ERR Command 'get' not found"
+
+
 def test_commands_may_have_other_names_or_none(tmp_path: Path) -> None:
     config = tmp_path / "respkv.toml"
     config.write_text('rename-command = ["FLUSHALL \\"\\"", "config admin-config", "GET read", "ping ping"]\n')
@@ -298,6 +321,7 @@ def test_commands_may_have_other_names_or_none(tmp_path: Path) -> None:
         assert str(wire("GET k")).startswith("ERR unknown command 'GET'")
         assert wire("read k") == b"v"
         assert wire("PING") == b"PONG"
+        assert_commands_are_told_as_redis_does(wire)
         wire("ACL SETUSER alice on nopass ~* -@all +get")
         wire("AUTH alice x")
         assert wire("READ k") == b"v"

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import respkv.server.commands  # noqa: F401 - fills the table
-from respkv.acl.catalog import CATEGORIES, catalog
+from respkv.acl.catalog import catalog
 from respkv.acl.selector import COMMAND, KEY
 from respkv.acl.user import default_user
 from respkv.acl.users import Users
-from respkv.commands.table import all_specs, resolve
+from respkv.commands.table import CATEGORIES, all_specs, resolve
 from respkv.reply import RespError
 from tests.unit.running import Wire, redis
 

@@ -226,6 +226,98 @@ SESSIONS = {
         2 PUBLISH a x
         1 UNSUBSCRIBE
         """,
+    "replies off for a subscriber": """
+        1 CLIENT REPLY SKIP
+        1 RESET
+        1 PING
+        1 CLIENT REPLY OFF
+        1 SUBSCRIBE a
+        1 CLIENT REPLY ON
+        1 PING
+        2 PUBLISH a x
+        1 UNSUBSCRIBE a
+        1 PING
+        1 CLIENT REPLY ON
+        1 PING
+        """,
+    "caching by request": """
+        1 CLIENT TRACKING ON OPTIN
+        1 MULTI
+        1 CLIENT CACHING YES
+        1 GET k
+        1 CLIENT CACHING NO
+        1 GET other{k}
+        1 EXEC
+        2 SET k 1
+        2 SET other{k} 1
+        1 MULTI
+        1 GET k
+        1 INCR third{k}
+        1 CLIENT CACHING YES
+        1 EXEC
+        1 CLIENT TRACKINGINFO
+        1 GET other{k}
+        2 SET k 2
+        2 SET other{k} 2
+        1 CLIENT CACHING YES
+        1 NONSENSE
+        1 GET k
+        1 CLIENT CACHING YES
+        1 CLIENT CACHING
+        1 GET k
+        2 SET k 3
+        1 CLIENT CACHING YES
+        1 GET
+        1 GET k
+        2 SET k 4
+        1 CLIENT CACHING YES
+        1 MULTI
+        1 GET k
+        1 EXEC extra
+        1 GET k
+        2 SET k 5
+        """,
+    "caching unless told not to": """
+        1 CLIENT TRACKING ON OPTOUT
+        1 MULTI
+        1 INCR k
+        1 CLIENT CACHING NO
+        1 EXEC
+        1 GET other{k}
+        2 SET other{k} 1
+        1 CLIENT CACHING NO
+        1 NONSENSE
+        1 GET k
+        2 SET k 1
+        1 CLIENT CACHING NO
+        1 MULTI
+        1 CLIENT CACHING YES
+        1 GET k
+        1 EXEC
+        1 GET other{k}
+        2 SET k 2
+        2 SET other{k} 2
+        """,
+    "publishing to oneself": """
+        1 SUBSCRIBE a b
+        1 PUBLISH a one
+        1 PSUBSCRIBE *
+        1 SSUBSCRIBE a
+        1 PUBLISH a two
+        1 SPUBLISH a three
+        2 PUBLISH a four
+        1 CLIENT REPLY SKIP
+        1 PUBLISH a five
+        1 CLIENT REPLY OFF
+        1 PUBLISH b six
+        1 RESET
+        1 PUBLISH a seven
+        """,
+    "monitoring": """
+        1 MONITOR
+        1 MONITOR
+        1 MONITOR x
+        """,
     "misses": """
         2 CONFIG SET notify-keyspace-events KEm
         1 PSUBSCRIBE *
@@ -284,6 +376,16 @@ def test_a_session_is_answered_byte_for_byte_as_by_redis(port: int, original: in
 
 
 # --- order, and the ends of things
+
+
+def test_who_begins_to_cache_in_a_transaction_trusts_nothing_read_there(wire: Wire, port: int) -> None:
+    wire.raw("HELLO 3")
+    wire.send("MULTI", "CLIENT TRACKING ON", "GET k", "EXEC")
+    assert b"invalidate\r\n_\r\n" in wire.raw("PING")
+    wire("GET k")
+    with Wire(port) as other:
+        other("SET k 1")
+    assert wire.reply() == [b"invalidate", [b"k"]]
 
 
 def test_pipelined_commands_and_messages_keep_their_order(wire: Wire, port: int) -> None:
@@ -549,6 +651,17 @@ def test_a_client_that_waits_can_be_told_to_go_on(port: int, wire: Wire) -> None
             eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
         assert (waiter.reply(), waiter.reply()) == (0, 0)
         assert wire(f"CLIENT UNBLOCK {number}") == 0
+
+
+def test_replies_before_a_wait_do_not_wait(port: int, wire: Wire) -> None:
+    with Wire(port) as waiter:
+        number = waiter("CLIENT ID")
+        waiter.send("SET k v", "PING", "WAIT 1 0", "GET k", "wait 1 0", "PING")
+        assert [waiter.reply(), waiter.reply()] == [b"OK", b"PONG"]
+        eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
+        assert [waiter.reply(), waiter.reply()] == [0, b"v"]
+        eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
+        assert [waiter.reply(), waiter.reply()] == [0, b"PONG"]
 
 
 # --- MONITOR

@@ -259,7 +259,8 @@ def test_client_kill_by_address_and_by_filters(wire: Wire, port: int) -> None:
         assert first("PING") == third("PING") == b"PONG"  # the node has accepted them
         assert wire("CLIENT KILL {}:{}".format(*first.socket.getsockname())) == b"OK"
         assert first.rest() == b""
-        assert wire(f"CLIENT KILL ID {second('CLIENT ID')} TYPE normal USER default") == 1
+        last_counts = f"ID 999999 ID {second('CLIENT ID')}"
+        assert wire(f"CLIENT KILL {last_counts} TYPE normal USER default") == 1
         assert second.rest() == b""
         assert wire("CLIENT KILL ADDR {}:{}".format(*third.socket.getsockname())) == 1
         assert third.rest() == b""

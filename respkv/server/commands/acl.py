@@ -17,15 +17,16 @@ from pathlib import Path
 import structlog
 
 from respkv import errors
-from respkv.acl.catalog import CATEGORIES, known_specs
+from respkv.acl.catalog import known_specs
 from respkv.acl.selector import COMMAND, KEY, Selector
 from respkv.acl.user import DEFAULT
 from respkv.acl.users import Users, UsersError
 from respkv.commands.args import integer
-from respkv.commands.table import command, resolve
+from respkv.commands.table import CATEGORIES, command, resolve
 from respkv.reply import OK, Reply, RespError
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import LATER, Call, Later
+from respkv.server.renaming import original
 
 log = structlog.get_logger()
 
@@ -106,7 +107,7 @@ def acl_getuser(call: Call) -> Reply:
     if user is None:
         return None
     own, *others = user.selectors
-    found: dict[bytes, Reply] = {b"flags": set(user.flags), b"passwords": list(user.passwords)}
+    found: dict[bytes, Reply] = {b"flags": dict.fromkeys(user.flags).keys(), b"passwords": list(user.passwords)}
     return found | _described(own) | {b"selectors": [_described(selector) for selector in others]}
 
 
@@ -127,7 +128,7 @@ def acl_dryrun(call: Call) -> Reply:
     if user is None:
         raise errors.generic(f"User '{errors.quoted(name, len(name))}' not found")
     try:
-        spec = resolve(args)
+        spec = resolve(original(call.server.renamed, args))
     except RespError as error:
         if "unknown" not in error.text:
             raise

@@ -247,17 +247,20 @@ def client_kill(call: Call) -> Reply:
                 _kill(call, connection)
                 return OK
         raise errors.no_such_client()
-    if len(args) % 2:
-        raise errors.syntax()
     skip_me = True
-    for option, value in zip(args[2::2], args[3::2], strict=True):
+    chosen: dict[bytes, set[Connection]] = {}  # by each filter, of which the last of a kind counts
+    words = iter(args[2:])
+    for option in words:
+        value = next(words, None)
+        if value is None:
+            raise errors.syntax()
         if option.upper() == b"SKIPME":
             skip_me = _choice(value, b"YES", b"NO")
         else:
-            connections = _filtered(connections, option.upper(), value, call.server.access.users)
+            chosen[option.upper()] = set(_filtered(connections, option.upper(), value, call.server.access.users))
     killed = 0
     for connection in connections:
-        if not (skip_me and connection is call.connection):
+        if all(connection in each for each in chosen.values()) and not (skip_me and connection is call.connection):
             _kill(call, connection)
             killed += 1
     return killed

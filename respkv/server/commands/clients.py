@@ -95,7 +95,11 @@ def client_no_touch(call: Call) -> Reply:
 
 @command("MONITOR", kind="server", arity=1, flags=_ADMIN, group="server", since="1.0.0",
          summary="Listen for all requests received by the server in real time", complexity="")
-def monitor(call: Call) -> Reply:
-    """Shows what the clients of this node run, in both views."""
+def monitor(call: Call) -> Reply | Later:
+    """Shows what the clients of this node run, in both views. As in Redis, who monitors already gets no reply."""
+    if call.in_transaction:
+        raise errors.generic("MONITOR isn't allowed for DENY BLOCKING client")
+    if call.session.monitors:
+        return LATER
     call.server.monitors.add(call.connection)
     return OK

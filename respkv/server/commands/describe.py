@@ -1,4 +1,7 @@
-"""COMMAND: the command table as clients ask for it."""
+"""COMMAND: the command table as clients ask for it.
+
+As in Redis, a command that `rename-command` has given another name is asked for by that, and told under its own.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,30 @@ from respkv import errors
 from respkv.commands import describe
 from respkv.commands.access import keys_and_access
 from respkv.commands.glob import matches
-from respkv.commands.table import Spec, all_specs, command, find, spec_keys
+from respkv.commands.table import Spec, command, spec_keys
 from respkv.reply import Reply
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import Call
+from respkv.server.renaming import callable_specs, named
 
 _ORDER = "nondeterministic_output_order"
+
+
+def _every(call: Call) -> list[Spec]:
+    return callable_specs(call.server.renamed)
 
 
 @command("COMMAND", kind="server", arity=-1, flags="loading stale", group="server", since="2.8.13",
          categories="connection", summary="Get array of Redis command details",
          complexity="O(N) where N is the total number of Redis commands", tips=_ORDER)
 def command_(call: Call) -> Reply:
-    return [describe.info(spec) for spec in all_specs()]
+    return [describe.info(spec) for spec in _every(call)]
 
 
 @command("COMMAND|COUNT", kind="server", arity=2, flags="loading stale", group="server", since="2.8.13",
          categories="connection", summary="Get total number of Redis commands")
 def command_count(call: Call) -> Reply:
-    return len(all_specs())
+    return len(_every(call))
 
 
 @command("COMMAND|INFO", kind="server", arity=-2, flags="loading stale", group="server", since="2.8.13",
@@ -38,7 +46,7 @@ def command_info(call: Call) -> Reply:
     names = call.args[2:]
     if not names:
         return command_(call)
-    specs = map(find, names)
+    specs = (named(call.server.renamed, name) for name in names)
     return [None if spec is None else describe.info(spec) for spec in specs]
 
 
@@ -47,8 +55,8 @@ def command_info(call: Call) -> Reply:
          complexity="O(N) where N is the number of commands to look up", tips=_ORDER, syntax="[command-name...]")
 def command_docs(call: Call) -> Reply:
     names = call.args[2:]
-    specs = [spec for spec in map(find, names) if spec is not None] if names else all_specs()
-    return {spec.name.encode(): describe.docs(spec) for spec in specs}
+    specs = [named(call.server.renamed, name) for name in names] if names else _every(call)
+    return {spec.name.encode(): describe.docs(spec) for spec in specs if spec is not None}
 
 
 @command("COMMAND|LIST", kind="server", arity=-2, flags="loading stale", group="server", since="7.0.0",
@@ -57,7 +65,7 @@ def command_docs(call: Call) -> Reply:
          syntax="[FILTERBY (filterby: MODULE module-name | ACLCAT category | PATTERN pattern)]")
 def command_list(call: Call) -> Reply:
     args = call.args
-    every = [each for spec in all_specs() for each in (spec, *describe.children(spec))]
+    every = [each for spec in _every(call) for each in (spec, *describe.children(spec))]
     if len(args) == 2:
         return [spec.name.encode() for spec in every]
     if len(args) != 5 or args[2].upper() != b"FILTERBY":
@@ -77,14 +85,14 @@ def _filter(kind: bytes, value: bytes) -> Callable[[Spec], bool]:
     raise errors.syntax()
 
 
-def _parse(args: list[bytes]) -> Spec:
+def _parse(call: Call, args: list[bytes]) -> Spec:
     """The command that `args` is, as far as it has keys."""
-    spec = find(args[0])
+    spec = named(call.server.renamed, args[0]) if b"|" not in args[0] else None
     if spec is not None and spec.subcommands and len(args) > 1:
         spec = spec.subcommands.get(args[1].lower())
     if spec is None:
         raise errors.generic("Invalid command specified")
-    if not spec.first and spec.keys_of is None:
+    if spec.keys_of is None and all("not_key" in key_spec.access for key_spec in spec.key_specs):
         raise errors.generic("The command has no key arguments")
     if not spec.arity_ok(len(args)):
         raise errors.generic("Invalid number of arguments specified for command")
@@ -96,7 +104,7 @@ def _parse(args: list[bytes]) -> Spec:
          complexity="O(N) where N is the number of arguments to the command")
 def command_getkeys(call: Call) -> Reply:
     args = call.args[2:]
-    return list(spec_keys(_parse(args), args))
+    return list(spec_keys(_parse(call, args), args))
 
 
 @command("COMMAND|GETKEYSANDFLAGS", kind="server", arity=-4, flags="loading stale", group="server", since="7.0.0",
@@ -104,7 +112,7 @@ def command_getkeys(call: Call) -> Reply:
          complexity="O(N) where N is the number of arguments to the command")
 def command_getkeysandflags(call: Call) -> Reply:
     args = call.args[2:]
-    spec = _parse(args)
+    spec = _parse(call, args)
     return [[args[at], describe.words(access)] for at, access in keys_and_access(spec, args)]
 
 

@@ -128,11 +128,21 @@ def _publish(call: Call, *, sharded: bool) -> Reply | Later:
     _, channel, message = call.args
     messaging = call.server.messaging
     here = messaging.publish(channel, message, sharded=sharded)
+    messages, protocol = _own_messages(call), call.session.protocol
     if messaging.alone:
-        return here
+        return Encoded(messages + encode(here, protocol)) if messages else here
     answer = call.later()
-    messaging.publish_elsewhere(channel, message, sharded=sharded, done=lambda count: answer(here + count))
+    messaging.publish_elsewhere(
+        channel, message, sharded=sharded, done=lambda count: answer(Encoded(messages + encode(here + count, protocol)))
+    )
     return LATER
+
+
+def _own_messages(call: Call) -> bytes:
+    """What a publisher has itself subscribed to comes before the reply; of a transaction, behind all replies."""
+    if call.session.subscriptions is None or call.in_transaction or call.is_muted:
+        return b""
+    return call.server.outbox.take(call.connection)
 
 
 @command("PUBLISH", kind="server", arity=3, flags="pubsub loading stale fast", group="pubsub", since="2.0.0",

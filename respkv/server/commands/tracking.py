@@ -38,6 +38,8 @@ def client_tracking(call: Call) -> Reply | Later:
     ready = call.server.feed.begin()
     call.server.tracking.turn_on(tracker, prefixes)  # at once: more commands may be under way
     call.connection.hinder_by_session()
+    if call.in_transaction:
+        call.server.tracking.distrust(call.connection)
     if ready:
         return OK
     answer = call.later()

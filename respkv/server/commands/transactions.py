@@ -61,8 +61,8 @@ def exec_(call: Call) -> Reply | Later:
     if call.connection.hindrances:
         tracker = call.session.tracker
         for spec, args in queue.commands:
-            if tracker is not None and spec.name == "client|caching":
-                tracker.caching = tracker.may_cache(args[2].upper())
+            if tracker is not None and spec.name == "client|caching" and tracker.may_cache(args[2].upper()):
+                tracker.caching = True
             attention.remember(call.connection, spec, args)
             if call.server.monitors:
                 call.server.monitors.show(call.connection, spec, args)
