@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from respkv import errors
+from respkv.cluster.topology import Shard
 from respkv.reply import RespError
 from respkv.shard.batch import Entry
 from respkv.shard.border import FORWARDED, REFUSED
@@ -33,10 +34,11 @@ class Outcomes(Gathering):
     """
 
     def __init__(
-        self, shard: int, *, send: Callable[[str, Any], bool], wake: Callable[[], None], now: Callable[[], float]
+        self, shard: Shard, *, send: Callable[[str, Any], bool], wake: Callable[[], None], now: Callable[[], float]
     ) -> None:
         super().__init__(now)
-        self.shard = shard
+        self.shard = shard.id
+        self._replicas = shard.replicas
         self.send = send
         self.wake = wake
         self._queue: list[Batch] = []
@@ -75,6 +77,14 @@ class Outcomes(Gathering):
     def _fail(self, batch: Batch, error: RespError) -> None:
         self.pending_bytes -= batch.bytes
         batch.fail(error)
+
+    def _leave_unknown(self, batch: Batch, reason: str) -> None:
+        """This node will not know what became of a batch that it proposed. One that has a replica and forwarded the
+        batch finds it in its own log, or proof that it is not there: it is told nothing, as if this node had died."""
+        if batch.origin in self._replicas:
+            self.pending_bytes -= batch.bytes
+        else:
+            self._fail(batch, errors.timeout(reason))
 
     def _resolve_older(self, term: int) -> None:
         """An entry of `term` was applied: what was meant for earlier terms and was not applied by now never will be."""
@@ -126,7 +136,7 @@ class Outcomes(Gathering):
         self._entries_by_index.clear()
         for _, batches in proposals.values():
             for batch in batches:
-                self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
+                self._leave_unknown(batch, "this replica was replaced by a snapshot")
         for batch in self._forwards.values():
             batch.unseen = True
         self._give_up_untold()

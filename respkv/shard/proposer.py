@@ -89,7 +89,7 @@ class Proposer(Outcomes):
         offload: Offload = run_here,
         fatal: Callable[[BaseException], None] = _raise,
     ) -> None:
-        super().__init__(shard.id, send=send, wake=wake, now=now)
+        super().__init__(shard, send=send, wake=wake, now=now)
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
         self._watcher: Watcher | None = None
@@ -102,7 +102,6 @@ class Proposer(Outcomes):
         self.expiring = False
         self.expires_actively = True
         self._node = node
-        self._replicas = shard.replicas
         self.others = len(shard.replicas) > 1
         self._reads = Reads(self)
         self._long_apply = LongApply(offload, wake, fatal)
@@ -311,7 +310,7 @@ class Proposer(Outcomes):
             replies = self.machine.apply(index, term, entry)
         except Damaged:
             for batch in batches or ():
-                self._fail(batch, errors.timeout("this replica's data are damaged"))
+                self._leave_unknown(batch, "this replica's data are damaged")
             raise
         if self.machine.slow:
             tell_slow(self.machine.take_slow(), batches or [], self.on_slow)

@@ -276,6 +276,22 @@ def no_room(trial: Trial) -> Iterator[Nodes]:
     yield _others(trial, victim)
 
 
+@fault("a disk that cannot be read", (0.5, 2.0))
+def failed_read(trial: Trial) -> Iterator[Nodes]:
+    """Damage of one replica, which the others refill. What work in the background has met may be told later."""
+    victim = _any(trial)
+    shard = trial.random.choice(sorted(victim.shards()))
+    trial.unreadable.add(victim)
+    trial.injectors[victim.name].fail_reads(f"shard-{shard}/", skip=trial.random.randrange(20))
+    yield _others(trial, victim)
+    trial.injectors[victim.name].heal_disk()
+    wait_until(lambda: _is_whole(victim.log()), f"{victim.name} is repaired")
+
+
+def _is_whole(log: str) -> bool:
+    return log.rfind("replica_repaired") >= log.rfind("replica_repairing")
+
+
 def _wait_stopped(trial: Trial, victim: NodeProcess) -> None:
     """A node whose disk failed must not go on."""
     wait_until(lambda: not victim.running, f"{victim.name} stops because its disk failed")

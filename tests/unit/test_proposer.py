@@ -394,6 +394,26 @@ def test_a_snapshot_ends_what_this_node_proposed_and_what_it_forwarded_waits_for
     idle(world)
 
 
+def test_a_leader_that_lost_its_state_says_nothing_of_what_nodes_with_a_replica_forwarded(
+    make: Callable[..., World],
+) -> None:
+    """Their own logs tell them, as if it had died: their clients see no error."""
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    forwarded, own = writes(world, world.followers()[0], [b"f"]), writes(world, leader, [b"own"])
+    world.run(0.02)
+    assert leader.proposer._proposals
+    leader.proposer.installed()
+    assert outcome(own) == "TIMEOUT"
+    assert forwarded.ended == 0
+    world.intercept = lambda source, target, message: True
+    world.settle(0.5)
+    assert outcome(forwarded) == "applied"
+    idle(world)
+
+
 @pytest.mark.parametrize("first", ["the snapshot", "the link"])
 def test_a_forwarded_batch_of_which_nobody_can_tell_any_more_is_unknown_at_once(
     make: Callable[..., World], first: str
