@@ -369,7 +369,6 @@ class Node:
             self.server.close_idle()
             self.server.outbox.tick()
             self.server.stats.sample()
-            self.server.watch_machines()
             self.server.client_limits.look()
             self.journal.release()
             for replica in self.replicas.values():

@@ -12,7 +12,7 @@ class Context:
     """The surroundings of the commands of one batch, equal on every replica but for `counts`: whether this is the one
     that counts the keys looked for.
 
-    `seed` comes with the entry. `value_bytes_max` limits what APPEND and the like may build : a limit that differed
+    `seed` comes with the entry. `value_bytes_max` limits what APPEND and the like may build: a limit that differed
     between replicas would make their data differ, so it is the same on all of them, whatever `proto-max-bulk-len` says.
     """
 

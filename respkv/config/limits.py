@@ -8,10 +8,11 @@ normal clients may leave unread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from respkv.config.values import INT_MAX, ULONG_MAX, Parser, memory, split, whole
+from respkv.config.values import INT_MAX, ULONG_MAX, memory, split, whole
 
 _BYTES: Final = memory(0, ULONG_MAX)
 _NAMES: Final = {"normal": "normal", "slave": "slave", "replica": "slave", "pubsub": "pubsub"}
@@ -41,7 +42,7 @@ class OutputLimits:
         return f"normal {self.normal} slave {self.slave} pubsub {self.pubsub}"
 
 
-def output_limits(current: OutputLimits) -> Parser:
+def output_limits(current: OutputLimits) -> Callable[[object], OutputLimits]:
     """A parser of what is to replace `current`, or a part of it."""
 
     def parse(value: object) -> OutputLimits:
@@ -76,4 +77,4 @@ def output_limits_or_size(value: object) -> OutputLimits:
     try:
         return OutputLimits(normal=Limit(_BYTES(value)))
     except ValueError:
-        return output_limits(OutputLimits())(value)  # type: ignore[no-any-return]
+        return output_limits(OutputLimits())(value)

@@ -145,13 +145,9 @@ class Server:
 
     def _configure_watch(self, config: Config) -> None:
         self.watch.configure(config)
-        self.watch_machines()
-        self._hinder_all(MEASURED, self.watch.exact)
-
-    def watch_machines(self) -> None:
-        """Has slow writes noted. To be called now and then, as a replica that began anew has a new machine."""
         for replica in self.replicas:
             replica.machine.slow_s = self.watch.slow_s
+        self._hinder_all(MEASURED, self.watch.exact)
 
     def _broadcast(self, message: Any) -> None:
         for peer in list(self.peers.links):

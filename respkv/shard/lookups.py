@@ -6,38 +6,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+from respkv.commands.access import keys_and_access
 from respkv.commands.table import Spec, resolve, spec_keys
 
-_READS_FIRST = frozenset(("getset", "getdel", "getex"))
-_CHANGES = frozenset((b"SET", b"INCRBY"))
+# Of the commands that write, those that answer with what was there (SET if it says GET).
+_READS_FIRST = frozenset(("getset", "getdel", "getex", "set"))
 
 
 @cache
 def looks(spec: Spec) -> bool:
     """Whether the command may look for keys at all."""
-    return spec.is_readonly or bool(spec.subcommands) or spec.name in ("set", "bitfield") or _reads_sources(spec)
-
-
-def _reads_sources(spec: Spec) -> bool:
-    return spec.name in _READS_FIRST or any(each.access[0] == "RO" for each in spec.key_specs)
+    reads_sources = any(each.access[0] == "RO" for each in spec.key_specs)
+    return spec.is_readonly or bool(spec.subcommands) or reads_sources or spec.name in _READS_FIRST | {"bitfield"}
 
 
 def looked_for(spec: Spec, args: list[bytes]) -> Sequence[bytes]:
     """The keys, in order, with repetitions."""
-    name = spec.name
-    if name == "object":  # its subcommands have the keys; MEMORY looks past all counting
+    if spec.name == "object":  # its subcommands have the keys; MEMORY looks past all counting
         return spec_keys(resolve(args), args)
     if spec.is_readonly:
         return spec_keys(spec, args)
-    if name == "set":
-        return args[1:2] if b"GET" in map(bytes.upper, args[3:]) else ()
-    if name == "bitfield":
-        return args[1:2] if _CHANGES.isdisjoint(map(bytes.upper, args[2:])) else ()
-    if name in _READS_FIRST:
-        return args[1:2]
-    return [  # sources, if it has any beside what it writes
-        key
-        for each in spec.key_specs
-        if each.access[0] == "RO"
-        for key in args[each.first : len(args) + each.last + 1 if each.last < 0 else each.first + each.last + 1]
-    ]
+    reads_first = spec.name in _READS_FIRST
+    accesses = keys_and_access(spec, args)
+    return [args[at] for at, access in accesses if access[0] == "RO" or (reads_first and "access" in access)]

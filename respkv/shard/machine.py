@@ -254,16 +254,18 @@ class Machine:
         """Runs a command that looks for keys: counts them, and tells of those that are not there."""
         looked, watcher = looked_for(spec, args), self._watcher
         missed = [key for key in looked if not self.db.exists(key)]
-        told = missed if watcher is not None and watcher.wanted & MISS and spec.name != "object" else ()
-        for key in told:
-            watcher.event(MISS, b"keymiss", key)  # type: ignore[union-attr]  # see `told`
+        if watcher is not None and (spec.name == "object" or not watcher.wanted & MISS):
+            watcher = None  # it does not hear of this
+        if watcher is not None:
+            for key in missed:
+                watcher.event(MISS, b"keymiss", key)
         reply = self._call(spec, args, context)
-        if type(reply) is not RespError:
-            if context.counts:
-                self.misses += len(missed)
-                self.hits += len(looked) - len(missed)
-        elif told:  # it was refused, and has not looked
-            del watcher.events[-len(told) :]  # type: ignore[union-attr]
+        if type(reply) is RespError:  # it was refused, and has not looked
+            if watcher is not None and missed:
+                del watcher.events[-len(missed) :]
+        elif context.counts:
+            self.misses += len(missed)
+            self.hits += len(looked) - len(missed)
         return reply
 
     def _run_by(self, mark: bytes, args: list[bytes], context: Context) -> Reply:

@@ -110,7 +110,7 @@ def _open(path: Path, name: Name, newest: bool) -> tuple[DataFile | None, list[F
     fd = os.open(file_path, os.O_RDONLY | os.O_CLOEXEC)
     size = os.fstat(fd).st_size
     try:
-        head = FileHead.decode(Contents(file_path, fd, size, Damaged)[0:FILE_HEAD_BYTES])
+        head = FileHead.decode(Contents(file_path, fd, size, Damaged, ahead_bytes=0)[0:FILE_HEAD_BYTES])
     except Damaged as damaged:
         os.close(fd)
         return None, [Finding(file_path, 0, "damage", damaged.reason)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from respkv.contents import AHEAD_BYTES
+from respkv.contents import AHEAD_BYTES, Contents
 from respkv.storage import record
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, DataFile, Name
 from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
@@ -80,15 +80,16 @@ class Merge:
         for file in self._run:
             if not file.live_bytes and not (self._hides and file.tombstone_bytes):
                 continue  # a tally is never too low: there is nothing in it
+            contents = file.contents()
             for step in slices(file):
                 if isinstance(step, Task):
                     yield step
                 else:
                     rows = [row for row in step if self._is_needed(file, row)]
                     if rows and rows[0][4] >= LARGE_BYTES:
-                        yield Task(lambda: self._copy_large(file, rows[0]))  # noqa: B023 (run before the loop goes on)
+                        yield Task(lambda: self._copy_large(file, contents, rows[0]))  # noqa: B023 (run before the loop goes on)
                     elif rows:
-                        self._copy_rows(file, rows)
+                        self._copy_rows(file, contents, rows)
                     yield None
         self._write(self._frame_head(0, SEAL_MAGIC))
         last = self._run[-1]
@@ -103,8 +104,7 @@ class Merge:
             return self._hides and location is None
         return location == locate(file.number, offset, size)
 
-    def _copy_rows(self, file: DataFile, rows: list[Row]) -> None:
-        contents = file.contents()
+    def _copy_rows(self, file: DataFile, contents: Contents, rows: list[Row]) -> None:
         body = b"".join([contents[offset : offset + size] for _type, _expire, _key, offset, size in rows])
         at = self._length + FRAME_HEAD_BYTES
         self._write(self._frame_head(len(body)) + body)
@@ -112,11 +112,10 @@ class Merge:
             self._note(file, row, at)
             at += row[4]
 
-    def _copy_large(self, file: DataFile, row: Row) -> None:
+    def _copy_large(self, file: DataFile, contents: Contents, row: Row) -> None:
         offset, size = row[3:]
         self._write(self._frame_head(size))
         self._note(file, row, self._length)
-        contents = file.contents()
         for at in range(offset, offset + size, AHEAD_BYTES):
             self._write(contents[at : min(at + AHEAD_BYTES, offset + size)])
 

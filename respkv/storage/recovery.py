@@ -94,10 +94,11 @@ class Recovery:
             fd = self._disk.open(path)
             try:
                 size = os.fstat(fd).st_size
-                head = FileHead.decode(Contents(path, fd, size, Damaged, read=self._disk.read)[0:FILE_HEAD_BYTES])
+                contents = Contents(path, fd, size, Damaged, ahead_bytes=0, read=self._disk.read)
+                head = FileHead.decode(contents[0:FILE_HEAD_BYTES])
                 if head is None:
                     self._headless = names[position:]
-                    self._check_missing_head(path, fd, size, self._headless)
+                    self._check_missing_head(path, fd, contents, self._headless)
                     self._disk.close(fd)
                     return
                 if (head.first_id, head.last_id, head.generation) != name:
@@ -111,14 +112,13 @@ class Recovery:
                     self._disk.close(fd)
                 raise
 
-    def _check_missing_head(self, path: Path, fd: int, size: int, names: list[Name]) -> None:
+    def _check_missing_head(self, path: Path, fd: int, contents: Contents, names: list[Name]) -> None:
         """A new file whose head did not reach the disk is a torn end; any other file without a head is damage."""
         # The very first head was synced when it was made: only a file without anything else may lack it.
-        contents = Contents(path, fd, size, Damaged, read=self._disk.read)
         first = self.salt is None and (
             len(names) > 1
             or not _is_zero(fd, contents, FILE_HEAD_BYTES)
-            or (size >= FILE_HEAD_BYTES and any(contents[0:FILE_HEAD_BYTES]))
+            or (len(contents) >= FILE_HEAD_BYTES and any(contents[0:FILE_HEAD_BYTES]))
         )
         if first or any(name.generation for name in names):
             raise Damaged(path, 0, "its head is not intact")

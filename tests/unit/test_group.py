@@ -617,6 +617,16 @@ def test_lost_appends_are_sent_again_even_if_they_fill_the_window(
     world.run_until(lambda: leader.group.commit == index, 2 * sending.LOST_AFTER_S)
 
 
+def test_how_long_a_message_may_be_on_its_way_is_bounded_and_starts_over_with_the_link() -> None:
+    window = sending._Window()
+    window.add(1, 100, 0.0)
+    asked = [now for now in range(400) if window.seems_lost(now)]
+    assert asked == [5, 15, 35, 75, 135, 195, 255, 315, 375]
+    window.clear()
+    window.add(1, 100, 1000.0)
+    assert [now for now in range(1000, 1012) if window.seems_lost(now)] == [1005]
+
+
 def test_a_follower_behind_the_base_wants_a_snapshot_and_goes_on_behind_it(make: Callable[..., World]) -> None:
     world = make(3)
     leader = world.leader()

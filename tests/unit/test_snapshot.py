@@ -170,6 +170,16 @@ def test_a_transfer_that_does_not_move_is_given_up(transfer: Transfer) -> None:
     assert transfer.installed == [] or transfer.contents == CONTENTS
 
 
+def test_a_file_that_cannot_be_read_ends_the_transfer(tmp_path: Path) -> None:
+    transfer = Transfer(tmp_path, CONTENTS)
+    os.close(transfer.source.files[0].fd)
+    transfer.source.files[0].fd = os.open(tmp_path, os.O_RDONLY)  # reading a directory is an error of the system's
+    transfer.run()
+    assert transfer.sender.finished
+    assert transfer.source.closed == 1
+    assert transfer.installed == []
+
+
 def test_a_refusal_ends_the_transfer(transfer: Transfer) -> None:
     transfer.sender.acknowledged(99, -1, 0.0)
     assert not transfer.sender.finished, "of another transfer"
