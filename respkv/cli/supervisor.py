@@ -68,7 +68,7 @@ class Process:
         try:
             if self.client is None:
                 self.client = Client(self.address, timeout_s=1.0)
-            info = parse_info(self.client.text("INFO", "everything"))
+            info = parse_info(self.client.text("INFO", "raft"))
         except ClientError as error:
             if self.client is not None:
                 self.client.close()

@@ -253,7 +253,8 @@ class Group(Core):
         if self.leader:
             if self._appending is not None and self._transfer.target is None:
                 self._append_long(self._appending)
-            self.sending.feed()
+            if self.sending.feed():
+                self._wake()
             if self._transfer.target is not None and self._transfer.is_due:
                 self._give_up_lease()
                 self._transfer.tell()

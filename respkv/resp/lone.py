@@ -4,6 +4,8 @@ That is what a client sends that waits for each reply: `GET key`, `INCR key`, `S
 ends; the words between count only if every header says exactly what is there, as then no other reading of the chunk is
 possible. Anything else (a line end within an argument, a longer one, more or less of it) is left to the other tiers.
 
+A GET need not even be cut: how long the chunk is tells how long its key must be, and so how the chunk must begin.
+
     *2  $<bytes> <name>  $<bytes> <key>                      and an empty word behind the last line end
     *3  $<bytes> <name>  $<bytes> <key>  $<bytes> <value>
 """
@@ -17,6 +19,28 @@ _length_of: Final = _LENGTHS.get
 _CRLF: Final = b"\r\n"
 _WORDS_OF_TWO: Final = 6
 _WORDS_OF_THREE: Final = 8
+
+
+def _get_heads() -> list[tuple[bytes, ...]]:
+    """By the length of a chunk that is a GET, what stands before its key; empty where there is no such key."""
+    heads: list[tuple[bytes, ...]] = []
+    for key_bytes in range(len(_LENGTHS)):
+        head = b"*2\r\n$3\r\n%b\r\n$%d\r\n"
+        both = (head % (b"GET", key_bytes), head % (b"get", key_bytes))
+        length = len(both[0]) + key_bytes + len(_CRLF)
+        heads += [()] * (length - len(heads)) + [both]
+    return heads
+
+
+_GET_HEADS: Final = _get_heads()
+
+
+def lone_get(data: bytes) -> bytes | None:
+    """The key if `data` is one GET of a short key; None if it is anything else."""
+    length = len(data)
+    if length < len(_GET_HEADS) and data.startswith(heads := _GET_HEADS[length]) and data.endswith(_CRLF):
+        return data[len(heads[0]) : -len(_CRLF)]
+    return None
 
 
 def lone_command(data: bytes) -> list[bytes] | None:

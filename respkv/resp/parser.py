@@ -31,7 +31,7 @@ import hiredis
 
 from respkv.resp.encoder import encode_commands
 from respkv.resp.limits import Limits, ProtocolError
-from respkv.resp.lone import lone_command
+from respkv.resp.lone import lone_command, lone_get
 from respkv.resp.strict import StrictParser
 
 __all__ = ["Limits", "Parser", "ProtocolError"]
@@ -83,6 +83,11 @@ class Parser:
     def argument_bytes(self) -> int:
         """Of these, the bytes of arguments that are complete."""
         return self._strict.argument_bytes
+
+    def lone_get(self, data: bytes) -> bytes | None:
+        """The key, if the next chunk of the stream is one plain GET: it counts as taken then, otherwise it is to be
+        given to `feed`."""
+        return None if self._strict_only else lone_get(data)
 
     def feed(self, data: bytes) -> list[list[bytes]]:
         """Takes the next chunk of the stream and returns the commands that are complete with it, perhaps none.

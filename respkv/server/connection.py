@@ -110,6 +110,13 @@ class Connection(PlainCommands):
         self.server.forget(self)
 
     def data_received(self, data: bytes) -> None:
+        if (
+            self.fast
+            and not (self.waiting or self._backlog or self.closing)
+            and (key := self._parser.lone_get(data)) is not None
+            and self._answer_lone(key)
+        ):
+            return
         if self.closing:
             return
         try:

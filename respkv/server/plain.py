@@ -44,19 +44,23 @@ class PlainCommands(asyncio.Protocol):
     def _line_up(self, burst: PutBurst) -> None:
         raise NotImplementedError
 
+    def _answer_lone(self, key: bytes) -> bool:
+        """A GET that came alone, with nothing before it. False: it cannot be answered now, and nothing was done."""
+        now = Clock.now()
+        reply = self._get(key, now)
+        if reply is None:
+            return False
+        server, session = self.server, self.session
+        stats = server.stats
+        stats.reads += 1
+        stats.commands += 1
+        session.last_at, session.last_words = now, [b"GET", key]
+        server.post(self, reply)  # type: ignore[arg-type]  # a Connection
+        return True
+
     def _run_lone(self, args: list[bytes], size: int) -> bool:
-        """`_run_alike` for one command, which needs no columns."""
+        """A SET that came alone: `_run_alike` for one command, which needs no columns."""
         session = self.session
-        if len(args) == 2:
-            if args[0] not in _GET or self.waiting:
-                return False
-            now = Clock.now()
-            reply = self._get(args[1], now)
-            if reply is None:
-                return False
-            session.last_at, session.last_words = now, args
-            self.server.post(self, reply)  # type: ignore[arg-type]  # a Connection
-            return True
         if len(args) != 3 or args[0] not in _SET:
             return False
         key = args[1]

@@ -31,6 +31,7 @@ _LRU_CLOCK_MAX: Final = (1 << 24) - 1
 
 def server(server: Server, *, cluster_view: bool) -> Fields:
     config, uptime_s = server.config.config, int(time.time() - server.started_at)
+    hz = server.config.parameters()["hz"].value
     return {
         "redis_version": REDIS_VERSION,
         "redis_git_sha1": "00000000",
@@ -52,8 +53,8 @@ def server(server: Server, *, cluster_view: bool) -> Fields:
         "server_time_usec": time.time_ns() // 1000,
         "uptime_in_seconds": uptime_s,
         "uptime_in_days": uptime_s // 86_400,
-        "hz": server.config.parameters()["hz"].value,
-        "configured_hz": server.config.parameters()["hz"].value,
+        "hz": hz,
+        "configured_hz": hz,
         "lru_clock": int(time.time()) & _LRU_CLOCK_MAX,
         "executable": sys.executable,
         "config_file": config.file or "",

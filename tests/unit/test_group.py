@@ -485,6 +485,19 @@ def test_an_exception_in_apply_escapes_the_pump_and_the_entry_is_not_counted_as_
     assert leader.group.applied == before
 
 
+def test_followers_learn_of_the_last_commit_long_before_the_next_heartbeat(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    sent_before = len(world.sent)
+    world.write(b"last")
+    world.run_until(lambda: applied(leader)[-1:] == [b"last"])
+    world.run(0.02)
+    assert all(applied(node)[-1] == b"last" for node in world.nodes.values())
+    appends = [target for source, target, message in world.sent[sent_before:] if message[0] == APPEND]
+    assert len(appends) <= 6  # to each of two: the entry, the word, and a heartbeat that was due, at the most
+
+
 def test_followers_learn_of_a_commit_only_when_the_leader_has_applied_it(
     make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:

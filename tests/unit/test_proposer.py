@@ -357,7 +357,7 @@ def test_a_snapshot_ends_what_is_under_way_as_may_have_been_applied_and_nothing_
     new.group.log.trim(new.group.applied)
     queued = writes(world, leader, [b"queued"])
     world.heal()
-    world.run(0.2)
+    world.run(0.3)
     if new.group.snapshot_wanted:
         world.supply_snapshots()
     world.settle(2.5)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from respkv.resp.lone import lone_command
+from respkv.resp.limits import Limits, ProtocolError
+from respkv.resp.lone import lone_command, lone_get
+from respkv.resp.parser import Parser
 
 GET = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
 SET = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n"
@@ -39,3 +41,48 @@ def test_anything_less_or_more_is_left_to_others(whole: bytes) -> None:
 )
 def test_a_header_that_does_not_say_what_is_there_is_left_to_others(data: bytes) -> None:
     assert lone_command(data) is None
+
+
+@pytest.mark.parametrize("key_bytes", [0, 1, 9, 10, 11, 97, 98, 99, 100, 101, 999, 1000, 1001, 4095])
+@pytest.mark.parametrize("name", [b"GET", b"get"])
+def test_a_get_is_known_by_its_length_whatever_is_in_its_key(name: bytes, key_bytes: int) -> None:
+    for key in (b"k" * key_bytes, (b"\r\n$*" * key_bytes)[:key_bytes]):
+        whole = b"*2\r\n$3\r\n%b\r\n$%d\r\n%b\r\n" % (name, key_bytes, key)
+        assert lone_get(whole) == key
+        assert Parser(Limits()).feed(whole) == [[name, key]]
+        assert lone_get(whole[:-1]) is None
+        assert lone_get(whole + b"\r") is None
+        assert lone_get(whole[:-1] + b"\r") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET key\r\n",
+        SET,
+        GET + GET,
+        b"*2\r\n$3\r\nGET\r\n$4\r\nkey\r\n",
+        b"*2\r\n$3\r\nGET\r\n$03\r\nkey\r\n",
+        b"*2\r\n$3\r\nGeT\r\n$3\r\nkey\r\n",
+        b"*2\r\n$3\r\nDEL\r\n$3\r\nkey\r\n",
+        b"*2\r\n$3\r\nGET\r\n$4096\r\n" + b"k" * 4096 + b"\r\n",
+        b"*2\r\n$3\r\nGET\r\n$8\r\nk\r\n*2\r\n$3\r\nGET\r\n$3\r\n",
+    ],
+)
+def test_what_is_not_one_get_and_nothing_else_is_left_to_others(data: bytes) -> None:
+    assert lone_get(data) is None
+
+
+def test_a_get_is_not_taken_within_a_command_nor_before_a_login_nor_after_an_error() -> None:
+    parser = Parser(Limits())
+    assert parser.lone_get(GET) == b"key"
+    assert parser.feed(b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % len(GET)) == []
+    assert parser.lone_get(GET) is None
+    assert parser.feed(GET) == []
+    assert parser.feed(b"\r\n") == [[b"ECHO", GET]]
+    assert parser.lone_get(GET) == b"key"
+    assert Parser(Limits(), authenticated=False).lone_get(GET) is None
+    with pytest.raises(ProtocolError):
+        parser.feed(b"*x\r\n")
+    assert parser.lone_get(GET) is None
