@@ -253,8 +253,7 @@ class Group(Core):
         if self.leader:
             if self._appending is not None and self._transfer.target is None:
                 self._append_long(self._appending)
-            if self.sending.feed():
-                self._wake()
+            self.sending.feed()
             if self._transfer.target is not None and self._transfer.is_due:
                 self._give_up_lease()
                 self._transfer.tell()

@@ -8,8 +8,8 @@ What is lost on the way is found by the next heartbeat, which names the last ent
 lacks. While the window is full heartbeats do without that, as they may overtake a long message, until nothing has been
 acknowledged for `LOST_AFTER_S`.
 
-How far the followers may apply, every message says. When the last entry of the log is applied and no further one comes
-in the next turn, an early heartbeat says so: reads from followers are as fresh as that.
+How far the followers may apply, every message says. When the last entry of the log is applied and no further one is to
+be sent, an early heartbeat says so, so that whoever hears of a write and asks a follower then finds it there.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ class Sending:
         self._send = send
         self._windows = {name: _Window() for name in others}
         self._told = 0  # the applied index that the newest message has carried
-        self._waited_at = 0  # the applied index for which a turn was waited
 
     def start_over(self) -> None:
         """Leadership was gained or lost."""
@@ -103,21 +102,16 @@ class Sending:
 
     # -- out
 
-    def feed(self) -> bool:
-        """Sends the connected followers the new entries. True if it should be called again in the next turn."""
+    def feed(self) -> None:
+        """Sends the connected followers the new entries."""
         core = self._core
         last, following, connected = core.log[-1][1], core.next, core.connected_nodes
         for name, node in core.nodes.items():
             if following[node] <= last and node in connected:
                 self._feed(name, node, Clock.now(), heartbeat=False)
-        if not self._told < core.applied == last or not self._windows:
-            return False
-        if self._waited_at != last:
-            self._waited_at = last
-            return True
-        self._told = last
-        self.heartbeat()
-        return False
+        if self._told < core.applied == last:
+            self._told = last  # even if nobody is there to hear it
+            self.heartbeat()
 
     def heartbeat(self) -> None:
         """A heartbeat to every connected follower, with the entries that it lacks."""
