@@ -19,6 +19,7 @@ _length_of: Final = _LENGTHS.get
 _CRLF: Final = b"\r\n"
 _WORDS_OF_TWO: Final = 6
 _WORDS_OF_THREE: Final = 8
+_GET_NAME: Final = slice(8, 11)
 
 
 def _get_heads() -> list[tuple[bytes, ...]]:
@@ -35,11 +36,11 @@ def _get_heads() -> list[tuple[bytes, ...]]:
 _GET_HEADS: Final = _get_heads()
 
 
-def lone_get(data: bytes) -> bytes | None:
-    """The key if `data` is one GET of a short key; None if it is anything else."""
+def lone_get(data: bytes) -> list[bytes] | None:
+    """The command if `data` is one GET of a short key; None if it is anything else."""
     length = len(data)
     if length < len(_GET_HEADS) and data.startswith(heads := _GET_HEADS[length]) and data.endswith(_CRLF):
-        return data[len(heads[0]) : -len(_CRLF)]
+        return [data[_GET_NAME], data[len(heads[0]) : -len(_CRLF)]]
     return None
 
 

@@ -84,9 +84,9 @@ class Parser:
         """Of these, the bytes of arguments that are complete."""
         return self._strict.argument_bytes
 
-    def lone_get(self, data: bytes) -> bytes | None:
-        """The key, if the next chunk of the stream is one plain GET: it counts as taken then, otherwise it is to be
-        given to `feed`."""
+    def lone_get(self, data: bytes) -> list[bytes] | None:
+        """The command, if the next chunk of the stream is one GET and nothing else: it counts as taken then, otherwise
+        it is to be given to `feed`."""
         return None if self._strict_only else lone_get(data)
 
     def feed(self, data: bytes) -> list[list[bytes]]:

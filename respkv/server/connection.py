@@ -113,8 +113,8 @@ class Connection(PlainCommands):
         if (
             self.fast
             and not (self.waiting or self._backlog or self.closing)
-            and (key := self._parser.lone_get(data)) is not None
-            and self._answer_lone(key)
+            and (args := self._parser.lone_get(data)) is not None
+            and self._answer_lone(args)
         ):
             return
         if self.closing:

@@ -44,17 +44,17 @@ class PlainCommands(asyncio.Protocol):
     def _line_up(self, burst: PutBurst) -> None:
         raise NotImplementedError
 
-    def _answer_lone(self, key: bytes) -> bool:
+    def _answer_lone(self, args: list[bytes]) -> bool:
         """A GET that came alone, with nothing before it. False: it cannot be answered now, and nothing was done."""
         now = Clock.now()
-        reply = self._get(key, now)
+        reply = self._get(args[1], now)
         if reply is None:
             return False
         server, session = self.server, self.session
         stats = server.stats
         stats.reads += 1
         stats.commands += 1
-        session.last_at, session.last_words = now, [b"GET", key]
+        session.last_at, session.last_words = now, args
         server.post(self, reply)  # type: ignore[arg-type]  # a Connection
         return True
 

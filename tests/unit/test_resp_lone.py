@@ -48,7 +48,7 @@ def test_a_header_that_does_not_say_what_is_there_is_left_to_others(data: bytes)
 def test_a_get_is_known_by_its_length_whatever_is_in_its_key(name: bytes, key_bytes: int) -> None:
     for key in (b"k" * key_bytes, (b"\r\n$*" * key_bytes)[:key_bytes]):
         whole = b"*2\r\n$3\r\n%b\r\n$%d\r\n%b\r\n" % (name, key_bytes, key)
-        assert lone_get(whole) == key
+        assert lone_get(whole) == [name, key]
         assert Parser(Limits()).feed(whole) == [[name, key]]
         assert lone_get(whole[:-1]) is None
         assert lone_get(whole + b"\r") is None
@@ -76,12 +76,12 @@ def test_what_is_not_one_get_and_nothing_else_is_left_to_others(data: bytes) -> 
 
 def test_a_get_is_not_taken_within_a_command_nor_before_a_login_nor_after_an_error() -> None:
     parser = Parser(Limits())
-    assert parser.lone_get(GET) == b"key"
+    assert parser.lone_get(GET) == [b"GET", b"key"]
     assert parser.feed(b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % len(GET)) == []
     assert parser.lone_get(GET) is None
     assert parser.feed(GET) == []
     assert parser.feed(b"\r\n") == [[b"ECHO", GET]]
-    assert parser.lone_get(GET) == b"key"
+    assert parser.lone_get(GET) == [b"GET", b"key"]
     assert Parser(Limits(), authenticated=False).lone_get(GET) is None
     with pytest.raises(ProtocolError):
         parser.feed(b"*x\r\n")

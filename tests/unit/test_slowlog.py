@@ -87,7 +87,7 @@ def commands(wire: Wire, count: int = -1) -> list[bytes]:
 def test_each_command_is_logged_once_when_every_command_is_slow(wire: Wire) -> None:
     """Reads, writes, plain ones and others, alone and in one pipeline."""
     wire("CONFIG SET slowlog-log-slower-than 0")
-    lines = ["SET k 1", "GET k", "INCR k", "STRLEN k", "DEL k", "PING"]
+    lines = ["SET k 1", "GET k", "get k", "INCR k", "STRLEN k", "DEL k", "PING"]
     for line in lines:
         wire(line)
     wire("CONFIG SET slowlog-log-slower-than -1")
