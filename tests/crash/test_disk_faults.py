@@ -169,22 +169,31 @@ def test_a_slow_disk_of_one_node_is_not_noticed_by_clients_of_others(faulty: Fau
 
 
 def test_too_little_room_refuses_writes_as_not_applied_and_reads_go_on(faulty: Faulty) -> None:
-    """On any file system: more headroom is asked for than there is."""
+    """On any file system: more headroom is asked for than there is, at every node, as any may lead by then."""
     cluster = faulty.cluster
     (key,) = cluster.keys_of_shard(0, 1, "room")
-    leader = cluster.leader(0)
-    with leader.client() as client, cluster.followers(0)[0].client() as other:
+    with cluster.leader(0).client() as client, cluster.followers(0)[0].client() as other:
         assert client.set(key, "before")
-        client.config_set("disk-headroom-bytes", 1 << 49)
-        for writer in (client, other):  # at the leader, and by another node
-            wait_until(lambda writer=writer: _refusal(writer, key, "before"), "writes are refused")  # within a moment
-            refusal = _refusal(writer, key, "never")
-            assert re.fullmatch(r"MISCONF .* the command was not applied", refusal)
-            assert writer.get(key) == b"before"
-        client.config_set("disk-headroom-bytes", 1 << 20)
+        with _headroom(cluster, 1 << 49):
+            for writer in (client, other):  # at the leader, and by another node
+                wait_until(lambda writer=writer: _refusal(writer, key, "before"), "writes are refused")  # in a moment
+                refusal = _refusal(writer, key, "never")
+                assert re.fullmatch(r"MISCONF .* the command was not applied", refusal)
+                assert writer.get(key) == b"before"
         wait_until(lambda: not _refusal(client, key, "after"), "writes go on")
         assert other.get(key) == b"after"
     cluster.assert_replicas_equal()
+
+
+@contextmanager
+def _headroom(cluster: TestCluster, size: int) -> Iterator[None]:
+    try:
+        for node in cluster.nodes:
+            node.call("CONFIG", "SET", "disk-headroom-bytes", str(size))
+        yield
+    finally:
+        for node in cluster.nodes:
+            node.call("CONFIG", "SET", "disk-headroom-bytes", str(1 << 20))
 
 
 def _refusal(client: redis.Redis, key: str, value: str) -> str:
