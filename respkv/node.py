@@ -246,6 +246,7 @@ class Node:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        """What others wait for leaves first; what is applied, and commands that were put off, come behind it."""
         self._scheduled = False
         self.server.begin_turn()
         dirty, self._dirty = self._dirty, []
@@ -254,11 +255,14 @@ class Node:
                 replica.pump()
             for proposer in self._remote:
                 proposer.pump()
+            self.peers.flush()
+            self.journal.flush()
+            self.server.send_posted()
+            for replica in dirty:
+                replica.catch_up()
         except Exception as error:  # noqa: BLE001 - what escapes apply leaves a state nobody may trust
             self.fatal(error)
             return
-        self.peers.flush()
-        self.journal.flush()
         self.server.end_turn()
 
     # -- the disk

@@ -245,8 +245,13 @@ class Group(Core):
         """Moves the commit index and applies what is committed. Raises what escapes `apply`."""
         if self.leader:
             self.move_commit()
-        if self.commit > self.applied:
-            self._apply_committed()
+        self.apply_committed()
+
+    def promise(self, index: int) -> None:
+        """Committed entries up to `index` are answered before they are applied: the lease rests until then, so that
+        followers may apply them."""
+        self.lease_until = NEVER
+        self.sending.promised = index
 
     def feed(self) -> None:
         """On a leader: sends followers the entries that they lack."""
@@ -265,7 +270,10 @@ class Group(Core):
         if over or more:
             self._wake()
 
-    def _apply_committed(self) -> None:
+    def apply_committed(self) -> None:
+        """Applies what is committed, or a good part of it. Raises what escapes `apply`."""
+        if self.commit == self.applied:
+            return
         shard_log, apply, budget = self.log, self._apply, APPLY_BYTES
         index, commit, base = self.applied, self.commit, shard_log[0][1]
         while index < commit and budget > 0:

@@ -82,7 +82,8 @@ class Sending:
         self._core = core
         self._send = send
         self._windows = {name: _Window() for name in others}
-        self._told = 0  # the applied index that the newest message has carried
+        self.promised = 0  # up to here entries are applied, or will be before the lease goes on
+        self._told = 0  # how far the newest message has told followers to apply
 
     def start_over(self) -> None:
         """Leadership was gained or lost."""
@@ -109,7 +110,7 @@ class Sending:
         for name, node in core.nodes.items():
             if following[node] <= last and node in connected:
                 self._feed(name, node, Clock.now(), heartbeat=False)
-        if self._told < core.applied == last:
+        if self._told < max(core.applied, self.promised) == last:
             self._told = last  # even if nobody is there to hear it
             self.heartbeat()
 
@@ -148,8 +149,8 @@ class Sending:
         # Not the commit index: no follower may apply, and its node answer, what a read under our lease does not see
         # yet.
         core = self._core
-        self._told = core.applied
-        self._send(name, (APPEND, self._shard, core.term, core.applied, prev_index, prev_term, now, entries))
+        self._told = max(core.applied, self.promised)
+        self._send(name, (APPEND, self._shard, core.term, self._told, prev_index, prev_term, now, entries))
 
     # -- back
 

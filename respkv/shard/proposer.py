@@ -25,7 +25,7 @@ from respkv.cluster.frames import Parts
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
-from respkv.shard.batch import Entry, Guarded, count_ops, decode_entry, encode_entry, encode_runs
+from respkv.shard.batch import Entry, Guarded, Puts, count_ops, decode_entry, encode_entry, encode_runs
 from respkv.shard.border import (
     APPLIED,
     FAILED,
@@ -108,6 +108,7 @@ class Proposer(Outcomes):
         self._request = random.getrandbits(48)
         self._hint: tuple[str, int] = (shard.replicas[0], -1)
         self._led_in = -1
+        self._answered = 0
         self._applied_term = 0
 
     def use(self, machine: Machine | None) -> None:
@@ -174,8 +175,10 @@ class Proposer(Outcomes):
             if self._parts or self._queue or self._reads:
                 self._forward_all()
             return
-        group.advance()
         if group.leader:
+            group.move_commit()
+            if not self._answer_puts(group):
+                group.apply_committed()
             if self._reads:
                 self._reads.serve(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
@@ -188,6 +191,44 @@ class Proposer(Outcomes):
         elif self._parts or self._queue or self._reads:
             self._forward_all()
         self._reads.advance_long()
+
+    def _answer_puts(self, group: Group) -> bool:
+        """Answers what is committed if it is plain puts, whose replies are known, and leaves applying it to `catch_up`.
+
+        Not if anybody wants to read, or to know what is written, before that.
+        """
+        machine = self.machine
+        assert machine is not None
+        if self._reads or self._watcher is not None or machine.watches.stamps:
+            return False
+        entries, proposals = self._entries_by_index, self._proposals
+        answered = range(group.applied + 1, group.commit + 1)
+        for index in answered:
+            entry = entries.get(index)
+            if entry is None or index not in proposals or proposals[index][0] != group.term:
+                return False
+            for run in entry.runs:
+                if type(run) is not Puts:
+                    return False
+        if answered:
+            self._answered = group.commit
+            group.promise(group.commit)
+            for index in answered:
+                for batch in proposals.pop(index)[1]:
+                    self._settle(batch, [])
+        return True
+
+    def catch_up(self) -> None:
+        """Applies what `pump` has answered, and what others lead to: to be called in the same turn, when the answers
+        have left and before any client's command is run. Raises what escapes applying."""
+        answered, self._answered = self._answered, 0
+        group = self.group
+        if group is None:
+            return
+        if not group.leader:
+            group.apply_committed()
+        while group.applied < answered:
+            group.apply_committed()
 
     def _may_propose(self, group: Group) -> bool:
         under_way = len(self._proposals)

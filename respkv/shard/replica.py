@@ -202,8 +202,15 @@ class Replica:
 
     def pump(self) -> None:
         self.dirty = False
+        self._run(self.proposer.pump)
+
+    def catch_up(self) -> None:
+        """Behind `pump` in the same turn, once what it has brought has left."""
+        self._run(self.proposer.catch_up)
+
+    def _run(self, step: Callable[[], None]) -> None:
         try:
-            self.proposer.pump()
+            step()
         except Damaged:  # an entry cannot be applied here; `_damaged` was told
             if self._alone:
                 raise

@@ -421,6 +421,7 @@ class FuzzedNode:
         self.replica.pump()
         self.talk.turn()
         self.journal.flush()
+        self.replica.catch_up()
         for shard_log in self.journal.count_written():
             if shard_log is self.replica.group.log:
                 self.replica.group.durable_moved()

@@ -96,6 +96,7 @@ FOUND_BY: dict[str, int] = {
     "lease_from_receive_time": 0,
     "lease_kept_in_transfer": 16,
     "reads_before_first_entry": 1,
+    "reads_before_puts_are_applied": 1,
     "reads_without_majority": 38,
     "log_not_reset": 0,
     "own_writes_unseen": 1,
@@ -331,6 +332,19 @@ def lease_kept_in_transfer(replace: Callable[..., None]) -> None:
 @mutation("a new leader serves reads before its first entry is applied", **_LEADERS, **_SLOW_DISK)
 def reads_before_first_entry(replace: Callable[..., None]) -> None:
     replace(Core, "readable", property(lambda self: self.leader))
+
+
+@mutation("what was answered is applied in some later turn, and the lease does not rest", **_SMALL)
+def reads_before_puts_are_applied(replace: Callable[..., None]) -> None:
+    def promise(group: Group, index: int) -> None:
+        group.sending.promised = index
+
+    def catch_up(proposer: Proposer) -> None:
+        if proposer.group is not None and not proposer.group.leader:
+            proposer.group.apply_committed()
+
+    replace(Group, "promise", promise)
+    replace(Proposer, "catch_up", catch_up)
 
 
 @mutation("reads in readindex mode ask nobody", **{**_HALF_DEAF, "clients": 6, "think_s": 0.02}, read_mode="readindex")

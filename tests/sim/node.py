@@ -264,17 +264,20 @@ class SimNode:
     def _turn(self) -> None:
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
+        assert self.journal is not None
         try:
             for replica in dirty:
                 replica.pump()
             for proposer in self._remote:
                 proposer.pump()
+            self.peers.flush()
+            self.journal.flush()
+            self.server.send_posted()
+            for replica in dirty:
+                replica.catch_up()
         except Exception as error:  # noqa: BLE001 - as the node does
             self.fatal(error)
             return
-        self.peers.flush()
-        assert self.journal is not None
-        self.journal.flush()
         self.server.end_turn()
 
     def deliver(self, peer: str, message: Any) -> None:

@@ -325,6 +325,8 @@ class WorldNode:
         else:
             self.group.pump()
         self.journal.flush()
+        if self.proposer is not None:
+            self.proposer.catch_up()
 
     def _sync_wanted(self, descriptors: tuple[int, ...], sequence: int) -> None:
         life = self.life

@@ -17,7 +17,7 @@ from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
 from respkv.shard.batch import Ops, encode_runs
 from respkv.shard.long import LONG_BYTES
-from respkv.shard.machine import InDoubt
+from respkv.shard.machine import InDoubt, Watcher
 from respkv.shard.proposer import FORWARD, FORWARDED, READ, READ_DONE, Proposer
 from respkv.shard.transaction import Watched, exec_args
 from tests.unit.raft_world import Broken, Client, Recorder, World, WorldNode, reads, writes
@@ -84,6 +84,46 @@ def test_what_comes_in_one_turn_is_one_entry(make: Callable[..., World]) -> None
     world.settle(0.3)
     assert leader.proposer.proposed == before + 1
     assert leader.machine.ops == [b"%d" % n for n in range(50)]
+
+
+@pytest.mark.parametrize("looks", ["nobody", "a read", "a transaction", "a subscriber"])
+def test_plain_puts_are_answered_and_followers_told_before_they_are_applied_if_nobody_looks(
+    make: Callable[..., World], looks: str
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    index = leader.group.log[-1][1] + 1
+    seen: list[tuple[int, list[bytes]]] = []
+    told: list[list[bytes]] = []
+    flush = leader.journal.flush
+
+    def look() -> None:
+        seen.append((client.ended, list(leader.machine.ops)))
+        flush()
+
+    def hear(source: str, target: str, message: Any) -> bool:
+        if message[0] == APPEND and message[3] >= index:
+            told.append(list(leader.machine.ops))
+        return message[0] != ACK or message[3] > index  # the one that commits it renews the lease
+
+    leader.journal.flush = look  # type: ignore[method-assign]
+    world.intercept = hear
+    client = writes(world, leader, [b"x"], plain=True)
+    if looks == "a read":
+        world.run(0.0001)  # so that it is not in the entry
+        leader.group.lease_until = float("-inf")
+        reader = reads(leader)
+    elif looks == "a transaction":
+        watch(leader, b"other")
+    elif looks == "a subscriber":
+        leader.proposer.watch(Watcher())
+    world.settle(0.3)
+    assert ((1, []) in seen) is (looks == "nobody")
+    assert ([] in told) is (looks == "nobody")
+    assert looks != "a read" or reader.answers == {0: 1}
+    assert (client.ended, leader.machine.ops) == (1, [b"x"])
+    idle(world)
 
 
 def test_at_most_two_entries_are_under_way_and_the_rest_gathers(make: Callable[..., World]) -> None:
