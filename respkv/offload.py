@@ -17,13 +17,20 @@ Job = Callable[[], None]
 Done = Callable[[BaseException | None], None]
 
 
+SLICE_PAUSE_S = 0.002
+
+
 class Worker:
-    """One thread that runs jobs in order; `done(error or None)` is then called on the loop."""
+    """One thread that runs jobs in order; `done(error or None)` is then called on the loop.
+
+    What needs what the loop owns is not for it: that is done on the loop in slices, with a `pause` behind each.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
         self._jobs: deque[tuple[Job, Done] | None] = deque()
         self._ready = threading.Semaphore(0)
+        self._pacing = asyncio.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -44,6 +51,11 @@ class Worker:
 
         self.submit(job, done)
         await future
+
+    async def pause(self) -> None:
+        """Behind a slice of work on the loop: leaves it to the clients, however many have work to do."""
+        async with self._pacing:
+            await asyncio.sleep(SLICE_PAUSE_S)
 
     def stop(self) -> None:
         """Finishes the jobs submitted so far and ends the thread."""

@@ -15,7 +15,8 @@ from bisect import bisect_right
 from typing import Final
 
 from respkv.storage.bitcask import Bitcask
-from respkv.storage.keydir import NUMBER_SHIFT, OFFSET_MASK, OFFSET_SHIFT
+from respkv.storage.columns import OFFSET_SHIFT
+from respkv.storage.keydir import NUMBER_SHIFT, OFFSET_MASK
 
 _MARKS_MAX: Final = 4096  # for one file; beyond that every second one is dropped
 _NOTES_MAX: Final = 10_000

@@ -21,7 +21,6 @@ from respkv.raft.journal import Journal
 from respkv.storage import Bitcask, Damaged
 
 SYNC_EVERY_S = 10.0
-SLICE_PAUSE_S = 0.002
 VERIFIED_FOR_S = 5.0
 
 
@@ -85,10 +84,7 @@ class Upkeep:
             for task in cask.maintain():
                 if self.verify_wanted:
                     break  # the next round goes on with it
-                if task is None:
-                    await asyncio.sleep(SLICE_PAUSE_S)
-                else:
-                    await self._run_job(cask, task)
+                await self._step(cask, task)
         except Damaged as damage:
             if cask is self.cask:
                 self._damaged(damage)
@@ -113,11 +109,15 @@ class Upkeep:
     async def _verify(self, cask: Bitcask) -> None:
         self.verify_wanted = False
         for task in cask.verify():
-            if task is None:
-                await asyncio.sleep(SLICE_PAUSE_S)
-            else:
-                await self._run_job(cask, task)
+            await self._step(cask, task)
         self._verified_at = self._now()
+
+    async def _step(self, cask: Bitcask, task: Callable[[], None] | None) -> None:
+        """What is to be done before background work goes on."""
+        if task is None:
+            await self._worker.pause()
+        else:
+            await self._run_job(cask, task)
 
     async def _run_job(self, cask: Bitcask, job: Callable[[], None]) -> None:
         """Runs `job` in the worker thread unless the log has been closed by then: its descriptors may be others'."""

@@ -29,18 +29,11 @@ from respkv.checksum import crc32
 from respkv.disk import Disk
 from respkv.storage import record, snapshot
 from respkv.storage.batch import Batch
+from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
 from respkv.storage.datafile import DataFile, lock
 from respkv.storage.errors import Damaged, Failed
 from respkv.storage.frame import FRAME_HEAD_BYTES, FileHead, encode_head
-from respkv.storage.keydir import (
-    FILE_BYTES_MAX,
-    NUMBER_SHIFT,
-    OFFSET_MASK,
-    OFFSET_SHIFT,
-    SIZE_MASK,
-    Keydir,
-    locate,
-)
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate
 from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
 from respkv.storage.record import Record, pieces_of

@@ -13,6 +13,7 @@ from respkv.contents import Contents
 from respkv.disk import Disk
 from respkv.finding import Finding
 from respkv.storage import hint, record
+from respkv.storage.columns import read_all
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, DataFile, Name, list_directory
 from respkv.storage.errors import Damaged, Locked
 from respkv.storage.frame import FILE_HEAD_BYTES, FileHead, frames
@@ -134,8 +135,8 @@ def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding
         if frame.is_seal or frame.index < file.index:
             break
         try:
-            for row in record.read_all(contents, frame.body_start, frame.body_end):
-                expected.add(*row)
+            for records in read_all(contents, frame.body_start, frame.body_end):
+                expected.extend(records)
         except record.BadRecord as bad:
             bad_record = bad.offset
             break

@@ -38,8 +38,9 @@ from struct import Struct
 from respkv.checksum import crc32
 from respkv.disk import Disk
 from respkv.storage import record
+from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK, Records
 from respkv.storage.datafile import DataFile
-from respkv.storage.keydir import NUMBER_SHIFT, OFFSET_SHIFT, SIZE_MASK, Keydir, split_keys
+from respkv.storage.keydir import NUMBER_SHIFT, Keydir, split_keys
 
 _MAGIC = b"RKVHINT1"
 _HEAD = Struct("<8sIIII6Q3Q")
@@ -110,6 +111,17 @@ class Hint:
         self._places.append(offset << OFFSET_SHIFT | min(size, SIZE_MASK))
         self._lengths.append(len(key))
         self._blob += key
+
+    def extend(self, records: Records) -> None:
+        """Takes note of many, verified by the caller."""
+        if records.specials:
+            for row in records.rows():
+                self.add(*row)
+            return
+        self.put_bytes += records.size
+        self._places.extend(records.places())
+        self._lengths.extend(map(len, records.keys))
+        self._blob += b"".join(records.keys)
 
     def finish(self, data_bytes: int, index: int, term: int, clock_ms: int) -> None:
         """Takes note of the sealed data file's length and last frame."""

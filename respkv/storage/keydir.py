@@ -18,18 +18,14 @@ from operator import add
 
 from respkv.checksum import crc32
 from respkv.storage import record
+from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK, Records
 
 NUMBER_SHIFT = 44
-OFFSET_SHIFT = 12
 OFFSET_MASK = 0xFFFFFFFF
-SIZE_MASK = 4095
 FILE_BYTES_MAX = 1 << 32
 """No data file may be longer than an offset can say."""
 
 _DISCARD_BUCKETS = 16  # few: the allocator gives whole arenas back near the end, which takes its time
-
-Row = tuple[int, int, bytes, int, int]
-"""A record as `record.walk` tells it: type, expire_ms, key, offset, size."""
 
 
 def locate(number: int, offset: int, size: int) -> int:
@@ -91,10 +87,13 @@ class Keydir:
         self.buckets[bucket].pop(key, None)
         self.expires.pop(key, None)
 
-    def replay(self, number: int, rows: Iterable[Row]) -> None:
+    def replay(self, number: int, records: Records) -> None:
         """Does what records of file `number` say, in order."""
+        if not records.specials:
+            self.load(number, records.keys, records.places())
+            return
         bucket_of = self.bucket_of
-        for record_type, expire_ms, key, offset, size in rows:
+        for record_type, expire_ms, key, offset, size in records.rows():
             if record_type == record.TOMBSTONE:
                 self.delete(bucket_of(key), key)
             elif record_type == record.CLEAR:

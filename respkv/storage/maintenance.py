@@ -20,10 +20,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from respkv.storage import record
+from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
 from respkv.storage.datafile import TEMPORARY_SUFFIX, DataFile
 from respkv.storage.frame import FILE_HEAD_BYTES, FRAME_HEAD_BYTES, SEAL_MAGIC, encode_head
 from respkv.storage.hint import Hint
-from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, OFFSET_SHIFT, SIZE_MASK
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK
 from respkv.storage.merge import Merge
 from respkv.storage.slices import Steps, Task, slices
 
@@ -117,8 +118,8 @@ class Maintenance:
             if isinstance(step, Task):
                 yield step
             else:
-                for row in step:
-                    hint.add(*row)
+                for records in step:
+                    hint.extend(records)
                 yield None
         hint.finish(file.length, file.index, file.term, file.clock_ms)
         temporary = file.hint_path.with_name(file.hint_path.name + TEMPORARY_SUFFIX)

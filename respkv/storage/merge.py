@@ -21,11 +21,12 @@ import structlog
 
 from respkv.contents import AHEAD_BYTES, Contents
 from respkv.storage import record
+from respkv.storage.columns import LARGE_BYTES, Records, Row
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, DataFile, Name
 from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
 from respkv.storage.hint import Hint
-from respkv.storage.keydir import NUMBER_SHIFT, Row, locate
-from respkv.storage.slices import LARGE_BYTES, SLICE_RECORDS, Steps, Task, slices
+from respkv.storage.keydir import NUMBER_SHIFT, locate
+from respkv.storage.slices import SLICE_RECORDS, Steps, Task, slices
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
@@ -85,7 +86,7 @@ class Merge:
                 if isinstance(step, Task):
                     yield step
                 else:
-                    rows = [row for row in step if self._is_needed(file, row)]
+                    rows = [row for records in step for row in self._needed(file, records)]
                     if rows and rows[0][4] >= LARGE_BYTES:
                         yield Task(lambda: self._copy_large(file, contents, rows[0]))  # noqa: B023 (run before the loop goes on)
                     elif rows:
@@ -95,14 +96,22 @@ class Merge:
         last = self._run[-1]
         self._hint.finish(self._length, last.index, last.term, last.clock_ms)
 
-    def _is_needed(self, file: DataFile, row: Row) -> bool:
-        record_type, _expire_ms, key, offset, size = row
-        if record_type == record.CLEAR:
-            return self._hides
-        location = self._cask.buckets[self._cask.bucket_of(key)].get(key)
-        if record_type == record.TOMBSTONE:
-            return self._hides and location is None
-        return location == locate(file.number, offset, size)
+    def _needed(self, file: DataFile, records: Records) -> list[Row]:
+        """Those that must not go."""
+        keys, base = records.keys, file.number << NUMBER_SHIFT
+        buckets = map(self._cask.buckets.__getitem__, map(self._cask.bucket_of, keys))
+        locations = list(map(dict.get, buckets, keys))
+        needed = [
+            position
+            for position, (location, place) in enumerate(zip(locations, records.places(), strict=True))
+            if location == base | place
+        ]
+        hiding = []
+        if self._hides:
+            for position, (record_type, _) in records.specials.items():
+                if record_type == record.CLEAR or (record_type == record.TOMBSTONE and locations[position] is None):
+                    hiding.append(position)
+        return [records.row(position) for position in sorted(needed + hiding)]
 
     def _copy_rows(self, file: DataFile, contents: Contents, rows: list[Row]) -> None:
         body = b"".join([contents[offset : offset + size] for _type, _expire, _key, offset, size in rows])

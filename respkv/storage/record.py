@@ -179,25 +179,6 @@ def fingerprint_at(buffer: Contents | bytes, offset: int) -> bytes:
     return buffer[offset : offset + HEADER_BYTES] + buffer[end : end + TRAILER_BYTES]
 
 
-def walk(buffer: Contents | bytes, start: int, end: int) -> Iterator[tuple[int, int, bytes, int, int]]:
-    """The records that fill `buffer[start:end]`: (type, expire_ms, key, offset, size) of each.
-
-    Looks at lengths only: the caller verifies a record (see `intact`) before it believes anything about it, and before
-    it asks for the next one. Raises `BadRecord` when a record does not fit.
-    """
-    unpack = _HEADER.unpack
-    while start < end:
-        if start + OVERHEAD_BYTES > end:
-            raise BadRecord(start)
-        record_type, expire_ms, key_bytes, value_bytes = unpack(buffer[start : start + HEADER_BYTES])
-        key_end = start + HEADER_BYTES + key_bytes
-        after = key_end + value_bytes + TRAILER_BYTES
-        if after > end:
-            raise BadRecord(start)
-        yield record_type, expire_ms, buffer[start + HEADER_BYTES : key_end], start, after - start
-        start = after
-
-
 def intact(buffer: Contents | bytes, offset: int, size: int) -> bool:
     """Whether the `size` bytes at `offset` are a record whose checksum holds."""
     if size <= AHEAD_BYTES:
@@ -206,13 +187,3 @@ def intact(buffer: Contents | bytes, offset: int, size: int) -> bool:
     for at in range(offset, end, AHEAD_BYTES):
         crc = crc32(buffer[at : min(at + AHEAD_BYTES, end)], crc)
     return crc == CRC_RESIDUE
-
-
-def read_all(buffer: Contents, start: int, end: int) -> list[tuple[int, int, bytes, int, int]]:
-    """`walk`, every record verified; raises `BadRecord`."""
-    rows = []
-    for row in walk(buffer, start, end):
-        if not intact(buffer, row[3], row[4]):
-            raise BadRecord(row[3])
-        rows.append(row)
-    return rows

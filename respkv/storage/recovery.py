@@ -26,6 +26,7 @@ import structlog
 from respkv.contents import Contents
 from respkv.disk import Disk
 from respkv.storage import hint, record
+from respkv.storage.columns import read_all
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, DataFile, Name, list_directory
 from respkv.storage.errors import Damaged
 from respkv.storage.frame import (
@@ -173,10 +174,11 @@ class Recovery:
                     offset = file.size
                 break
             try:
-                rows = record.read_all(contents, frame.body_start, frame.body_end)
+                parts = read_all(contents, frame.body_start, frame.body_end)
             except record.BadRecord:
                 break
-            self._keydir.replay(file.number, rows)
+            for records in parts:
+                self._keydir.replay(file.number, records)
             file.index, file.term, file.clock_ms = frame.index, frame.term, frame.clock_ms
             self.synced_index = max(self.synced_index, frame.synced_index)
             offset = frame.body_end
@@ -254,7 +256,7 @@ class Recovery:
         if frame is None:
             return file.length
         try:
-            record.read_all(contents, frame.body_start, frame.body_end)
+            read_all(contents, frame.body_start, frame.body_end)
         except record.BadRecord as bad:
             return bad.offset
         return file.length

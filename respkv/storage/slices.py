@@ -6,15 +6,13 @@ from collections.abc import Callable, Generator, Iterator
 
 from respkv.contents import Contents
 from respkv.storage import record
+from respkv.storage.columns import Records, read_records
 from respkv.storage.datafile import DataFile
 from respkv.storage.errors import Damaged
 from respkv.storage.frame import FILE_HEAD_BYTES, frames
-from respkv.storage.keydir import Row
 
 SLICE_RECORDS = 500
 SLICE_BYTES = 256 << 10
-LARGE_BYTES = 1 << 20
-"""Records from this size on are verified and copied off the loop."""
 
 
 class Task:
@@ -40,13 +38,13 @@ class Task:
 Steps = Generator[Task | None, None, None]
 
 
-def slices(file: DataFile) -> Iterator[Task | list[Row]]:
+def slices(file: DataFile) -> Iterator[Task | list[Records]]:
     """All records of a sealed file in order, verified, in lists of a slice's worth; a large one is alone in its list.
 
     Tasks that come between verify large records; they are to be run before going on. Raises `Damaged`.
     """
-    rows: list[Row] = []
-    slice_bytes = 0
+    parts: list[Records] = []
+    count = size = 0
     end = FILE_HEAD_BYTES
     contents = file.contents()
     for frame in frames(contents, file.seed, FILE_HEAD_BYTES, file.length):
@@ -54,32 +52,28 @@ def slices(file: DataFile) -> Iterator[Task | list[Row]]:
         if frame.is_seal:
             break
         try:
-            for row in record.walk(contents, frame.body_start, frame.body_end):
-                if row[4] >= LARGE_BYTES:
-                    if rows:
-                        yield rows
-                    yield from _verify_large(contents, row)
-                    rows, slice_bytes = [], 0
-                    yield [row]
+            for records in read_records(contents, frame.body_start, frame.body_end):
+                if parts and (records.is_large or count >= SLICE_RECORDS or size >= SLICE_BYTES):
+                    yield parts
+                    parts, count, size = [], 0, 0
+                if records.is_large:
+                    yield from _verify_large(contents, *records.starts)
+                    yield [records]
                     continue
-                if not record.intact(contents, row[3], row[4]):
-                    raise record.BadRecord(row[3])
-                rows.append(row)
-                slice_bytes += row[4]
-                if len(rows) >= SLICE_RECORDS or slice_bytes >= SLICE_BYTES:
-                    yield rows
-                    rows, slice_bytes = [], 0
+                parts.append(records)
+                count += len(records.keys)
+                size += records.size
         except record.BadRecord as bad:
             raise Damaged(file.path, bad.offset, "a record is not intact") from None
     if end != file.length:
         raise Damaged(file.path, end, "a frame is not intact")
-    if rows:
-        yield rows
+    if parts:
+        yield parts
 
 
-def _verify_large(contents: Contents, row: Row) -> Iterator[Task]:
+def _verify_large(contents: Contents, start: int, end: int) -> Iterator[Task]:
     results: list[bool] = []
-    task = Task(lambda: results.append(record.intact(contents, row[3], row[4])))
+    task = Task(lambda: results.append(record.intact(contents, start, end - start)))
     yield task
     if results != [True]:
-        raise record.BadRecord(row[3])
+        raise record.BadRecord(start)

@@ -19,7 +19,7 @@ from respkv.raft import journal as raft_journal
 from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
 from respkv.raft.segment import FRAME, MAGIC, JournalDamaged, list_segments
-from respkv.storage import Bitcask, Damaged, check, record
+from respkv.storage import Bitcask, Damaged, check, columns, record
 from respkv.storage.frame import FileHead, find_headers, frames
 from tests.fuzz.source import mutate, some_bytes
 
@@ -218,9 +218,10 @@ def records_and_frames(rng: Random) -> None:
     record.decode(data[start:end])
     record.read(data, start, end)
     try:
-        for _type, _expiry, key, offset, size in record.walk(data, start, end):
-            assert start <= offset < offset + size <= end
-            assert len(key) <= size
+        for found_records in columns.read_records(data, start, end):
+            for _type, _expiry, key, offset, size in found_records.rows():
+                assert start <= offset < offset + size <= end
+                assert len(key) <= size
     except record.BadRecord as bad:
         assert start <= bad.offset <= end
     FileHead.decode(data[:64])

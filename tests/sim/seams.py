@@ -20,6 +20,7 @@ import respkv.server.commands  # noqa: F401 - fills the command table
 from respkv.cluster.slots import slot_of
 from respkv.commands.context import Context
 from respkv.keyspace.values import KEY_BYTES_MAX
+from respkv.offload import SLICE_PAUSE_S
 from respkv.raft import clock as clock_module
 from respkv.raft import identity as identity_module
 from respkv.raft import journal as journal_module
@@ -128,6 +129,9 @@ class Worker:
     def run(self, job: Job) -> Awaitable[None]:
         return Pause(job=job)
 
+    def pause(self) -> Awaitable[None]:
+        return Pause(SLICE_PAUSE_S)
+
     def submit(self, job: Job, done: Callable[[BaseException | None], None]) -> None:
         def work() -> None:
             error: BaseException | None = None
@@ -151,9 +155,6 @@ class _Asyncio:
 
     def create_task(self, coroutine: Coroutine[Pause, None, None]) -> Task:
         return Task(self._world, coroutine)
-
-    def sleep(self, seconds: float) -> Pause:
-        return Pause(seconds)
 
 
 def _seams(world: World) -> list[tuple[Any, str, Any]]:

@@ -6,12 +6,13 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from respkv.disk import Disk
-from respkv.offload import Syncer
+from respkv.offload import Syncer, Worker
 
 Outcomes = list[tuple[int, BaseException | None]]
 Body = Callable[[Syncer], object]
@@ -91,3 +92,33 @@ def test_what_was_asked_is_done_before_the_end(descriptor: int) -> None:
 
     asyncio.run(run())
     assert disk.synced
+
+
+def test_slices_of_many_on_the_loop_come_one_at_a_time_with_a_pause_between_any_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asleep, story, sleep = 0, [], asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        nonlocal asleep
+        asleep += 1
+        assert asleep == 1
+        story.append("pause")
+        await sleep(0)
+        asleep -= 1
+
+    async def background(worker: Worker, name: str) -> None:
+        for _ in range(5):
+            story.append(name)
+            await worker.pause()
+
+    async def run() -> None:
+        worker = Worker(asyncio.get_running_loop(), "test")
+        await asyncio.gather(*(background(worker, name) for name in "abc"))
+        worker.stop()
+
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    asyncio.run(run())
+    assert sorted(story) == sorted([*"abc" * 5, *["pause"] * 15])
+    settled = story[story.index("a", 1) :]  # each has had its first slice
+    assert all("pause" in two for two in pairwise(settled)), story

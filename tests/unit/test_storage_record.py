@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from pathlib import Path
 from zlib import crc32
@@ -9,7 +10,7 @@ from zlib import crc32
 import pytest
 
 from respkv.disk import Disk
-from respkv.storage import Bitcask, hint, record
+from respkv.storage import Bitcask, columns, hint, record
 from respkv.storage.datafile import DataFile, Name
 from respkv.storage.frame import FILE_HEAD_BYTES, FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, decode_head, encode_head
 
@@ -48,15 +49,64 @@ def test_no_record_with_a_flipped_bit_or_a_missing_byte_is_intact(value_bytes: i
         assert record.decode(encoded[:length]) is None
 
 
-def test_walk_tells_every_record_and_stops_at_one_that_does_not_fit() -> None:
+def rows(data: bytes, start: int, end: int) -> list[columns.Row]:
+    return [row for records in columns.read_all(data, start, end) for row in records.rows()]
+
+
+def test_every_record_is_told_and_one_that_does_not_fit_refused() -> None:
     parts = [record.encode(1, 0, b"a", b"xy"), record.encode(0, 0, b"bb", b""), record.CLEAR_RECORD]
     data = b"".join(parts)
-    rows = list(record.walk(data, 0, len(data)))
-    assert rows == [(1, 0, b"a", 0, 24), (0, 0, b"bb", 24, 23), (255, 0, b"", 47, 21)]
+    assert rows(data, 0, len(data)) == [(1, 0, b"a", 0, 24), (0, 0, b"bb", 24, 23), (255, 0, b"", 47, 21)]
+    assert rows(data, 24, 47) == [(0, 0, b"bb", 24, 23)]
     for cut in range(len(data)):
         if cut not in {0, 24, 47}:
-            with pytest.raises(record.BadRecord):
-                list(record.walk(data, 0, cut))
+            with pytest.raises(record.BadRecord) as bad:
+                rows(data, 0, cut)
+            assert bad.value.offset == max(start for start in (0, 24, 47) if start < cut)
+
+
+def test_records_of_all_sizes_are_told_piece_by_piece_and_the_first_bad_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(columns, "PIECE_BYTES", 200)
+    monkeypatch.setattr(columns, "LARGE_BYTES", 1000)
+    rng = random.Random(3)
+    expected: list[columns.Row] = []
+    data = bytearray(b"ahead")
+    for n in range(200):
+        kind, expire_ms = rng.choice([(1, 0), (1, 0), (1, 7), (0, 0), (2, 0)])
+        key, value = b"k%d" % n, bytes(rng.choice([0, 30, 150, 180, 500, 3000, 6000])) if kind else b""
+        encoded = record.encode(kind, expire_ms, key, value)
+        expected.append((kind, expire_ms, key, len(data), len(encoded)))
+        data += encoded
+    whole = bytes(data)
+    assert rows(whole, 5, len(whole)) == expected
+    found = list(columns.read_records(whole, 5, len(whole)))
+    assert any(records.is_large for records in found)
+    assert any(len(records.keys) > 1 for records in found)
+    assert [place for records in found for place in records.places()] == [
+        offset << 12 | min(size, 4095) for _, _, _, offset, size in expected
+    ]
+    for _ in range(300):
+        place = rng.randrange(5, len(whole))
+        data[place] ^= 1 << rng.randrange(8)
+        with pytest.raises(record.BadRecord) as bad:
+            rows(bytes(data), 5, len(whole))
+        assert bad.value.offset == max(offset for _, _, _, offset, _ in expected if offset <= place)
+        data[place] = whole[place]
+
+
+def test_a_hint_of_many_records_is_that_of_each_of_them() -> None:
+    data = b"".join(record.encode(1, 0, b"k%d" % n, b"v" * (n * 977 % 9000)) for n in range(60))
+    special = record.encode(0, 0, b"k3", b"") + record.encode(1, 88, b"k4", b"v")
+    for wire in (data, data + special, data + record.CLEAR_RECORD + special):
+        one_by_one, at_once = hint.Hint(), hint.Hint()
+        for records in columns.read_all(wire, 0, len(wire)):
+            at_once.extend(records)
+            for row in records.rows():
+                one_by_one.add(*row)
+        assert len(at_once) > 0
+        assert at_once.equals(one_by_one)
 
 
 def test_a_file_head_is_64_bytes_with_its_checksum_last() -> None:
