@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from os import write
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
@@ -35,6 +36,7 @@ BURST_COMMANDS = 512
 OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
+DIRECT_BYTES = 64 << 10  # what is longer may have to wait in part, and would be copied
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
@@ -48,6 +50,7 @@ class Connection(PlainCommands):
     __slots__ = (
         "_backlog",
         "_ended",
+        "_fd",
         "_open_bytes",
         "_parser",
         "_reading",
@@ -76,6 +79,7 @@ class Connection(PlainCommands):
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
         self._transport: asyncio.Transport | None = None
+        self._fd = -1  # to write to; -1 if only the transport can
         self._backlog: list[list[bytes]] = []
         self._ended = False
         self._open_bytes = 0
@@ -93,6 +97,7 @@ class Connection(PlainCommands):
         there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
         session.address, session.local_address = address_of(there), address_of(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._fd = self.fd if transport.get_extra_info("sslcontext") is None else -1
         keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
         access = self.server.access
         session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
@@ -296,10 +301,20 @@ class Connection(PlainCommands):
                 self.send(part)
 
     def send(self, data: bytes) -> None:
-        """Hands `data` to the socket."""
+        """Hands `data` to the socket: past the transport, which takes longer, as long as that holds nothing back."""
         transport = self._transport
         if transport is None:
             return
+        if len(data) <= DIRECT_BYTES and self._fd >= 0 and not (
+            transport.get_write_buffer_size() or transport.is_closing()
+        ):
+            try:
+                sent = write(self._fd, data)
+            except OSError:  # the transport will meet it, too, and knows what to do
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
         transport.write(data)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import hiredis
 import pytest
 
+from respkv.server.connection import DIRECT_BYTES, Connection
 from tests.unit.running import Wire, eventually, respkv
 
 
@@ -283,3 +287,85 @@ def test_shutdown_stops_the_node_without_a_reply(tmp_path: Path) -> None:
         wire.send("SHUTDOWN NOSAVE")
         assert wire.rest() == b""
         eventually(lambda: not (tmp_path / "data" / "respkv.pid").exists())
+
+
+# --- bytes on their way out ---
+
+
+class Held:
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.kept = b""
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        self.kept += data
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.kept)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+
+@pytest.fixture
+def outlet() -> Iterator[tuple[Callable[[bytes], None], Held, socket.socket]]:
+    """How a connection sends, its transport, and the client's end of its socket."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+        transport = Held()
+        connection = SimpleNamespace(
+            _transport=transport, _fd=here.fileno(), server=SimpleNamespace(output_bytes_max=0)
+        )
+        yield lambda data: Connection.send(cast("Any", connection), data), transport, there
+
+
+def arrived(end: socket.socket) -> bytes:
+    found = b""
+    with suppress(BlockingIOError):
+        while part := end.recv(1 << 20):
+            found += part
+    return found
+
+
+Outlet = tuple[Callable[[bytes], None], Held, socket.socket]
+
+
+def test_what_the_socket_does_not_take_the_transport_keeps_and_nothing_overtakes_it(outlet: Outlet) -> None:
+    send, transport, client = outlet
+    sent = b""
+    while not transport.kept:
+        part = b"%d " % len(sent) * 3000
+        send(part)
+        sent += part
+    taken = arrived(client)
+    assert taken + transport.kept == sent
+    send(b"behind")  # the socket has room again
+    assert arrived(client) == b""
+    assert taken + transport.kept == sent + b"behind"
+
+
+def test_what_is_long_goes_to_the_transport(outlet: Outlet) -> None:
+    send, transport, client = outlet
+    send(bytes(DIRECT_BYTES))
+    assert (len(arrived(client)), transport.kept) == (DIRECT_BYTES, b"")
+    send(bytes(DIRECT_BYTES + 1))
+    assert (arrived(client), len(transport.kept)) == (b"", DIRECT_BYTES + 1)
+
+
+def test_nothing_is_written_to_the_descriptor_of_a_transport_that_closes(outlet: Outlet) -> None:
+    """It may be another client's by then."""
+    send, transport, client = outlet
+    transport.closing = True
+    send(b"x")
+    assert (arrived(client), transport.kept) == (b"", b"x")
+
+
+def test_a_broken_connection_is_left_to_the_transport(outlet: Outlet) -> None:
+    send, transport, client = outlet
+    client.close()
+    send(b"x")
+    assert transport.kept == b"x"
