@@ -1,6 +1,6 @@
 """The upkeep of a replica's files: what must be done to them now and then, a round about once a second.
 
-A round fdatasyncs the Bitcask log when the journal wants to be trimmed (or `SYNC_EVERY_S` have passed), trims the
+A round fdatasyncs the Bitcask log when much was written, time has passed or the journal is to be trimmed, trims the
 journal behind what is synced, verifies the files if a snapshot of them is wanted, and hints and merges sealed ones.
 What takes long is cut into jobs for the worker thread, each of which holds `files`: whoever closes the log takes that
 lock first, and no job begins on a closed log. At most one round runs at a time.
@@ -21,6 +21,8 @@ from respkv.raft.journal import Journal
 from respkv.storage import Bitcask, Damaged
 
 SYNC_EVERY_S = 10.0
+SYNC_EVERY_BYTES = 8 << 20
+"""Few, so that no sync takes long: that of the journal, for which clients wait, goes to the same disk."""
 VERIFIED_FOR_S = 5.0
 
 
@@ -51,6 +53,7 @@ class Upkeep:
         self._damaged = damaged
         self._fatal = fatal
         self._synced_at = now()
+        self._synced_bytes = cask.written_bytes
         self._verified_at = float("-inf")
 
     @property
@@ -61,6 +64,7 @@ class Upkeep:
     def use(self, cask: Bitcask) -> None:
         """Goes on with another log. `stop` has been called, and the old one was closed."""
         self.cask = cask
+        self._synced_bytes = cask.written_bytes
         self._verified_at = float("-inf")
 
     def start(self) -> None:
@@ -85,6 +89,9 @@ class Upkeep:
                 if self.verify_wanted:
                     break  # the next round goes on with it
                 await self._step(cask, task)
+                if self._has_much_to_sync:
+                    await self._sync(cask)
+                    self._trim()
         except Damaged as damage:
             if cask is self.cask:
                 self._damaged(damage)
@@ -92,19 +99,23 @@ class Upkeep:
             if cask is self.cask:
                 self._fatal(error)
 
+    @property
+    def _has_much_to_sync(self) -> bool:
+        return self.cask.written_bytes - self._synced_bytes >= SYNC_EVERY_BYTES
+
     def _should_sync(self) -> bool:
         if self.cask.synced >= self.cask.applied:
             return False
         shard_log = self.group.log
-        due = self._now() - self._synced_at >= SYNC_EVERY_S
+        due = self._has_much_to_sync or self._now() - self._synced_at >= SYNC_EVERY_S
         return due or shard_log.bytes > self._keep_bytes // 2 or self.group.shard in self._journal.pinned()
 
     async def _sync(self, cask: Bitcask) -> None:
-        point = cask.sync_point()
+        point, written_bytes = cask.sync_point(), cask.written_bytes
         await self._run_job(cask, point.run)
         if cask is self.cask:
             cask.synced_to(point)
-            self._synced_at = self._now()
+            self._synced_at, self._synced_bytes = self._now(), written_bytes
 
     async def _verify(self, cask: Bitcask) -> None:
         self.verify_wanted = False

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -89,6 +90,30 @@ def latency(*, gib: float = 1.0) -> int:
             f"PING {name}: p50 {figures.p50_ms:.2f} ms, p99 {figures.p99_ms:.2f} ms, "
             f"max {figures.max_ms:.2f} ms of {figures.count}"
         )
+    return 0
+
+
+@app.command
+def sustained(*, seconds: int = 60, only: str = "respkv-1n,redis,respkv-3n1s") -> int:
+    """SET without a pause for so long that files fill up, are hinted and merged: a minute for each row.
+
+    Parameters
+    ----------
+    seconds
+        How long each row is loaded, with SETs at pipeline 16.
+    only
+        Names of rows, as for the table.
+    """
+    with _scratch() as directory:
+        driver = find_driver(directory)
+        for row in _choose_rows(only):
+            load = Load(op="set", pipeline=16, seconds=1.0, wait_replicas=row.wait_replicas)
+            rates = Bench(driver, load, directory / "row", lambda _: None).sustain(row, seconds)
+            print(
+                f"{row.title}, SET p16 for {seconds} s: {median(rates[: seconds // 6]):,.0f}/s in the first sixth, "
+                f"{median(rates[seconds // 2 :]):,.0f}/s in the second half, {min(rates):,.0f}/s in the slowest second",
+                flush=True,
+            )
     return 0
 
 

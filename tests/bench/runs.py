@@ -140,6 +140,16 @@ class Bench:
                     results.note(f"{row.name}: failed in round {round_number}: {error}")
         return results
 
+    def sustain(self, row: Row, runs: int) -> list[float]:
+        """Commands per second of each of so many runs of `load`, one right after the other, on one start of `row`."""
+        self.directory.mkdir()
+        try:
+            with row.start(self.directory) as target:
+                self.driver.fill(target.port, self.load)
+                return [self.driver.run(target.port, replace(self.load, seed=run)).rps for run in range(runs)]
+        finally:
+            shutil.rmtree(self.directory)
+
     def _measure_row(self, results: Results, row: Row, round_number: int) -> None:
         self.directory.mkdir()
         self.progress(f"round {round_number}: {row.name} starts")
