@@ -137,7 +137,7 @@ def old_answers_step_back(patch: Patch) -> None:
 
 
 def exceptions_in_apply_are_swallowed(patch: Patch) -> None:
-    apply_committed = Group._apply_committed
+    apply_committed = Group.apply_committed
 
     def swallow(self: Group) -> None:
         try:
@@ -145,7 +145,7 @@ def exceptions_in_apply_are_swallowed(patch: Patch) -> None:
         except Exception:  # noqa: BLE001 - what the library does
             pass
 
-    patch.setattr(Group, "_apply_committed", swallow)
+    patch.setattr(Group, "apply_committed", swallow)
 
 
 def nobody_looks_for_lost_batches(patch: Patch) -> None:
@@ -210,7 +210,7 @@ def leadership_goes_the_librarys_way(patch: Patch) -> None:
 
 def the_library_applies(patch: Patch) -> None:
     patch.delattr(Core, "_SyncObj__applyLogEntries")
-    patch.setattr(Group, "_apply_committed", lambda self: self._SyncObj__applyLogEntries())
+    patch.setattr(Group, "apply_committed", lambda self: self._SyncObj__applyLogEntries())
 
 
 def members_come_from_the_journal(patch: Patch) -> None:
