@@ -284,11 +284,11 @@ class Bitcask:
         location = self._active.number << NUMBER_SHIFT | offset << OFFSET_SHIFT
         if not sizes or max(sizes) < SIZE_MASK:
             for slot, key, size in zip(slots, keys, sizes):  # noqa: B905 (checked above)
-                buckets[slot][key] = location + size
+                buckets[slot][key] = location | size  # not +: a sum has a spare digit, which takes 16 bytes more
                 location += size << 12
         else:
             for slot, key, size in zip(slots, keys, sizes, strict=True):
-                buckets[slot][key] = location + min(size, SIZE_MASK)
+                buckets[slot][key] = location | min(size, SIZE_MASK)
                 location += size << OFFSET_SHIFT
         for known in (self.expires, self._cache):
             if known:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice, pairwise
-from operator import add
+from operator import or_
 
 from respkv.checksum import crc32
 from respkv.storage import record
@@ -103,7 +103,7 @@ class Keydir:
 
     def load(self, number: int, keys: list[bytes], places: Iterable[int]) -> None:
         """`replay` for puts without expiry: `places` are locations without their number, one for each key."""
-        locations = map(add, places, [number << NUMBER_SHIFT] * len(keys))
+        locations = map(or_, places, [number << NUMBER_SHIFT] * len(keys))
         buckets = map(self.buckets.__getitem__, map(self.bucket_of, keys))
         deque(map(dict.__setitem__, buckets, keys, locations), maxlen=0)
         if self.expires:

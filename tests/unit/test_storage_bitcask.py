@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -459,3 +461,29 @@ def test_a_file_is_sealed_only_behind_what_is_on_the_disk(tmp_path: Path) -> Non
             cask.put(b"key", b"%d" % number * 500)
         cask.merge()
     assert seals > 1
+
+
+def test_a_location_takes_the_32_bytes_of_two_digits_and_no_spare_one(tmp_path: Path) -> None:
+    """A sum of two ints would have room for a third: 36 bytes, and the allocator makes 48 of them."""
+    count = 5000
+    keys = [b"%d" % number for number in range(count)]
+    tracemalloc.start()
+    try:
+        with Bitcask(tmp_path) as cask:
+            cask.put(b"before", bytes(1 << 18))  # behind it an offset needs both digits
+            sizes, records = encode_puts(keys, [b"v"] * count)
+            cask.append_puts(2, 1, 1, [cask.bucket_of(key) for key in keys], keys, sizes, records)
+            written = _sizes_of_what_is_kept("bitcask.py")
+        with Bitcask(tmp_path) as cask:
+            assert cask.get(keys[-1]) is not None
+            loaded = _sizes_of_what_is_kept("keydir.py")
+    finally:
+        tracemalloc.stop()
+    for kept in (written, loaded):
+        assert kept[32] >= count - 10
+        assert kept[36] < 10
+
+
+def _sizes_of_what_is_kept(file: str) -> Counter[int]:
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, f"*{file}")])
+    return Counter(trace.size for trace in snapshot.traces)
