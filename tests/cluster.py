@@ -258,9 +258,14 @@ class TestCluster:
         spread = min(len(self.nodes), self.shard_count)
         wait_until(lambda: len(set(self.leaders().values())) == spread, "leaders are spread", timeout_s)
 
-    def wait_settled(self, timeout_s: float = START_S) -> None:
+    def wait_settled(self, timeout_s: float = 0.75 * START_S) -> None:
         """Every replica on a running node has applied all that is in the log."""
-        wait_until(self._is_settled, "all replicas have applied the same", timeout_s)
+        try:
+            wait_until(self._is_settled, "all replicas have applied the same", timeout_s)
+        except AssertionError as error:
+            for node in self.running:
+                error.add_note(f"{node.name}: {node.shards()}\n{node.log()[-3000:]}")
+            raise
 
     def _is_settled(self) -> bool:
         if not self._has_leaders():

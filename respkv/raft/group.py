@@ -53,8 +53,8 @@ class Group(Core):
         shard_log: the shard's log from the node's journal.
         applied: the index that the state machine's own log holds; replication resumes behind it.
         apply: called as `apply(index, term, command)` for each committed entry.
-        apply_long: called as `apply_long(index, term, head, body)` for each long command that is committed, again and
-            again, with other work between, until it returns True.
+        apply_long: called as `apply_long(index, term, head, body)` for each long command that is committed, in each
+            pump until it returns True; it asks for pumps itself.
         send: called as `send(node_id, message)`; may drop.
         wake: asks for a `pump` in this loop turn.
         role_changed: called after leadership was gained or lost.
@@ -276,17 +276,18 @@ class Group(Core):
             return
         shard_log, apply, budget = self.log, self._apply, APPLY_BYTES
         index, commit, base = self.applied, self.commit, shard_log[0][1]
-        while index < commit and budget > 0:
+        while index < commit:
+            if budget <= 0:
+                self._wake()
+                break
             command, _, term = shard_log[index + 1 - base]
             if command[0] < PIECE:
                 apply(index + 1, term, command)
             elif command[0] == LAST and not self._finish_long(index + 1, term):
-                break
+                break  # what it waits for wakes this replica
             index += 1
             self.applied = index
             budget -= len(command)
-        if index < commit:
-            self._wake()
         if self.leader and self.lease_until == NEVER:
             self._refresh_lease()
 

@@ -85,13 +85,11 @@ class LongAppend:
 
 def is_whole(log: ShardLog, entries: list[Entry], position: int) -> bool:
     """Whether the long command that `entries[position]` ends has its pieces right before it: among `entries`, which
-    follow each other, or in `log` (behind whose end nothing is looked at: it will be refused for that).
+    follow each other and what is in `log`, or there.
 
-    No piece is at the base of the log or before it, as nothing is trimmed that the last entry still needs."""
+    No piece is at the base of the log or before it, as nothing is trimmed before its end is applied."""
     command, index, term = entries[position]
     base, last, first = log[0][1], log[-1][1], entries[0][1]
-    if index <= base:
-        return True  # applied long ago
     if len(command) < LAST_HEAD_BYTES:
         return False
     count: int = _LAST_HEAD.unpack_from(command)[1]

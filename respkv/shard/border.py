@@ -98,9 +98,16 @@ def check_commands(commands: list[list[bytes]], possible: Possible) -> None:
             raise BadMessage(f"a command that cannot be: {args[:1]!r:.60} with {len(args)} words")
 
 
-def check_entries(log: ShardLog, entries: list[Any], possible: Possible) -> None:
-    """Raises BadMessage for entries of a leader that could not be applied here: they must not get into the log."""
-    for position, (command, index, _) in enumerate(entries):
+def check_append(log: ShardLog, message: Sequence[Any], possible: Possible) -> None:
+    """Raises BadMessage for entries of a leader that could not be applied here: they must not get into the log.
+
+    An `APPEND` that does not follow what is in the log is refused by the group, which asks for what comes before."""
+    _, _, _, _, prev, prev_term, _, entries = message
+    if prev > log.last_index or log.term_at(prev) not in {None, prev_term}:
+        return
+    for position, (command, index, term) in enumerate(entries):
+        if index <= log.base_index or log.term_at(index) == term:
+            continue  # it is there, or was
         try:
             if command[0] == 0:
                 entry: Entry | LongEntry = decode_entry(command)

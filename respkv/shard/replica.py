@@ -27,7 +27,7 @@ from respkv.raft.log import Standing
 from respkv.raft.membership import Membership
 from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
 from respkv.raft.snapshot import SnapshotReceiver
-from respkv.shard.border import check_entries
+from respkv.shard.border import check_append
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, put_aside
@@ -232,7 +232,7 @@ class Replica:
         check(message)
         kind = message[0]
         if kind == APPEND and message[7]:
-            check_entries(self.group.log, message[7], self.machine.can_apply)
+            check_append(self.group.log, message, self.machine.can_apply)
         if kind >= INTRODUCE:
             self.membership.receive(peer, message)
         elif kind < SNAPSHOT_BEGIN:

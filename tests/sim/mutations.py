@@ -27,6 +27,8 @@ from respkv.raft.messages import ACK
 from respkv.raft.receiving import Receiving
 from respkv.raft.sending import Sending
 from respkv.server import dispatch
+from respkv.shard import border
+from respkv.shard import replica as replica_module
 from respkv.shard.machine import Machine
 from respkv.shard.proposer import Proposer
 from respkv.shard.reads import Reads
@@ -36,7 +38,7 @@ from respkv.shard.waiting import Read
 from respkv.shard.watches import Watches
 from respkv.storage.bitcask import Bitcask
 from respkv.storage.recovery import Recovery
-from tests.sim.scenario import FAULTS, Scenario
+from tests.sim.scenario import FAULTS, LONG_VALUES, Scenario
 from tests.sim.simulation import Result, run
 
 SEEDS_MAX = 500
@@ -108,6 +110,7 @@ FOUND_BY: dict[str, int] = {
     "index_behind_data": 1,
     "trimmed_too_far": 1,
     "torn_tail_accepted": 1,
+    "judges_what_will_be_refused": 45,
     "sync_error_ignored": 1,
     "tail_not_written_again": 38,
     "watched_keys_ignored": 0,
@@ -191,6 +194,10 @@ _FAILING_DISKS: dict[str, Any] = {
 _EXPIRING: dict[str, Any] = {
     **_SMALL, "clients": 8, "think_s": 0.005, "keys": 2, "kinds": ("expiring",), "burst_max": 1, "steps": 8,
     "step_s": 0.5, "read_mode": "lease", "sync_s": (0.005, 0.03), "faults": _only(nothing=1.0),
+}  # fmt: skip
+_BEHEADED: dict[str, Any] = {
+    **_SMALL, **LONG_VALUES, "value_bytes": (1500, 4000), "steps": 30,
+    "faults": _only(kill=6.0, power=3.0, flaky_link=3.0, start=8.0, nothing=1.0),
 }  # fmt: skip
 _BUSY: dict[str, Any] = {"clients": 8, "think_s": 0.005}
 
@@ -451,6 +458,17 @@ def torn_tail_accepted(replace: Callable[..., None]) -> None:
         return segment.Frame(path, at, sequence, synced, data[start : start + body_bytes])
 
     replace(segment, "_read_frame", read_frame)
+
+
+@mutation("ends of long commands are judged by entries that their leader does not have", **_BEHEADED)
+def judges_what_will_be_refused(replace: Callable[..., None]) -> None:
+    original = border.check_append
+
+    def check(log: ShardLog, message: list[Any], possible: Any) -> None:
+        *head, _, _, sent, entries = message
+        original(log, [*head, log.base_index, log.term_at(log.base_index), sent, entries], possible)
+
+    replace(replica_module, "check_append", check)
 
 
 @mutation("an fdatasync that failed counts as done", **_SMALL, faults=_only(disk_error=8.0, power=5.0, start=9.0))

@@ -46,8 +46,15 @@ class SimReplica(Replica):
         return cask
 
     def _apply(self, index: int, term: int, command: bytes) -> None:
-        self.host.world.watch.applied(self, index, term, command)
+        self.host.world.watch.applied(self, index, term, command, self.cask.applied)
         super()._apply(index, term, command)
+
+    def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
+        before, (command, *_) = self.cask.applied, self.group.log[index - self.group.log.base_index]
+        is_over = super()._apply_long(index, term, head, body)
+        if is_over:
+            self.host.world.watch.applied(self, index, term, command, before)
+        return is_over
 
     def _role_changed(self) -> None:
         super()._role_changed()

@@ -33,6 +33,11 @@ FAULTS = {
 }
 
 
+LONG_VALUES: dict[str, Any] = {
+    "mib": 100, "message_bytes": 100, "window_bytes": 800, "value_bytes": (1, 99, 100, 1500, 4000),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Seconds and bytes are of the simulated world."""
@@ -62,6 +67,7 @@ class Scenario:
     keys: int = 3  # of each kind
     burst_max: int = 4
     value_bytes: tuple[int, ...] = (1,)
+    mib: int = 1 << 20  # what respkv takes for one: from here on values and entries travel in pieces of that size
     kinds: tuple[str, ...] = ("string", "string", "counter", "append", "group")
     leader_stays: bool = False  # nothing happens that could justify another leader
     steps: int = 24
@@ -114,6 +120,8 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
         scenario = replace(scenario, leader_stays=True)
     if not bias and rng.random() < 0.3:
         scenario = replace(scenario, kinds=(*scenario.kinds, "transaction"))
+    if not bias and rng.random() < 0.25:
+        scenario = replace(scenario, **LONG_VALUES)
     if bias:
         merged = dict(bias)
         if "faults" in bias:

@@ -22,10 +22,14 @@ from respkv.commands.context import Context
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.offload import SLICE_PAUSE_S
 from respkv.raft import clock as clock_module
+from respkv.raft import group as group_module
 from respkv.raft import identity as identity_module
 from respkv.raft import journal as journal_module
+from respkv.raft import long as raft_long_module
 from respkv.raft import sending as sending_module
 from respkv.raft.log import ShardLog
+from respkv.shard import gathering as gathering_module
+from respkv.shard import long as shard_long_module
 from respkv.shard import machine as machine_module
 from respkv.shard import proposer as proposer_module
 from respkv.shard import reads as reads_module
@@ -35,6 +39,9 @@ from respkv.shard import upkeep as upkeep_module
 from respkv.shard.reads import Reads
 from respkv.shard.waiting import Read
 from respkv.storage import bitcask as bitcask_module
+from respkv.storage import reading as reading_module
+from respkv.storage import record as record_module
+from tests.sim.scenario import Scenario
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -215,6 +222,7 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (replica_module, "BUCKETS", SLOTS + 1),
         (replica_module, "bucket_of", few_buckets),
         (reads_module, "Read", SimRead),
+        *_long_values(world.scenario.mib),
         (sending_module, "MESSAGE_BYTES", world.scenario.message_bytes),
         (sending_module, "WINDOW_BYTES", world.scenario.window_bytes),
         (Reads, "_answer", answer),
@@ -224,6 +232,23 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (repair_module, "time", SimTime()),
     ]
     return seams
+
+
+def _long_values(mib: int) -> list[tuple[Any, str, Any]]:
+    """All that respkv measures in MiB on the way of a long value."""
+    if mib == Scenario.mib:
+        return []
+    return [
+        (raft_long_module, "PIECE_BYTES", mib),
+        (group_module, "PIECE_BYTES", mib),
+        (raft_long_module, "APPEND_BYTES", 4 * mib),
+        (raft_long_module, "UNCOMMITTED_MAX", 16 * mib),
+        (shard_long_module, "LONG_BYTES", mib),
+        (gathering_module, "LONG_BYTES", mib),
+        (machine_module, "LONG_READ_BYTES", 4 * mib),
+        (record_module, "SLICE_BYTES", 8 * mib),
+        (reading_module, "PIECE_BYTES", mib),
+    ]
 
 
 @contextmanager

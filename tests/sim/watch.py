@@ -20,6 +20,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from respkv.checksum import crc32
+from respkv.raft.long import PIECE
 
 if TYPE_CHECKING:
     from respkv.raft.log import ShardLog
@@ -57,8 +58,8 @@ class Watch:
         if known != entry and not (known[1] == entry[1] and None in (known[0], entry[0])):
             raise Broken(f"shard {shard_log.shard}: entry {index} of term {term} is {entry}, elsewhere {known}")
 
-    def applied(self, replica: SimReplica, index: int, term: int, command: bytes) -> None:
-        """A replica applies an entry."""
+    def applied(self, replica: SimReplica, index: int, term: int, command: bytes, before: int) -> None:
+        """A replica, whose state was that of `before`, applies an entry."""
         shard = replica.shard.id
         applied = self._applied[shard]
         entry = (term, crc32(command), replica.group.term)
@@ -67,8 +68,11 @@ class Watch:
         known = applied.setdefault(index, entry)
         if known[:2] != entry[:2]:
             raise Broken(f"shard {shard}: {replica.node} applies {entry[:2]} at {index}, another one {known[:2]}")
-        before = replica.cask.applied
-        if index != max(before, 1) + 1:
+        log = replica.group.log
+        for skipped in range(max(before, 1) + 1, index):  # pieces have no effect of their own
+            if log[skipped - log.base_index][0][0] != PIECE:
+                raise Broken(f"shard {shard}: {replica.node} applies {index} behind {before}")
+        if index <= before:
             raise Broken(f"shard {shard}: {replica.node} applies {index} behind {before}")
         self.applied_max[shard] = max(self.applied_max[shard], index)
         for holder in self._lease_holders(shard):

@@ -10,7 +10,7 @@ import pytest
 from respkv.border import BadMessage
 from respkv.raft import border as raft_border
 from respkv.raft import messages
-from respkv.raft.log import NO_OP
+from respkv.raft.log import NO_OP, ShardLog
 from respkv.raft.long import LAST, PIECE
 from respkv.reply import LongBulk, RespError, Simple, Verbatim
 from respkv.shard import border
@@ -19,12 +19,16 @@ from respkv.shard.machine import EXPIRE_OP, Machine
 from respkv.shard.transaction import EXEC_OP, Watched, exec_args
 from respkv.storage.record import encode_puts
 
-
-class Log(list[Any]):
-    """Entries (command, index, term), the base first."""
+ENTRIES = [(NO_OP, 1, 0), (bytes([PIECE]) + b"a", 2, 3), (b"\x01", 3, 3), (bytes([PIECE]) + b"b", 4, 3)]
 
 
-LOG = Log([(NO_OP, 1, 0), (bytes([PIECE]) + b"a", 2, 3), (b"\x01", 3, 3), (bytes([PIECE]) + b"b", 4, 3)])
+def check_append(entries: list[Any], prev_term: int = 3) -> None:
+    """An APPEND of a leader of term 4 comes to a replica whose log holds `ENTRIES`, the first of them as its base."""
+    log = ShardLog(0, [], lambda _: None)
+    for entry in ENTRIES[1:]:
+        log.add(*entry)
+    message = (messages.APPEND, 0, 4, 1, entries[0][1] - 1, prev_term, 0.0, entries)
+    border.check_append(log, message, Machine.can_apply)
 
 
 def puts(**changes: Any) -> Puts:
@@ -127,13 +131,13 @@ def test_what_cannot_be_applied_gets_into_no_log(runs: bytes) -> None:
     if runs[:1] == b"\x91" and len(runs) < 1000:
         entry = b"\x00\x94\x01\x02\x90" + runs
         with pytest.raises(BadMessage):
-            border.check_entries(LOG, [(entry, 5, 3)], Machine.can_apply)  # type: ignore[arg-type]
+            check_append([(entry, 5, 3)])
 
 
 def test_what_can_be_applied_passes() -> None:
     runs = [puts(), Ops([[b"INCR", b"n"], [EXPIRE_OP, b"a"], [b"GET", b"a"], TRANSACTION]), Guarded([TRANSACTION])]
     assert border.checked_runs(encode_runs(runs), Machine.can_apply) == runs
-    border.check_entries(LOG, [(encode_entry(Entry(1, 2, [], runs)), 5, 3)], Machine.can_apply)  # type: ignore[arg-type]
+    check_append([(encode_entry(Entry(1, 2, [], runs)), 5, 3)])
 
 
 @pytest.mark.parametrize(
@@ -147,16 +151,23 @@ def test_what_can_be_applied_passes() -> None:
         ([(bytes([LAST]), 5, 3)], False),
         ([(bytes([PIECE]) + b"c", 5, 3), (bytes([LAST, 2, 0, 0, 0]), 6, 3)], True),
         ([(b"\x01", 5, 3), (bytes([LAST, 1, 0, 0, 0]), 6, 3)], False),
-        ([(bytes([PIECE]), 3, 3), (bytes([LAST, 1, 0, 0, 0]), 4, 3)], False),  # the log holds another entry there
+        ([(bytes([PIECE]), 3, 3), (bytes([PIECE]), 4, 3), (bytes([LAST, 2, 0, 0, 0]), 5, 3)], False),  # 3 is another
+        ([(bytes([LAST, 4, 0, 0, 0]), 4, 3)], True),  # nothing comes of it: there is an entry of that index and term
         ([(bytes([PIECE]), 3, 4), (bytes([LAST, 1, 0, 0, 0]), 4, 4)], True),  # which this one replaces
     ],
 )
 def test_a_long_command_without_its_pieces_gets_into_no_log(entries: list[Any], whole: bool) -> None:
     if whole:
-        border.check_entries(LOG, entries, Machine.can_apply)  # type: ignore[arg-type]
+        check_append(entries)
     else:
         with pytest.raises(BadMessage):
-            border.check_entries(LOG, entries, Machine.can_apply)  # type: ignore[arg-type]
+            check_append(entries)
+
+
+def test_what_the_log_will_refuse_for_what_comes_before_is_no_bad_message() -> None:
+    """Its leader lacks what is in this log, or has more: the end of a long command has other entries before it here."""
+    check_append([(bytes([LAST, 1, 0, 0, 0]), 5, 4)], prev_term=4)
+    check_append([(bytes([LAST, 3, 0, 0, 0]), 7, 4)], prev_term=4)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,35 @@ def test_whatever_breaks_long_values_have_one_outcome_and_nothing_is_left_over(
     idle(world)
 
 
+def test_while_a_slice_is_written_elsewhere_its_replica_has_nothing_to_do(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(3)
+    leader = world.leader()
+    assert leader.proposer is not None
+    jobs: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []
+    leader.proposer._long_apply._offload = lambda job, done: jobs.append((job, done))
+    client = put(leader, {b"k": 5_000})
+    world.run_until(lambda: bool(jobs))
+    turns, turn = [], leader._turn
+
+    def count(life: int) -> None:
+        turns.append(world.now)
+        assert len(turns) < 1000
+        turn(life)
+
+    monkeypatch.setattr(leader, "_turn", count)
+    world.run(0.5)
+    assert len(turns) < 100  # ticks and heartbeats
+    assert client.ended == 0
+    job, done = jobs.pop()
+    job()
+    done(None)
+    world.settle()
+    assert outcome(client) == "applied"
+    idle(world)
+
+
 def test_a_last_piece_without_its_pieces_is_not_believed(make: Callable[..., World]) -> None:
     leader = make(1).leader()
     log = leader.group.log
