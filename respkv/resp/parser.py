@@ -31,7 +31,7 @@ import hiredis
 
 from respkv.resp.encoder import encode_commands
 from respkv.resp.limits import Limits, ProtocolError
-from respkv.resp.lone import lone_command, lone_get
+from respkv.resp.lone import lone_command, lone_get, lone_set
 from respkv.resp.strict import StrictParser
 
 __all__ = ["Limits", "Parser", "ProtocolError"]
@@ -88,6 +88,10 @@ class Parser:
         """The command, if the next chunk of the stream is one GET and nothing else: it counts as taken then, otherwise
         it is to be given to `feed`."""
         return None if self._strict_only else lone_get(data)
+
+    def lone_set(self, data: bytes) -> list[bytes] | None:
+        """The same for a plain SET."""
+        return None if self._strict_only else lone_set(data)
 
     def feed(self, data: bytes) -> list[list[bytes]]:
         """Takes the next chunk of the stream and returns the commands that are complete with it, perhaps none.

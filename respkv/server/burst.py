@@ -89,6 +89,31 @@ class Pushed(Part):
         return b"".join(self._messages)
 
 
+class LonePuts(Part):
+    """Plain SETs to one shard, each all that its connection waits for: they get the same reply."""
+
+    __slots__ = ("_reply", "connections")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections: list[Connection] = []
+        self._reply = OK
+
+    def put(self, token: int, value: Reply) -> None:
+        raise AssertionError("a plain SET has no reply of its own")
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        self._reply = encode(error, 2)
+
+    def done(self) -> None:
+        for connection in self.connections:
+            connection.settled(self)
+
+    def wire(self) -> bytes:
+        """The reply to each of them."""
+        return self._reply
+
+
 class PutBurst(Part):
     """Nothing but plain SETs, of the keys in `slots`: as long as none fails, the replies need not be kept."""
 

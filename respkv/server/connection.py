@@ -23,7 +23,7 @@ from respkv.raft.group import Clock
 from respkv.resp.encoder import encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
-from respkv.server.burst import Burst, MutedBurst, Pushed, PutBurst
+from respkv.server.burst import Burst, LonePuts, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import dispatch
 from respkv.server.plain import ALIKE, PlainCommands
 from respkv.server.session import HEARD, Session
@@ -73,7 +73,7 @@ class Connection(PlainCommands):
         self.session = Session(cluster_view=cluster_view, user=access.newcomer(), authenticated=access.open)
         self.session.port_shift = port_shift
         self.hindrances = server.hindrances
-        self.waiting: deque[Burst | PutBurst | Pushed] = deque()
+        self.waiting: deque[Burst | LonePuts | PutBurst | Pushed] = deque()
         self.closing = self.held = False
         self.flush_scheduled = False
         self.protocol_error: str | None = None
@@ -115,13 +115,12 @@ class Connection(PlainCommands):
         self.server.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        if (
-            self.fast
-            and not (self.waiting or self._backlog or self.closing)
-            and (args := self._parser.lone_get(data)) is not None
-            and self._answer_lone(args)
-        ):
-            return
+        if self.fast and not (self.waiting or self._backlog or self.closing):
+            if (args := self._parser.lone_get(data)) is not None:
+                if self._answer_lone(args):
+                    return
+            elif (args := self._parser.lone_set(data)) is not None and self._put_lone(args, len(data)):
+                return
         if self.closing:
             return
         try:
@@ -135,11 +134,7 @@ class Connection(PlainCommands):
         if self._backlog:
             self._backlog += commands
         elif commands:
-            if self.fast and commands[0][0] in ALIKE and (
-                self._run_lone(commands[0], len(data))
-                if len(commands) == 1
-                else self._run_alike(commands, len(data))
-            ):
+            if self.fast and commands[0][0] in ALIKE and self._run_alike(commands, len(data)):
                 pass
             elif len(commands) > BURST_COMMANDS:
                 self._execute(commands, len(data))
@@ -257,7 +252,7 @@ class Connection(PlainCommands):
 
     # -- replies
 
-    def settled(self, burst: Burst | PutBurst) -> None:
+    def settled(self, burst: Burst | LonePuts | PutBurst) -> None:
         """A burst has all its replies."""
         waiting = self.waiting
         if len(waiting) == 1 and waiting[0] is burst and self._reading and not (self.closing or self._ended):

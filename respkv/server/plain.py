@@ -15,7 +15,7 @@ from respkv.cluster.slots import slot_of
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3
-from respkv.server.burst import PutBurst
+from respkv.server.burst import LonePuts, PutBurst
 from respkv.server.session import Session
 from respkv.storage.errors import Damaged
 
@@ -44,6 +44,9 @@ class PlainCommands(asyncio.Protocol):
     def _line_up(self, burst: PutBurst) -> None:
         raise NotImplementedError
 
+    def _pause(self) -> None:
+        raise NotImplementedError
+
     def _answer_lone(self, args: list[bytes]) -> bool:
         """A GET that came alone, with nothing before it. False: it cannot be answered now, and nothing was done."""
         now = Clock.now()
@@ -58,26 +61,31 @@ class PlainCommands(asyncio.Protocol):
         server.post(self, reply)  # type: ignore[arg-type]  # a Connection
         return True
 
-    def _run_lone(self, args: list[bytes], size: int) -> bool:
-        """A SET that came alone: `_run_alike` for one command, which needs no columns."""
-        session = self.session
-        if len(args) != 3 or args[0] not in _SET:
-            return False
-        key = args[1]
+    def _put_lone(self, args: list[bytes], size: int) -> bool:
+        """A SET that came alone, with nothing before it. False: it cannot be run now, and nothing was done."""
+        _, key, value = args
         slot = slot_of(key)
-        server = self.server
+        server, session = self.server, self.session
         proposer = server.proposer_of_slot[slot]
-        if len(key) > KEY_BYTES_MAX or proposer.refusal is not None or (session.cluster_view and not proposer.leads):
+        if proposer.refusal is not None or (session.cluster_view and not proposer.leads):
             return False
-        sampled_at = Clock.now() if server.watch.sample_puts else 0.0
-        burst = PutBurst(self, size, (slot,))  # type: ignore[arg-type]
-        proposer.join(burst)
-        proposer.put(slot, key, args[2])
-        server.stats.plain_sets += 1
-        session.last_at, session.last_words = Clock.now(), (b"SET", key)
-        self._line_up(burst)
-        if sampled_at:
-            server.watch.plain_puts(Clock.now() - sampled_at, 1)
+        now = Clock.now()
+        part = proposer.part
+        if type(part) is not LonePuts:
+            part = LonePuts()
+            proposer.join(part)
+        part.connections.append(self)  # type: ignore[arg-type]  # a Connection
+        proposer.put_more(slot, key, value, size)
+        self.waiting.append(part)
+        stats = server.stats
+        stats.reads += 1
+        stats.commands += 1
+        stats.plain_sets += 1
+        session.last_at, session.last_words = now, (b"SET", key)
+        if proposer.pending_bytes > server.pending_bytes_max:
+            self._pause()
+        if server.watch.sample_puts:
+            server.watch.plain_puts(Clock.now() - now, 1)
         return True
 
     def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:

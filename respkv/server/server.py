@@ -120,7 +120,7 @@ class Server:
         self._finished: list[Connection] = []
         self._posted: list[tuple[Connection, bytes]] = []
         self.output_bytes_max = 0
-        self._pending_bytes_max = 0
+        self.pending_bytes_max = 0
         for proposer in self.proposers:
             proposer.on_slow = self.watch.applied_slowly
         config.watch(self._configure)
@@ -133,7 +133,7 @@ class Server:
         self.notifier.configure(config.notify_keyspace_events)
         self.tracking.keys_max = config.tracking_table_max_keys
         self.tracking.evict()
-        self._pending_bytes_max = config.pending_bytes_max
+        self.pending_bytes_max = config.pending_bytes_max
         for replica in self.replicas:
             replica.cask.merge_dead_ratio = config.merge_dead_ratio
         for proposer in self.proposers:
@@ -312,7 +312,7 @@ class Server:
 
     def crowded(self, burst: Burst | PutBurst) -> bool:
         """Whether a shard that the burst writes to has more waiting than it should."""
-        limit = self._pending_bytes_max
+        limit = self.pending_bytes_max
         for proposer in burst.joined:  # noqa: SIM110 - once per burst, and `any` costs three times as much
             if proposer.pending_bytes > limit:
                 return True

@@ -65,6 +65,14 @@ class Gathering:
         self.keys.append(key)
         self.values.append(value)
 
+    def put_more(self, slot: int, key: bytes, value: bytes, size: int) -> None:
+        """The same, where the part weighs so many bytes more for it."""
+        self.slots.append(slot)
+        self.keys.append(key)
+        self.values.append(value)
+        self._bytes += size
+        self.pending_bytes += size
+
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:

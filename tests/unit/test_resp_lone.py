@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from respkv.resp.limits import Limits, ProtocolError
-from respkv.resp.lone import lone_command, lone_get
+from respkv.resp.lone import lone_command, lone_get, lone_set
 from respkv.resp.parser import Parser
 
 GET = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
@@ -74,15 +74,40 @@ def test_what_is_not_one_get_and_nothing_else_is_left_to_others(data: bytes) -> 
     assert lone_get(data) is None
 
 
-def test_a_get_is_not_taken_within_a_command_nor_before_a_login_nor_after_an_error() -> None:
+def test_a_set_is_taken_if_it_is_one_and_nothing_else() -> None:
+    assert lone_set(SET) == [b"SET", b"key", b"value"]
+    assert lone_set(SET.replace(b"SET", b"set")) == [b"set", b"key", b"value"]
+    assert lone_set(b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$0\r\n\r\n") == [b"SET", b"", b""]
+    for end in range(len(SET)):
+        assert lone_set(SET[:end]) is None
+    for extra in (b"\r", b"\n", b"\r\n", b"*", GET, SET):
+        assert lone_set(SET + extra) is None
+    for other in (
+        GET,
+        SET.replace(b"$5", b"$6"),
+        SET.replace(b"$5", b"$05"),
+        SET.replace(b"$3\r\nkey", b"$2\r\nkey"),
+        SET.replace(b"SET", b"SeT"),
+        SET.replace(b"$3\r\nSET", b"$6\r\nAPPEND"),
+        SET.replace(b"*3", b"*4"),
+        SET.replace(b"value", b"va\r\ne"),
+        SET.replace(b"$5\r\nvalue", b"$4096\r\n" + bytes(4096)),
+    ):
+        assert lone_set(other) is None
+
+
+def test_neither_is_taken_within_a_command_nor_before_a_login_nor_after_an_error() -> None:
     parser = Parser(Limits())
     assert parser.lone_get(GET) == [b"GET", b"key"]
     assert parser.feed(b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % len(GET)) == []
     assert parser.lone_get(GET) is None
+    assert parser.lone_set(SET) is None
     assert parser.feed(GET) == []
     assert parser.feed(b"\r\n") == [[b"ECHO", GET]]
     assert parser.lone_get(GET) == [b"GET", b"key"]
+    assert parser.lone_set(SET) == [b"SET", b"key", b"value"]
     assert Parser(Limits(), authenticated=False).lone_get(GET) is None
+    assert Parser(Limits(), authenticated=False).lone_set(SET) is None
     with pytest.raises(ProtocolError):
         parser.feed(b"*x\r\n")
     assert parser.lone_get(GET) is None

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from respkv import errors
-from respkv.server.burst import PutBurst
+from respkv.server.burst import LonePuts, PutBurst
 
 
 def burst_over(shards: list[int]) -> tuple[PutBurst, list[Any], list[PutBurst]]:
@@ -38,3 +38,15 @@ def test_the_error_of_a_shard_stands_in_the_places_of_its_keys() -> None:
     assert lines[1] == b"+OK"
     assert lines[2].startswith(b"-CLUSTERDOWN")
     assert lines[4:] == [b""]
+
+
+def test_sets_that_came_alone_get_the_same_reply() -> None:
+    for fails in (False, True):
+        settled: list[LonePuts] = []
+        puts = LonePuts()
+        puts.connections += [cast("Any", SimpleNamespace(settled=settled.append)) for _ in range(3)]
+        if fails:
+            puts.fail(b"", errors.timeout())
+        puts.done()
+        assert settled == [puts] * 3
+        assert puts.wire().startswith(b"-TIMEOUT" if fails else b"+OK\r\n")

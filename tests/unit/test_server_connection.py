@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -76,6 +78,37 @@ def test_replies_of_every_kind_and_size_come_in_the_order_of_the_commands(wire: 
 
 
 # --- PING to RESET ---
+
+
+def test_sets_of_many_clients_that_come_at_once_are_answered_each_in_its_place(tmp_path: Path) -> None:
+    """Each comes alone; some clients send more before they have heard, and some do not wait."""
+    with respkv(tmp_path, "--enable-debug-command", "yes") as port, Wire(port) as admin, ExitStack() as stack:
+        wires = [stack.enter_context(Wire(port)) for _ in range(40)]
+        for wire in wires:
+            assert wire("PING") == b"PONG"
+        admin.send("DEBUG SLEEP 0.3")  # all that comes meanwhile is run in one turn
+        time.sleep(0.1)
+        for n, wire in enumerate(wires):
+            wire.send(f"SET k{n % 30} v{n}")
+            if n % 10 == 9:
+                wire.socket.close()
+        assert admin.reply() == b"OK"
+        for n, wire in enumerate(wires):
+            if n % 10 != 9:
+                if n % 3 == 0:
+                    wire.send(f"GET k{n % 30}", f"SET k{n % 30} again")
+                assert wire.reply() == b"OK"
+                if n % 3 == 0:
+                    assert wire.reply() in {b"v%d" % n, b"v%d" % (n % 30 + 30), b"again"}
+                    assert wire.reply() == b"OK"
+        assert sets_counted(admin) == sum(1 + (n % 3 == 0 and n % 10 != 9) for n in range(40))
+
+
+def sets_counted(wire: Wire) -> int:
+    """How many SETs the server has counted."""
+    found = re.search(rb"cmdstat_set:calls=(\d+)", bytes(wire("INFO commandstats")))  # type: ignore[call-overload]
+    assert found is not None
+    return int(found[1])
 
 
 def test_hello_switches_the_protocol_of_its_own_reply(wire: Wire) -> None:
