@@ -87,6 +87,7 @@ class Sending:
 
     def start_over(self) -> None:
         """Leadership was gained or lost."""
+        self.promised = self._told = 0
         self.snapshot_wanted.clear()
         for window in self._windows.values():
             window.clear()

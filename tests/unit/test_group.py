@@ -485,6 +485,15 @@ def test_an_exception_in_apply_escapes_the_pump_and_the_entry_is_not_counted_as_
     assert leader.group.applied == before
 
 
+def test_a_leader_tells_of_its_last_commit_whatever_it_told_when_it_led_before(make: Callable[..., World]) -> None:
+    """It may have lost its log since, and have less of it."""
+    leader = make(3).leader()
+    sending = leader.group.sending
+    sending._told = sending.promised = 1 << 40
+    leader.group.step_down(leader.group.term + 1)
+    assert (sending._told, sending.promised) == (0, 0)
+
+
 def test_followers_learn_of_the_last_commit_long_before_the_next_heartbeat(make: Callable[..., World]) -> None:
     world = make()
     leader = world.leader()
