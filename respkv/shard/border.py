@@ -105,9 +105,11 @@ def check_append(log: ShardLog, message: Sequence[Any], possible: Possible) -> N
     _, _, _, _, prev, prev_term, _, entries = message
     if prev > log.last_index or log.term_at(prev) not in {None, prev_term}:
         return
+    is_new = False  # from the first entry that is not there on, all go into the log
     for position, (command, index, term) in enumerate(entries):
-        if index <= log.base_index or log.term_at(index) == term:
-            continue  # it is there, or was
+        is_new = is_new or (index > log.base_index and log.term_at(index) != term)
+        if not is_new:
+            continue
         try:
             if command[0] == 0:
                 entry: Entry | LongEntry = decode_entry(command)

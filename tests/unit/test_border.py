@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,12 +23,12 @@ from respkv.storage.record import encode_puts
 ENTRIES = [(NO_OP, 1, 0), (bytes([PIECE]) + b"a", 2, 3), (b"\x01", 3, 3), (bytes([PIECE]) + b"b", 4, 3)]
 
 
-def check_append(entries: list[Any], prev_term: int = 3) -> None:
-    """An APPEND of a leader of term 4 comes to a replica whose log holds `ENTRIES`, the first of them as its base."""
+def check_append(entries: list[Any], prev_term: int = 3, more: Sequence[Any] = ()) -> None:
+    """An APPEND comes to a replica whose log holds `ENTRIES`, the first of them as its base, and `more`."""
     log = ShardLog(0, [], lambda _: None)
-    for entry in ENTRIES[1:]:
+    for entry in (*ENTRIES[1:], *more):
         log.add(*entry)
-    message = (messages.APPEND, 0, 4, 1, entries[0][1] - 1, prev_term, 0.0, entries)
+    message = (messages.APPEND, 0, 5, 1, entries[0][1] - 1, prev_term, 0.0, entries)
     border.check_append(log, message, Machine.can_apply)
 
 
@@ -162,6 +163,13 @@ def test_a_long_command_without_its_pieces_gets_into_no_log(entries: list[Any], 
     else:
         with pytest.raises(BadMessage):
             check_append(entries)
+
+
+def test_what_comes_behind_an_entry_that_is_replaced_is_judged_even_if_the_log_has_its_like() -> None:
+    """The log is cut there, and takes all that follows."""
+    with pytest.raises(BadMessage):
+        check_append([(b"\x01", 4, 4), (b"\0rubbish", 5, 5)], more=[(b"\x01", 5, 5)])
+    check_append([(b"\x01", 4, 3), (b"\0rubbish", 5, 5)], more=[(b"\x01", 5, 5)])
 
 
 def test_what_the_log_will_refuse_for_what_comes_before_is_no_bad_message() -> None:
