@@ -50,6 +50,7 @@ from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.hugepages import HugePages
+from respkv.server.lending import Lending
 from respkv.server.memory import return_free_memory
 from respkv.server.news import PUBLISH
 from respkv.server.renaming import RenamingError
@@ -158,6 +159,8 @@ class Node:
         _tame_collector()
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
         await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
+        if _wants_intake(config):
+            self.server.lending = Lending(self._loop, self.server, self.topology.slots)
         await self._doors.open()
         if tls.is_used(config):
             self._tls_wanted = tls.options_of(config)
@@ -423,6 +426,8 @@ class Node:
             task.cancel()
         for connection in list(self.server.clients.values()):
             connection.close_now()
+        if self.server.lending is not None:
+            self.server.lending.stop()
         await self.peers.stop()
         self._stop_metrics()
         self._syncer.stop()
@@ -437,6 +442,10 @@ class Node:
         """Whether leadership is still here while somebody could take it, or a client waits for an outcome."""
         leading = any(replica.group.leader and replica.group.transferring for replica in self.replicas.values())
         return leading or any(connection.waiting for connection in self.server.clients.values())
+
+
+def _wants_intake(config: Config) -> bool:
+    return config.intake == "yes" or (config.intake == "auto" and len(os.sched_getaffinity(0)) > 1)
 
 
 def _tame_collector() -> None:

@@ -249,6 +249,9 @@ class Config:
         64 << 20, "read-cache-bytes", size(0, 1 << 40), "Memory for values that were read; 0 reads the files each time."
     )
     huge_pages: bool = option(True, "huge-pages", yes_no, "Whether to ask for huge pages for the memory.")
+    intake: str = option(
+        "auto", "intake", choice("auto", "yes", "no"), "Whether a second process reads pipelines of plain SETs."
+    )
     merge_dead_ratio: float = option(
         0.5, "merge-dead-ratio", ratio(0.05, 0.95), "Share of dead bytes at which data files are merged.", live=True
     )

@@ -27,7 +27,7 @@ from respkv.server.burst import Burst, LonePuts, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import dispatch
 from respkv.server.plain import ALIKE, PlainCommands
 from respkv.server.session import HEARD, Session
-from respkv.server.sockets import address_of, keep_alive
+from respkv.server.sockets import address_of, hang_up, keep_alive
 
 if TYPE_CHECKING:
     from respkv.server.server import Server
@@ -37,6 +37,7 @@ OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 DIRECT_BYTES = 64 << 10  # what is longer may have to wait in part, and would be copied
+LEND_AGAIN = 64  # pipelines more before a connection that came back is lent again
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
@@ -61,6 +62,8 @@ class Connection(PlainCommands):
         "flush_scheduled",
         "held",
         "hindrances",
+        "lent",
+        "pipelines",
         "protocol_error",
         "server",
         "session",
@@ -75,6 +78,8 @@ class Connection(PlainCommands):
         self.hindrances = server.hindrances
         self.waiting: deque[Burst | LonePuts | PutBurst | Pushed] = deque()
         self.closing = self.held = False
+        self.lent = False  # the intake reads it (`respkv.server.intake`)
+        self.pipelines = 0  # bursts of plain SETs since it was read here
         self.flush_scheduled = False
         self.protocol_error: str | None = None
         self._parser = Parser(server.limits, authenticated=self.session.authenticated)
@@ -109,13 +114,16 @@ class Connection(PlainCommands):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.traffic.gone(self.socket)
+        if self.lent:
+            hang_up(self.socket)
+            self._recall()
         self._transport = None
         self.closing = True
         self._backlog.clear()
         self.server.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.fast and not (self.waiting or self._backlog or self.closing):
+        if self.fast and self._reading and not (self.waiting or self._backlog or self.closing):
             if (args := self._parser.lone_get(data)) is not None:
                 if self._answer_lone(args):
                     return
@@ -128,23 +136,27 @@ class Connection(PlainCommands):
         except ProtocolError as error:
             commands = error.commands
             self.protocol_error = error.text
+        self.run(commands, len(data))
+        if self.protocol_error is not None and not self._backlog:
+            self._end_with_protocol_error()
+
+    def run(self, commands: list[list[bytes]], size: int) -> None:
+        """Runs what one read has brought, `size` bytes on the wire; what cannot be run yet is put off."""
         stats = self.server.stats
         stats.reads += 1
         stats.commands += len(commands)
-        if self._backlog:
+        if self._backlog or not self._reading:
             self._backlog += commands
         elif commands:
-            if self.fast and commands[0][0] in ALIKE and self._run_alike(commands, len(data)):
+            if self.fast and commands[0][0] in ALIKE and self._run_alike(commands, size):
                 pass
             elif len(commands) > BURST_COMMANDS:
-                self._execute(commands, len(data))
-            elif (rest := self._run(commands, len(data))) and not self.closing:
+                self._execute(commands, size)
+            elif (rest := self._run(commands, size)) and not self.closing:
                 self._backlog = rest
                 self._pause()
                 if not self.waiting:
                     self._continue()
-        if self.protocol_error is not None and not self._backlog:
-            self._end_with_protocol_error()
 
     def eof_received(self) -> bool:
         """A client that closes its side still gets the replies of what it sent."""
@@ -332,7 +344,10 @@ class Connection(PlainCommands):
     def _pause(self) -> None:
         if self._reading and self._transport is not None:
             self._reading = False
-            self._transport.pause_reading()
+            if self.lent:
+                self._recall()
+            else:
+                self._transport.pause_reading()
 
     def hold(self) -> None:
         """No further command is run before `release`: one that is under way must have ended."""
@@ -356,7 +371,8 @@ class Connection(PlainCommands):
             self._end_with_protocol_error()
         if not self._reading and self._transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
             self._reading = True
-            self._transport.resume_reading()
+            if not self.lent:
+                self._transport.resume_reading()
 
     def resume(self) -> None:
         """The same, where nothing of that command is under way."""
@@ -383,6 +399,49 @@ class Connection(PlainCommands):
             reasons |= MUTED
         self.hindrances = self.hindrances & ~_OF_THE_SESSION | reasons
         self.fast = not self.hindrances and not self.closing
+
+    # -- the intake
+
+    def lend(self) -> int:
+        """The socket's descriptor, if somebody else may read it from now on; -1 if not now."""
+        if self._parser.pending_bytes or not self._reading or self._fd < 0 or self._backlog or self._ended:
+            return -1
+        assert self._transport is not None
+        self._transport.pause_reading()
+        self.lent = True
+        return self._fd
+
+    def takes_puts(self, leads: bool) -> bool:
+        """Whether plain SETs that the intake has read may join their batches unseen; `leads`: this node leads all
+        their shards."""
+        return (
+            self.fast
+            and self._reading
+            and not (self._backlog or self.closing)
+            and (leads or not self.session.cluster_view)
+        )
+
+    def take_puts(self, burst: PutBurst, now: float) -> None:
+        """They have joined."""
+        session = self.session
+        session.last_at, session.last_words = now, (b"SET",)
+        self._line_up(burst)
+
+    def come_back(self, data: bytes) -> None:
+        """The intake reads no more, and `data` is what comes next."""
+        self.lent = False
+        self.pipelines = -LEND_AGAIN
+        if self._transport is None:
+            return
+        if self._reading:
+            self._transport.resume_reading()
+        if data and not self.closing:
+            self.data_received(data)
+
+    def _recall(self) -> None:
+        lending = self.server.lending
+        assert lending is not None
+        lending.recall(self)
 
     # -- the end
 

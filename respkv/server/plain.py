@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from respkv.cluster.slots import slot_of
+from respkv.intake import PIPELINE_MIN
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3
@@ -169,4 +170,6 @@ class PlainCommands(asyncio.Protocol):
         self._line_up(burst)
         if sampled_at:
             server.watch.plain_puts(Clock.now() - sampled_at, len(slots))
+        if len(slots) >= PIPELINE_MIN and server.lending is not None:
+            server.lending.pipelined(self)  # type: ignore[arg-type]
         return True

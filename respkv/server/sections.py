@@ -58,7 +58,7 @@ def server(server: Server, *, cluster_view: bool) -> Fields:
         "lru_clock": int(time.time()) & _LRU_CLOCK_MAX,
         "executable": sys.executable,
         "config_file": config.file or "",
-        "io_threads_active": 0,
+        "io_threads_active": int(server.lending is not None and server.lending.ready),
     }
 
 

@@ -45,6 +45,7 @@ from respkv.shard.replica import Replica
 if TYPE_CHECKING:
     from respkv.server.burst import Burst, PutBurst
     from respkv.server.connection import Connection
+    from respkv.server.lending import Lending
     from respkv.server.roll import Roll
 
 log = structlog.get_logger()
@@ -64,6 +65,7 @@ class Server:
     """
 
     roll: Roll
+    lending: Lending | None = None
 
     def __init__(
         self,
@@ -242,6 +244,8 @@ class Server:
         self.news.tick()
         self.feed.tick()
         self.pause.tick()
+        if self.lending is not None:
+            self.lending.tick()
         if not self.cron_paused:
             self.evictor.look()
             self.tracking.evict()

@@ -1,7 +1,8 @@
-"""A client's socket: its names as clients see them, and TCP's keep-alive."""
+"""A client's socket: its names as clients see them, TCP's keep-alive, and its end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Any, Final
@@ -25,3 +26,9 @@ def keep_alive(sock: Any, seconds: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 3))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def hang_up(sock: Any) -> None:
+    """Ends the connection although somebody else has its socket, too."""
+    with contextlib.suppress(OSError), socket.fromfd(sock.fileno(), sock.family, sock.type) as own:
+        own.shutdown(socket.SHUT_RDWR)

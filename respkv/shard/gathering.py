@@ -73,6 +73,14 @@ class Gathering:
         self._bytes += size
         self.pending_bytes += size
 
+    def put_encoded(self, part: Part, puts: Puts) -> None:
+        """Adds plain puts of `part` that have been made a run of already."""
+        self.join(part)
+        if self.keys:
+            self._close_puts()
+        self._ops = None
+        self._runs.append(puts)
+
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
         """Adds a command in its place; its reply goes to `part.put(token, ...)`. `args[0]` is upper case."""
         if self.part is not part:

@@ -2,7 +2,8 @@
 
 Each writer has a connection to one node, which it makes anew when it breaks, and keys of its own: counters that it
 increments and keys that it sets once, each with a value of its own, spread over all shards. It sends a few commands at
-a time and pairs replies with them in order; what had no reply when the connection broke may have been applied.
+a time and pairs replies with them in order; what had no reply when the connection broke may have been applied. Now and
+then it sends nothing but pipelines of SETs for a while, which the intake of its node reads for it.
 
 `check` holds a server to it: every acknowledged SET is there, a SET that was refused as not applied is not, and each
 counter has at least the acknowledged and at most the acknowledged and unknown increments.
@@ -22,10 +23,12 @@ from typing import Any
 
 import hiredis
 
+from respkv.intake import PIPELINE_MIN
 from tests.cluster import POLL_S, NodeProcess, TestCluster, wait_until
 
 COUNTERS = 6
 PIPELINE_MAX = 6
+PIPELINES_MAX = 100
 REPLY_S = 15.0
 
 _numbers = itertools.count(1)  # no two writers share a name, and so a key
@@ -55,6 +58,7 @@ class Writer(threading.Thread):
         self._reader = hiredis.Reader()
         self._random = random.Random(name)
         self._number = 0
+        self._pipelines = 0  # to come, of nothing but SETs
         self._heard_at = time.monotonic()
 
     def run(self) -> None:
@@ -89,15 +93,23 @@ class Writer(threading.Thread):
             self._stop_asked.wait(POLL_S)
 
     def _commands(self) -> list[Command]:
+        if self._random.random() < 0.01:
+            self._pipelines = self._random.randint(1, PIPELINES_MAX)
+        if self._pipelines > 0:
+            self._pipelines -= 1
+            return [self._set() for _ in range(self._random.randint(PIPELINE_MIN, 2 * PIPELINE_MIN))]
         commands: list[Command] = []
         for _ in range(self._random.randint(1, PIPELINE_MAX)):
             if self._random.random() < 0.5:
                 commands.append((b"INCR", f"count:{self.name}:{self._random.randrange(COUNTERS)}".encode()))
             else:
-                self._number += 1
-                key = f"set:{self.name}:{self._number}".encode()
-                commands.append((b"SET", key, key + b"=" + b"v" * self._random.randrange(300)))
+                commands.append(self._set())
         return commands
+
+    def _set(self) -> Command:
+        self._number += 1
+        key = f"set:{self.name}:{self._number}".encode()
+        return b"SET", key, key + b"=" + b"v" * self._random.randrange(300)
 
     def _exchange(self, commands: Sequence[Command]) -> None:
         assert self._socket is not None

@@ -1,0 +1,258 @@
+"""Lending: clients that send pipelines of plain SETs are read by a process of their own (`respkv.intake`).
+
+A connection that is lent is the same `Connection` as before: only its transport does not read. Whatever it sent comes
+here as bursts that are parsed and encoded already, and joins the shards' batches as if it had been read here. It is
+recalled as soon as the node has any reason not to take such bursts unseen (`Connection.takes_puts`), then and in
+between its SETs are taken apart again and run one by one. Order holds, as a client is read by one process at a time,
+and what the intake read comes before the news that it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from respkv.intake import CONTROL, LEND, LENGTH, PROBE, RECALL, Frame
+from respkv.raft.group import Clock
+from respkv.reply import Reply, RespError
+from respkv.server.burst import PutBurst
+from respkv.shard.batch import Puts
+from respkv.shard.waiting import Part
+from respkv.storage.record import HEADER_BYTES, TRAILER_BYTES
+
+if TYPE_CHECKING:
+    from respkv.server.connection import Connection
+    from respkv.server.server import Server
+
+log = structlog.get_logger()
+
+LEND_AFTER: Final = 8
+"""Pipelines of plain SETs before a client is lent."""
+_RESTART_S: Final = 1.0
+_STOP_S: Final = 1.0
+_SILENT_TICKS_MAX: Final = 50  # about five seconds
+_BUFFER_BYTES: Final = 1 << 20
+
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+class Gathered(Part):
+    """The bursts of one frame, waiting together."""
+
+    __slots__ = ("bursts",)
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.bursts: list[PutBurst] = []
+
+    def put(self, token: int, value: Reply) -> None:
+        raise AssertionError("a plain SET has no reply of its own")
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        for burst in self.bursts:
+            burst.fail(ok, error)
+
+    def done(self) -> None:
+        for burst in self.bursts:
+            burst.pending = 0
+            burst.done()
+
+
+class Lending(asyncio.Protocol):
+    """The node's end: the process, and who was lent to it. The process is started when the first client is worth it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server, shard_of_slot: Sequence[int]) -> None:
+        self.ready = False
+        self._loop = loop
+        self._server = server
+        self._shard_of_slot = bytes(shard_of_slot)
+        self._lent: dict[int, Connection] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._not_before = float("-inf")
+        self._stopped = False
+        self._silent_ticks = 0
+        self._received = bytearray()
+        self._task: asyncio.Task[Any] | None = None
+
+    # -- the process
+
+    def _start(self) -> None:
+        frames, their_frames = socket.socketpair()
+        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with their_frames, their_control:
+            descriptors = their_frames.fileno(), their_control.fileno()
+            for each in (frames, their_frames):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "respkv.intake", *map(str, descriptors)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+            )
+        control.send(self._shard_of_slot)
+        control.setblocking(False)
+        frames.setblocking(False)
+        self._control = control
+        self._task = self._loop.create_task(self._loop.create_unix_connection(lambda: self, sock=frames))
+        log.info("intake_started", pid=self._process.pid)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process has ended: what it had read is not known, and its clients cannot go on."""
+        self.ready = False
+        self._received.clear()
+        process, self._process = self._process, None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        lost, self._lent = self._lent, {}
+        for connection in lost.values():
+            connection.abort()
+        if not self._stopped:
+            self._not_before = Clock.now() + _RESTART_S
+            log.error("intake_lost", status=process.returncode, clients=len(lost))
+
+    def stop(self) -> None:
+        """The process ends, and with it the connections that it reads."""
+        self._stopped = True
+        if self._process is not None and self._control is not None:
+            self._control.close()
+            self._control = None
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def tick(self) -> None:
+        """To be called about ten times per second. A process that has clients and says nothing is ended."""
+        if self._process is None or not self._lent:
+            return
+        if self._silent_ticks == _SILENT_TICKS_MAX:
+            self._process.kill()
+        elif self._silent_ticks % 10 == 0:
+            self._tell(PROBE, 0)
+        self._silent_ticks += 1
+
+    # -- clients go and come back
+
+    def pipelined(self, connection: Connection) -> None:
+        """`connection` has sent a pipeline of plain SETs: lends it if it has done so often enough, and if possible."""
+        connection.pipelines += 1
+        if connection.pipelines < LEND_AFTER:
+            return
+        if self._process is None:
+            if not self._stopped and Clock.now() >= self._not_before:
+                self._start()
+        elif self.ready and (descriptor := connection.lend()) >= 0:
+            client = connection.session.id
+            if self._tell(LEND, client, descriptor):
+                self._lent[client] = connection
+            else:
+                connection.come_back(b"")
+
+    def recall(self, connection: Connection) -> None:
+        """It is to come back, or closed: the intake is to let it go."""
+        self._tell(RECALL, connection.session.id)
+
+    def _tell(self, what: int, client: int, *descriptors: int) -> bool:
+        if self._control is None:
+            return False
+        try:
+            socket.send_fds(self._control, [CONTROL.pack(what, client)], descriptors)
+        except BlockingIOError:
+            if what == RECALL:  # cannot be left out
+                self._loop.call_later(0.01, self._tell, what, client)
+            return False
+        except OSError:  # it is gone: `connection_lost` will follow
+            return False
+        return True
+
+    # -- what they sent
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        start, end = 0, len(received)
+        with memoryview(received) as view:
+            while end - start >= LENGTH.size:
+                size = LENGTH.unpack_from(view, start)[0]
+                if end - start < LENGTH.size + size:
+                    break
+                start += LENGTH.size
+                frame = _decode(view[start : start + size])
+                start += size
+                self._take(frame)
+        del received[:start]
+
+    def _take(self, frame: Frame) -> None:
+        self.ready = True
+        self._silent_ticks = 0
+        if frame.clients:
+            self._take_puts(frame)
+        for client, data in frame.returned:
+            connection = self._lent.pop(client, None)
+            if connection is not None:
+                connection.come_back(data)
+
+    def _take_puts(self, frame: Frame) -> None:
+        server = self._server
+        proposers = [(server.proposers[shard], puts) for shard, puts in frame.puts]
+        leads = True
+        for proposer, _ in proposers:
+            if proposer.refusal is not None:
+                self._run_apart(frame)
+                return
+            leads = leads and proposer.leads
+        bursts = list(map(self._lent.get, frame.clients))
+        for connection in bursts:
+            if connection is None or not connection.takes_puts(leads):
+                self._run_apart(frame)
+                return
+        gathered = Gathered(sum(frame.sizes))
+        for proposer, puts in proposers:
+            proposer.put_encoded(gathered, puts)
+        now, slots, start = Clock.now(), frame.slots, 0
+        for connection, count, size in zip(bursts, frame.counts, frame.sizes, strict=True):
+            burst = PutBurst(connection, size, slots[start : start + count])  # type: ignore[arg-type]  # none is None
+            start += count
+            burst.pending = 1
+            burst.joined = gathered.joined
+            gathered.bursts.append(burst)
+            connection.take_puts(burst, now)  # type: ignore[union-attr]
+        stats = server.stats
+        stats.reads += len(bursts)
+        stats.commands += len(slots)
+        stats.plain_sets += len(slots)
+        if server.watch.sample_puts:
+            server.watch.plain_puts(Clock.now() - now, len(slots))
+
+    def _run_apart(self, frame: Frame) -> None:
+        """Runs the bursts one by one, as commands, and reads their clients here again."""
+        next_put = {shard: _each(puts).__next__ for shard, puts in frame.puts}
+        commands = [[b"SET", *next_put[self._shard_of_slot[slot]]()] for slot in frame.slots]
+        start = 0
+        for client, count, size in zip(frame.clients, frame.counts, frame.sizes, strict=True):
+            connection = self._lent.get(client)
+            if connection is not None and not connection.closing:
+                self.recall(connection)
+                connection.run(commands[start : start + count], size)
+            start += count
+
+
+def _each(puts: Puts) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values, in order."""
+    start = 0
+    for key, size in zip(puts.keys, puts.sizes, strict=True):
+        yield key, puts.records[start + HEADER_BYTES + len(key) : start + size - TRAILER_BYTES]
+        start += size

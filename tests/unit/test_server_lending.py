@@ -1,0 +1,278 @@
+"""Clients that are lent to the intake see no difference, whatever they do next and whoever dies."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from respkv.resp.encoder import encode_commands
+from respkv.server.lending import LEND_AFTER
+from tests.unit.running import Wire, eventually, respkv, respkv_cluster
+
+PIPELINE = 16
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with respkv(tmp_path_factory.mktemp("node"), "--intake", "yes") as port:
+        yield port
+
+
+@pytest.fixture
+def wire(port: int) -> Iterator[Wire]:
+    with Wire(port) as wire:
+        yield wire
+
+
+def info(wire: Wire, name: str) -> str:
+    lines: list[str] = bytes(wire("INFO")).decode().splitlines()  # type: ignore[call-overload]
+    return next(line.partition(":")[2] for line in lines if line.startswith(f"{name}:"))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` has started and that still run."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in map(int, found) if state_of(child) != "Z"]
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def inode_of(sock: socket.socket) -> str:
+    """That of the server's end of a connection."""
+    there, here = (f"0100007F:{address[1]:04X}" for address in (sock.getpeername(), sock.getsockname()))
+    rows = map(str.split, Path("/proc/net/tcp").read_text().splitlines())
+    return next(row[9] for row in rows if row[1:3] == [there, here])
+
+
+def inodes_of(pid: int) -> set[str]:
+    """Those of its sockets."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            found.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    return found
+
+
+class Lent:
+    """A client that the intake reads by now."""
+
+    def __init__(self, port: int, admin: Wire) -> None:
+        self.wire = Wire(port)
+        self.name = f"lent-{self.wire.socket.getsockname()[1]}"
+        assert self.wire(f"CLIENT SETNAME {self.name}") == b"OK"
+        self.node = int(info(admin, "process_id"))
+        self._inode = inode_of(self.wire.socket)
+        self.go()
+
+    def go(self) -> None:
+        """Pipelines until it is lent."""
+        eventually(self._goes)
+
+    def _goes(self) -> bool:
+        for _ in range(50):
+            self.pipeline("a")
+        return self.is_lent
+
+    @property
+    def intake(self) -> int:
+        [intake] = children(self.node)
+        return intake
+
+    @property
+    def is_lent(self) -> bool:
+        return any(self._inode in inodes_of(pid) for pid in children(self.node))
+
+    def pipeline(self, value: str, count: int = PIPELINE) -> None:
+        self.wire.send(*(f"SET {self.name}:{number} {value}{number}" for number in range(count)))
+        assert [self.wire.reply() for _ in range(count)] == [b"OK"] * count
+
+
+@pytest.fixture
+def lent(port: int, wire: Wire) -> Iterator[Lent]:
+    lent = Lent(port, wire)
+    yield lent
+    lent.wire.socket.close()
+    eventually(lambda: lent.name not in bytes(wire("CLIENT LIST")).decode())  # type: ignore[call-overload]
+
+
+def test_what_it_writes_is_there_and_counted(lent: Lent, wire: Wire) -> None:
+    before = int(info(wire, "total_commands_processed"))
+    for turn in range(50):
+        lent.pipeline(f"{turn}-", 100)
+        assert wire(f"GET {lent.name}:{turn}") == b"%d-%d" % (turn, turn)
+    assert lent.is_lent
+    assert int(info(wire, "total_commands_processed")) >= before + 5_000
+    [line] = [each for each in bytes(wire("CLIENT LIST")).decode().splitlines() if lent.name in each]  # type: ignore[call-overload]
+    assert " cmd=set " in line
+
+
+def test_what_it_sends_next_comes_behind_it(lent: Lent) -> None:
+    """Reads see the writes before them, and what is neither read nor plain SET works as ever."""
+    commands: list[str] = []
+    expected: list[object] = []
+    for turn in range(40):
+        commands += [f"SET {{x}}{number} {turn}" for number in range(PIPELINE)]
+        expected += [b"OK"] * PIPELINE
+        commands += [f"GET {{x}}{turn % PIPELINE}", "INCR {x}0", "MULTI", "GET {x}0", "SET {x}1 in", "EXEC", "PING"]
+        expected += [b"%d" % turn, turn + 1, b"OK", b"QUEUED", b"QUEUED"]
+        expected += [[b"%d" % (turn + 1), b"OK"], b"PONG"]
+    lent.wire.send(*commands)
+    assert [lent.wire.reply() for _ in expected] == expected
+    lent.pipeline("b")
+
+
+def test_a_stream_cut_anywhere_is_the_same_stream(lent: Lent, wire: Wire) -> None:
+    data = encode_commands([[b"SET", b"%s:%d" % (lent.name.encode(), number), b"x" * number] for number in range(300)])
+    for start in range(0, len(data), 1013):
+        lent.wire.socket.sendall(data[start : start + 1013])
+        time.sleep(0.0005)
+    assert [lent.wire.reply() for _ in range(300)] == [b"OK"] * 300
+    assert wire(f"STRLEN {lent.name}:299") == 299
+
+
+def test_the_end_of_its_stream_is_its_end(port: int, wire: Wire) -> None:
+    lent = Lent(port, wire)
+    lent.wire.send(*(f"SET {lent.name}:{number} last" for number in range(PIPELINE)))
+    lent.wire.socket.shutdown(socket.SHUT_WR)
+    assert lent.wire.rest() == b"+OK\r\n" * PIPELINE
+    assert wire(f"GET {lent.name}:15") == b"last"
+
+
+def test_a_protocol_error_ends_it_with_redis_words(port: int, wire: Wire) -> None:
+    lent = Lent(port, wire)
+    lent.wire.socket.sendall(encode_commands([[b"SET", b"a", b"b"]] * PIPELINE) + b"*1\r\n:3\r\n")
+    assert lent.wire.rest() == b"+OK\r\n" * PIPELINE + b"-ERR Protocol error: expected '$', got ':'\r\n"
+
+
+def test_who_is_killed_is_gone_at_once(port: int, wire: Wire) -> None:
+    lent = Lent(port, wire)
+    client = str(lent.wire("CLIENT ID")).encode()
+    lent.go()
+    assert wire([b"CLIENT", b"KILL", b"ID", client]) == 1
+    assert lent.wire.rest() == b""
+    eventually(lambda: not lent.is_lent)
+
+
+def test_monitor_and_refusals_reach_every_command(port: int, wire: Wire, lent: Lent) -> None:
+    with Wire(port) as monitor:
+        assert monitor("MONITOR") == b"OK"
+        lent.pipeline("seen")
+        seen = [bytes(monitor.reply()) for _ in range(PIPELINE)]  # type: ignore[call-overload]
+    assert all(f'"SET" "{lent.name}:{n}" "seen{n}"'.encode() in line for n, line in enumerate(seen))
+    lent.go()
+    assert wire("CONFIG SET maxmemory 1") == b"OK"
+    try:
+        eventually(lambda: "OOM" in str(wire("SET refused 1")))
+        lent.wire.send(*(f"SET {lent.name}:{number} refused" for number in range(PIPELINE)))
+        assert {str(lent.wire.reply())[:11] for _ in range(PIPELINE)} == {"OOM command"}
+    finally:
+        assert wire("CONFIG SET maxmemory 0") == b"OK"
+    eventually(lambda: wire("SET refused 1") == b"OK")
+    lent.pipeline("again")
+    assert wire(f"GET {lent.name}:3") == b"again3"
+
+
+def test_a_pause_holds_it(lent: Lent, wire: Wire) -> None:
+    assert wire("CLIENT PAUSE 100000 WRITE") == b"OK"
+    for _ in range(3):
+        lent.wire.send(*(f"SET {lent.name}:{number} paused" for number in range(PIPELINE)))
+        time.sleep(0.05)
+    assert wire(f"GET {lent.name}:0") != b"paused"
+    assert wire("CLIENT UNPAUSE") == b"OK"
+    assert [lent.wire.reply() for _ in range(3 * PIPELINE)] == [b"OK"] * 3 * PIPELINE
+    assert wire(f"GET {lent.name}:0") == b"paused"
+
+
+def test_who_does_not_take_its_replies_is_not_read_on(lent: Lent, wire: Wire) -> None:
+    lent.wire.socket.settimeout(2)
+    lent.wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    data = encode_commands([[b"SET", b"slow", b"x"]] * 10_000)
+    sent = 0
+    try:
+        while sent < 400_000:
+            lent.wire.socket.sendall(data)
+            sent += 10_000
+    except TimeoutError:
+        pass
+    assert wire("PING") == b"PONG"
+    [line] = [each for each in bytes(wire("CLIENT LIST")).decode().splitlines() if lent.name in each]  # type: ignore[call-overload]
+    fields = dict(field.split("=", 1) for field in line.split())
+    assert int(fields["omem"]) < 4 << 20
+    assert int(fields["qbuf"]) < 4 << 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_when_the_intake_dies_or_hangs_its_clients_are_closed_and_the_next_get_another(
+    lent: Lent, wire: Wire, port: int, number: int
+) -> None:
+    intake, value = lent.intake, f"{number}-"
+    lent.pipeline(value)
+    os.kill(intake, number)
+    lent.wire.send("SET lost 1")
+    assert lent.wire.rest() == b""
+    assert wire(f"GET {lent.name}:15") == f"{value}15".encode()
+    eventually(lambda: state_of(intake) == "")
+    with Wire(port) as other:
+        assert other("SET a 1") == b"OK"
+    again = Lent(port, wire)
+    assert again.intake != intake
+    again.pipeline("c")
+    again.wire.socket.close()
+
+
+def test_the_intake_ends_with_its_node_however_that_ends(tmp_path: Path) -> None:
+    with respkv(tmp_path, "--intake", "yes") as port, Wire(port) as wire:
+        lent = Lent(port, wire)
+        intake = lent.intake
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as a terminal or a service manager sends them
+            os.kill(intake, number)
+        lent.pipeline("b")
+        os.kill(lent.node, signal.SIGKILL)
+        eventually(lambda: state_of(intake) == "")
+        assert lent.wire.rest() == b""
+    with respkv(tmp_path, "--intake", "yes") as port, Wire(port) as wire:
+        lent = Lent(port, wire)
+        intake = lent.intake
+        assert wire(f"GET {lent.name}:0") is not None
+        os.kill(lent.node, signal.SIGTERM)
+        assert lent.wire.rest() == b""
+        eventually(lambda: state_of(intake) == "")
+
+
+def test_without_it_there_is_no_process(tmp_path: Path) -> None:
+    with respkv(tmp_path, "--intake", "no") as port, Wire(port) as wire:
+        for _ in range(4 * LEND_AFTER):
+            wire.send(*["SET a 1"] * PIPELINE)
+            assert [wire.reply() for _ in range(PIPELINE)] == [b"OK"] * PIPELINE
+        assert info(wire, "io_threads_active") == "0"
+        assert children(int(info(wire, "process_id"))) == []
+
+
+def test_a_cluster_client_is_told_when_the_slots_have_moved(tmp_path: Path) -> None:
+    """Its SETs go to a node that led their shard when it was lent, and leads it no more."""
+    with respkv_cluster(tmp_path, 3, shards=1, replicas=3) as ports, Wire(ports[0]) as admin:
+        lent = Lent(ports[0] + 1000, admin)
+        os.kill(int(info(admin, "process_id")), signal.SIGTERM)
+        replies: list[str] = []
+        try:
+            while len(replies) < 100_000:
+                lent.wire.send(*(f"SET {lent.name}:{number} {len(replies)}" for number in range(PIPELINE)))
+                replies += [str(lent.wire.reply()) for _ in range(PIPELINE)]
+        except (EOFError, OSError):
+            pass
+        kinds = {reply.split()[0] for reply in replies}
+        assert kinds <= {"b'OK'", "MOVED", "CLUSTERDOWN"}
+        with Wire(ports[1]) as other:
+            last = max(n for n, reply in enumerate(replies) if reply == "b'OK'")
+            eventually(lambda: other(f"GET {lent.name}:{last % PIPELINE}") not in (None, b""))
+            assert int(bytes(other(f"GET {lent.name}:{last % PIPELINE}"))) >= last - last % PIPELINE  # type: ignore[call-overload]
