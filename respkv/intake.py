@@ -1,15 +1,16 @@
 """The intake: a process of its own that reads pipelines of plain SETs for its node, so that the node need not.
 
 Of what a SET costs, about half is reading, parsing and encoding, before anything depends on anything else. For clients
-that send many in a row a second process can do that on a second core (`respkv.server.intake` lends their sockets and
+that send many in a row a second process can do that on a second core (`respkv.server.lending` lends their sockets and
 takes what comes). It knows nothing but plain SETs: at the first bytes that are anything else, at the client's end, and
 when the node asks, it gives the client back, with what it has read and not understood, and the node reads on.
 
     node -> intake, datagrams: the shard of each slot; then LEND (with the socket) or RECALL and the client; or PROBE
     intake -> node, a stream of frames: u32 length, MessagePack of `Frame`; an empty one says "ready", or answers PROBE
 
-Per loop turn it makes one frame of what all its clients sent, with the records in it as the Bitcask log will hold them.
-It ends when the node does, and only then: signals that the node's whole process group gets are not for it.
+Per loop turn it makes one frame (more if it would be long) of what all its clients sent, with the records in it as the
+Bitcask log will hold them. It ends when the node does, and only then: signals that the node's whole process group gets
+are not for it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ PIPELINE_MIN: Final = 8
 _SHORT_MAX: Final = 64  # short pipelines in a row before a client is given back
 _ARGUMENT_BYTES_MAX: Final = 16 << 10
 _CHUNK_BYTES_MAX: Final = 1 << 20
+_FRAME_BYTES_MAX: Final = 256 << 10  # and what one read adds
 _UNSENT_BYTES_MAX: Final = 4 << 20
 _SET: Final = frozenset((b"SET", b"set"))
 
@@ -90,8 +92,6 @@ class Client(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if self.recalled:
             self.give_back()
-        elif self._intake.blocked:
-            self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
         if self.id not in self._intake.clients:
@@ -172,6 +172,7 @@ class Intake(asyncio.Protocol):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keys: list[bytes] = []
         self._values: list[bytes] = []
+        self._gathered_bytes = 0
         self._frame = Frame([], [], [], [], [], [])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -202,7 +203,11 @@ class Intake(asyncio.Protocol):
         frame.sizes.append(size)
         self._keys += keys
         self._values += values
-        self._schedule()
+        self._gathered_bytes += size
+        if self._gathered_bytes > _FRAME_BYTES_MAX:
+            self._send()
+        else:
+            self._schedule()
 
     def return_client(self, client: int, data: bytes) -> None:
         self._frame.returned.append((client, data))
@@ -214,12 +219,16 @@ class Intake(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        assert self._node is not None
         self._scheduled = False
+        self._send()
+
+    def _send(self) -> None:
+        """What was gathered, even if it is nothing."""
+        assert self._node is not None
         frame, self._frame = self._frame, Frame([], [], [], [], [], [])
         if self._keys:
             keys, values = self._keys, self._values
-            self._keys, self._values = [], []
+            self._keys, self._values, self._gathered_bytes = [], [], 0
             frame.slots = list(map(slot_of, keys))
             frame.puts = self._by_shard(frame.slots, keys, values)
         body = _encode(frame)
@@ -272,6 +281,13 @@ class Intake(asyncio.Protocol):
             await self._loop.connect_accepted_socket(lambda: client, sock)
         except OSError:  # it is gone already
             client.give_back()
+        else:
+            self.connected(client)
+
+    def connected(self, client: Client) -> None:
+        """It is read now: before, asking it to pause has no effect."""
+        if self.blocked:
+            client.block(True)
 
 
 async def _main(frames: socket.socket, control: socket.socket) -> None:

@@ -404,7 +404,7 @@ class Connection(PlainCommands):
 
     def lend(self) -> int:
         """The socket's descriptor, if somebody else may read it from now on; -1 if not now."""
-        if self._parser.pending_bytes or not self._reading or self._fd < 0 or self._backlog or self._ended:
+        if self.lent or not self._reading or self._parser.pending_bytes or self._fd < 0 or self._backlog or self._ended:
             return -1
         assert self._transport is not None
         self._transport.pause_reading()

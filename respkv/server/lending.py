@@ -10,6 +10,7 @@ and what the intake read comes before the news that it is back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -21,10 +22,8 @@ import structlog
 
 from respkv.intake import CONTROL, LEND, LENGTH, PROBE, RECALL, Frame
 from respkv.raft.group import Clock
-from respkv.reply import Reply, RespError
 from respkv.server.burst import PutBurst
 from respkv.shard.batch import Puts
-from respkv.shard.waiting import Part
 from respkv.storage.record import HEADER_BYTES, TRAILER_BYTES
 
 if TYPE_CHECKING:
@@ -41,28 +40,6 @@ _SILENT_TICKS_MAX: Final = 50  # about five seconds
 _BUFFER_BYTES: Final = 1 << 20
 
 _decode = msgspec.msgpack.Decoder(Frame).decode
-
-
-class Gathered(Part):
-    """The bursts of one frame, waiting together."""
-
-    __slots__ = ("bursts",)
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.bursts: list[PutBurst] = []
-
-    def put(self, token: int, value: Reply) -> None:
-        raise AssertionError("a plain SET has no reply of its own")
-
-    def fail(self, ok: bytes, error: RespError) -> None:
-        for burst in self.bursts:
-            burst.fail(ok, error)
-
-    def done(self) -> None:
-        for burst in self.bursts:
-            burst.pending = 0
-            burst.done()
 
 
 class Lending(asyncio.Protocol):
@@ -85,22 +62,27 @@ class Lending(asyncio.Protocol):
     # -- the process
 
     def _start(self) -> None:
-        frames, their_frames = socket.socketpair()
-        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with their_frames, their_control:
-            descriptors = their_frames.fileno(), their_control.fileno()
-            for each in (frames, their_frames):
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "respkv.intake", *map(str, descriptors)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=descriptors,
-            )
-        control.send(self._shard_of_slot)
-        control.setblocking(False)
-        frames.setblocking(False)
-        self._control = control
-        self._task = self._loop.create_task(self._loop.create_unix_connection(lambda: self, sock=frames))
+        try:
+            with contextlib.ExitStack() as opened:
+                frames, their_frames = map(opened.enter_context, socket.socketpair())
+                pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                control, their_control = map(opened.enter_context, pair)
+                their_frames.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+                control.send(self._shard_of_slot)
+                descriptors = their_frames.fileno(), their_control.fileno()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "respkv.intake", *map(str, descriptors)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=descriptors,
+                )
+                stream, self._control = (socket.socket(fileno=own.detach()) for own in (frames, control))
+        except OSError as error:  # too many processes or descriptors
+            self._not_before = Clock.now() + _RESTART_S
+            log.warning("intake_cannot_start", error=str(error))
+            return
+        stream.setblocking(False)
+        self._control.setblocking(False)
+        self._task = self._loop.create_task(self._loop.create_unix_connection(lambda: self, sock=stream))
         log.info("intake_started", pid=self._process.pid)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -149,7 +131,7 @@ class Lending(asyncio.Protocol):
     def pipelined(self, connection: Connection) -> None:
         """`connection` has sent a pipeline of plain SETs: lends it if it has done so often enough, and if possible."""
         connection.pipelines += 1
-        if connection.pipelines < LEND_AFTER:
+        if connection.pipelines < LEND_AFTER or connection.lent:
             return
         if self._process is None:
             if not self._stopped and Clock.now() >= self._not_before:
@@ -201,35 +183,33 @@ class Lending(asyncio.Protocol):
         if frame.clients:
             self._take_puts(frame)
         for client, data in frame.returned:
-            connection = self._lent.pop(client, None)
-            if connection is not None:
-                connection.come_back(data)
+            self._lent.pop(client).come_back(data)
 
     def _take_puts(self, frame: Frame) -> None:
         server = self._server
-        proposers = [(server.proposers[shard], puts) for shard, puts in frame.puts]
+        proposers = server.proposers
         leads = True
-        for proposer, _ in proposers:
-            if proposer.refusal is not None:
+        for shard, _ in frame.puts:
+            if proposers[shard].refusal is not None:
                 self._run_apart(frame)
                 return
-            leads = leads and proposer.leads
-        bursts = list(map(self._lent.get, frame.clients))
-        for connection in bursts:
-            if connection is None or not connection.takes_puts(leads):
-                self._run_apart(frame)
-                return
-        gathered = Gathered(sum(frame.sizes))
-        for proposer, puts in proposers:
-            proposer.put_encoded(gathered, puts)
-        now, slots, start = Clock.now(), frame.slots, 0
-        for connection, count, size in zip(bursts, frame.counts, frame.sizes, strict=True):
-            burst = PutBurst(connection, size, slots[start : start + count])  # type: ignore[arg-type]  # none is None
+            leads = leads and proposers[shard].leads
+        connections = [self._lent[client] for client in frame.clients]
+        if not all(connection.takes_puts(leads) for connection in connections):
+            self._run_apart(frame)
+            return
+        now, table, slots, start = Clock.now(), server.proposer_of_slot, frame.slots, 0
+        bursts = []
+        for connection, count, size in zip(connections, frame.counts, frame.sizes, strict=True):
+            own = slots[start : start + count]
             start += count
-            burst.pending = 1
-            burst.joined = gathered.joined
-            gathered.bursts.append(burst)
-            connection.take_puts(burst, now)  # type: ignore[union-attr]
+            bursts.append(burst := PutBurst(connection, size, own))
+            for proposer in set(map(table.__getitem__, own)):
+                proposer.join(burst)
+        for shard, puts in frame.puts:
+            proposers[shard].put_encoded(puts)
+        for connection, burst in zip(connections, bursts, strict=True):
+            connection.take_puts(burst, now)
         stats = server.stats
         stats.reads += len(bursts)
         stats.commands += len(slots)
@@ -238,14 +218,16 @@ class Lending(asyncio.Protocol):
             server.watch.plain_puts(Clock.now() - now, len(slots))
 
     def _run_apart(self, frame: Frame) -> None:
-        """Runs the bursts one by one, as commands, and reads their clients here again."""
+        """Runs the bursts one by one, as commands, and recalls the clients whose bursts cannot be taken otherwise."""
+        leads = all(self._server.proposers[shard].leads for shard, _ in frame.puts)
         next_put = {shard: _each(puts).__next__ for shard, puts in frame.puts}
         commands = [[b"SET", *next_put[self._shard_of_slot[slot]]()] for slot in frame.slots]
         start = 0
         for client, count, size in zip(frame.clients, frame.counts, frame.sizes, strict=True):
-            connection = self._lent.get(client)
-            if connection is not None and not connection.closing:
+            connection = self._lent[client]
+            if not connection.takes_puts(leads):
                 self.recall(connection)
+            if not connection.closing:
                 connection.run(commands[start : start + count], size)
             start += count
 

@@ -73,9 +73,8 @@ class Gathering:
         self._bytes += size
         self.pending_bytes += size
 
-    def put_encoded(self, part: Part, puts: Puts) -> None:
-        """Adds plain puts of `part` that have been made a run of already."""
-        self.join(part)
+    def put_encoded(self, puts: Puts) -> None:
+        """Adds plain puts of parts that have joined; they have been made a run of already."""
         if self.keys:
             self._close_puts()
         self._ops = None

@@ -51,7 +51,7 @@ from respkv.shard.waiting import Batch, Part, Sink, finish, tell_slow
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 
-IN_FLIGHT_MAX = 2
+IN_FLIGHT_MAX = 3
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more

@@ -81,6 +81,7 @@ class Bench:
         self.intake.clients[number] = client = Client(self.intake, number)
         transport = Transport()
         client.connection_made(transport)  # type: ignore[arg-type]
+        self.intake.connected(client)
         return client, transport
 
     def tell(self, what: int, client: int = 0) -> None:
@@ -290,6 +291,18 @@ def test_nothing_is_read_while_the_node_does_not_take_it(bench: Bench) -> None:
     bench.intake.resume_writing()
     assert not second.is_reading()
     assert [frame.returned for frame in bench.frames()] == [[(2, b"")]]
+
+
+def test_a_frame_does_not_grow_without_limit(bench: Bench) -> None:
+    """It leaves before the turn ends, and so the node's end can say that it is enough."""
+    client, _ = bench.client(1)
+    data = encode_commands([[b"SET", b"k%d" % number, b"v" * 1000] for number in range(200)])
+    for _ in range(10):
+        client.data_received(data)
+    assert len(bench.node.written) > 5 * len(data)
+    frames = bench.frames()
+    assert 3 <= len(frames) <= 6
+    assert sum(len(frame.slots) for frame in frames) == 2000
 
 
 def test_a_probe_is_answered_by_an_empty_frame(bench: Bench) -> None:

@@ -126,7 +126,7 @@ def test_plain_puts_are_answered_and_followers_told_before_they_are_applied_if_n
     idle(world)
 
 
-def test_at_most_two_entries_are_under_way_and_the_rest_gathers(make: Callable[..., World]) -> None:
+def test_at_most_three_entries_are_under_way_and_the_rest_gathers(make: Callable[..., World]) -> None:
     world = make()
     leader = world.leader()
     world.settle(0.3)
@@ -134,7 +134,7 @@ def test_at_most_two_entries_are_under_way_and_the_rest_gathers(make: Callable[.
     for n in range(10):
         writes(world, leader, [b"%d" % n])
         world.run(0.002)
-    assert len(leader.proposer._proposals) == 2
+    assert len(leader.proposer._proposals) == 3
     world.intercept = lambda source, target, message: True
     world.settle(0.5)
     assert leader.machine.ops == [b"%d" % n for n in range(10)]

@@ -1,18 +1,31 @@
 """Clients that are lent to the intake see no difference, whatever they do next and whoever dies."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from respkv.cluster.slots import SLOTS, slot_of
+from respkv.intake import Frame
+from respkv.reply import RespError
 from respkv.resp.encoder import encode_commands
-from respkv.server.lending import LEND_AFTER
-from tests.unit.running import Wire, eventually, respkv, respkv_cluster
+from respkv.server.burst import PutBurst
+from respkv.server.lending import LEND_AFTER, Lending
+from respkv.shard.batch import Puts
+from respkv.shard.gathering import Gathering
+from respkv.storage.record import encode_puts
+from tests.unit.running import HOST, Wire, eventually, respkv, respkv_cluster
 
 PIPELINE = 16
 
@@ -211,6 +224,37 @@ def test_who_does_not_take_its_replies_is_not_read_on(lent: Lent, wire: Wire) ->
     assert int(fields["qbuf"]) < 4 << 20
 
 
+def test_others_do_not_notice_when_one_is_killed(port: int, wire: Wire) -> None:
+    """Although what it sent came together with what they sent."""
+    others = [Lent(port, wire) for _ in range(3)]
+    ended = threading.Event()
+
+    def go_on(lent: Lent) -> None:
+        data = encode_commands([[b"SET", b"%s:%d" % (lent.name.encode(), number), b"x" * 50] for number in range(64)])
+        for cut in itertools.cycle(range(1, len(data), 97)):
+            if ended.is_set():
+                return
+            lent.wire.socket.sendall(data[:cut])
+            lent.wire.socket.sendall(data[cut:])
+            assert [lent.wire.reply() for _ in range(64)] == [b"OK"] * 64
+
+    with ThreadPoolExecutor() as pool:
+        going = [pool.submit(go_on, lent) for lent in others]
+        try:
+            for _ in range(20):
+                victim = Lent(port, wire)
+                victim.wire.send(*(f"SET {victim.name}:{number} c" for number in range(4000)))
+                wire(f"CLIENT KILL ADDR {HOST}:{victim.wire.socket.getsockname()[1]}")
+                victim.wire.socket.close()
+        finally:
+            ended.set()
+        for each in going:
+            each.result()
+    for lent in others:
+        lent.pipeline("d")
+        lent.wire.socket.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_when_the_intake_dies_or_hangs_its_clients_are_closed_and_the_next_get_another(
     lent: Lent, wire: Wire, port: int, number: int
@@ -276,3 +320,110 @@ def test_a_cluster_client_is_told_when_the_slots_have_moved(tmp_path: Path) -> N
             last = max(n for n, reply in enumerate(replies) if reply == "b'OK'")
             eventually(lambda: other(f"GET {lent.name}:{last % PIPELINE}") not in (None, b""))
             assert int(bytes(other(f"GET {lent.name}:{last % PIPELINE}"))) >= last - last % PIPELINE  # type: ignore[call-overload]
+
+
+class Shard(Gathering):
+    """A proposer that leads and proposes nothing by itself."""
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(lambda: 0.0)
+        self.shard = shard
+        self.leads = True
+        self.refusal: RespError | None = None
+
+    def begun(self) -> None:
+        pass
+
+
+class Taker:
+    """A connection that takes bursts."""
+
+    def __init__(self, number: int, server: Any) -> None:
+        self.session = SimpleNamespace(id=number)
+        self.server = server
+        self.closing = self.lent = False
+        self.pipelines = 0
+        self.waits: list[PutBurst] = []
+        self.wires: list[bytes] = []
+
+    def takes_puts(self, leads: bool) -> bool:
+        return leads
+
+    def take_puts(self, burst: PutBurst, now: float) -> None:
+        self.waits.append(burst)
+
+    def settled(self, burst: PutBurst) -> None:
+        self.waits.remove(burst)
+        self.wires.append(burst.wire())
+
+    def lend(self) -> int:
+        raise AssertionError("there is nobody to lend it to")
+
+
+@pytest.fixture
+def node() -> tuple[Lending, list[Shard], list[Taker]]:
+    """A node's end, two shards and two clients that are lent."""
+    shards = [Shard(0), Shard(1)]
+    server = SimpleNamespace(
+        proposers=shards,
+        proposer_of_slot=[shards[slot % 2] for slot in range(SLOTS)],
+        stats=SimpleNamespace(reads=0, commands=0, plain_sets=0),
+        watch=SimpleNamespace(sample_puts=False),
+    )
+    lending = Lending(cast("Any", None), cast("Any", server), [slot % 2 for slot in range(SLOTS)])
+    clients = [Taker(number, server) for number in range(2)]
+    lending._lent = cast("Any", {client.session.id: client for client in clients})
+    return lending, shards, clients
+
+
+def key_of(shard: int) -> bytes:
+    return next(key for key in (b"%d" % number for number in range(99)) if slot_of(key) % 2 == shard)
+
+
+def frame_of(*keys: bytes) -> Frame:
+    """One SET of each client."""
+    slots = list(map(slot_of, keys))
+    puts = [(slot % 2, Puts([slot], [key], *encode_puts([key], [b"v"]))) for slot, key in zip(slots, keys, strict=True)]
+    return Frame(list(range(len(keys))), [1] * len(keys), [30] * len(keys), slots, puts, [])
+
+
+def test_a_client_waits_for_the_shards_of_its_own_keys_alone(node: tuple[Lending, list[Shard], list[Taker]]) -> None:
+    """A shard that has no majority holds up nobody else, though all of a frame came together."""
+    lending, shards, clients = node
+    lending._take(frame_of(key_of(0), key_of(1)))
+    batches = [shard._seal() for shard in shards]
+    assert [len(batch.parts) for batch in batches] == [1, 1]
+    batches[1].applied([])
+    assert (clients[0].wires, clients[1].wires) == ([], [b"+OK\r\n"])
+    batches[0].fail(RespError("CLUSTERDOWN no"))
+    assert clients[0].wires == [b"-CLUSTERDOWN no\r\n"]
+    assert [len(client.waits) for client in clients] == [0, 0]
+    assert shards[0].pending_bytes == 30
+
+
+def test_who_is_lent_is_not_lent_again(node: tuple[Lending, list[Shard], list[Taker]]) -> None:
+    """Two would read the same socket then: its SETs may come by way of the node itself, taken apart."""
+    lending, _, clients = node
+    lending.ready, lending._process = True, cast("Any", "running")
+    clients[0].lent = True
+    for _ in range(5 * LEND_AFTER):
+        lending.pipelined(cast("Any", clients[0]))
+    clients[1].pipelines = LEND_AFTER
+    with pytest.raises(AssertionError):
+        lending.pipelined(cast("Any", clients[1]))
+
+
+def test_an_intake_that_cannot_be_started_harms_nobody(
+    node: tuple[Lending, list[Shard], list[Taker]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lending, _, clients = node
+
+    def no_process(*_: object, **__: object) -> None:
+        raise BlockingIOError("too many processes")
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5 * LEND_AFTER):
+        lending.pipelined(cast("Any", clients[0]))
+    assert not lending.ready
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
