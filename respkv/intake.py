@@ -21,7 +21,7 @@ import os
 import signal
 import socket
 import sys
-from itertools import compress
+from itertools import accumulate, compress, pairwise
 from struct import Struct
 from typing import Any, Final, cast
 
@@ -58,6 +58,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     clients   whose bursts of plain SETs these are: a client may be there several times
     counts    how many SETs are in each burst
     sizes     how many bytes each took on the wire
+    shards    to which shards they go
     slots     of the keys of all SETs, burst by burst
     puts      the same SETs by shard, in order
     returned  clients that are given back now, behind their bursts, with the bytes that the node is to read first
@@ -66,6 +67,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     clients: list[int]
     counts: list[int]
     sizes: list[int]
+    shards: list[bytes]
     slots: list[int]
     puts: list[tuple[int, Puts]]
     returned: list[tuple[int, bytes]]
@@ -173,7 +175,7 @@ class Intake(asyncio.Protocol):
         self._keys: list[bytes] = []
         self._values: list[bytes] = []
         self._gathered_bytes = 0
-        self._frame = Frame([], [], [], [], [], [])
+        self._frame = Frame([], [], [], [], [], [], [])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._node = cast("asyncio.Transport", transport)
@@ -225,17 +227,21 @@ class Intake(asyncio.Protocol):
     def _send(self) -> None:
         """What was gathered, even if it is nothing."""
         assert self._node is not None
-        frame, self._frame = self._frame, Frame([], [], [], [], [], [])
+        frame, self._frame = self._frame, Frame([], [], [], [], [], [], [])
         if self._keys:
             keys, values = self._keys, self._values
             self._keys, self._values, self._gathered_bytes = [], [], 0
             frame.slots = list(map(slot_of, keys))
-            frame.puts = self._by_shard(frame.slots, keys, values)
+            shards = bytes(map(self._shard_of_slot.__getitem__, frame.slots))
+            ends = list(accumulate(frame.counts, initial=0))
+            frame.shards = [bytes(set(shards[start:end])) for start, end in pairwise(ends)]
+            frame.puts = self._by_shard(shards, frame.slots, keys, values)
         body = _encode(frame)
         self._node.write(LENGTH.pack(len(body)) + body)
 
-    def _by_shard(self, slots: list[int], keys: list[bytes], values: list[bytes]) -> list[tuple[int, Puts]]:
-        shards = bytes(map(self._shard_of_slot.__getitem__, slots))
+    def _by_shard(
+        self, shards: bytes, slots: list[int], keys: list[bytes], values: list[bytes]
+    ) -> list[tuple[int, Puts]]:
         present = set(shards)
         if len(present) == 1:
             return [(shards[0], Puts(slots, keys, *encode_puts(keys, values)))]

@@ -160,7 +160,7 @@ class Node:
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
         await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
         if _wants_intake(config):
-            self.server.lending = Lending(self._loop, self.server, self.topology.slots)
+            self.server.lending = Lending(self._loop, self.server)
         await self._doors.open()
         if tls.is_used(config):
             self._tls_wanted = tls.options_of(config)

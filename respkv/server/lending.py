@@ -14,7 +14,7 @@ import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -24,6 +24,7 @@ from respkv.intake import CONTROL, LEND, LENGTH, PROBE, RECALL, Frame
 from respkv.raft.group import Clock
 from respkv.server.burst import PutBurst
 from respkv.shard.batch import Puts
+from respkv.shard.waiting import Part
 from respkv.storage.record import HEADER_BYTES, TRAILER_BYTES
 
 if TYPE_CHECKING:
@@ -45,11 +46,10 @@ _decode = msgspec.msgpack.Decoder(Frame).decode
 class Lending(asyncio.Protocol):
     """The node's end: the process, and who was lent to it. The process is started when the first client is worth it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server, shard_of_slot: Sequence[int]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self.ready = False
         self._loop = loop
         self._server = server
-        self._shard_of_slot = bytes(shard_of_slot)
         self._lent: dict[int, Connection] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -68,7 +68,7 @@ class Lending(asyncio.Protocol):
                 pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 control, their_control = map(opened.enter_context, pair)
                 their_frames.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-                control.send(self._shard_of_slot)
+                control.send(self._server.shard_of_slot)
                 descriptors = their_frames.fileno(), their_control.fileno()
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "respkv.intake", *map(str, descriptors)],
@@ -198,16 +198,19 @@ class Lending(asyncio.Protocol):
         if not all(connection.takes_puts(leads) for connection in connections):
             self._run_apart(frame)
             return
-        now, table, slots, start = Clock.now(), server.proposer_of_slot, frame.slots, 0
-        bursts = []
-        for connection, count, size in zip(connections, frame.counts, frame.sizes, strict=True):
-            own = slots[start : start + count]
+        now, slots, start = Clock.now(), frame.slots, 0
+        bursts: list[PutBurst] = []
+        parts: dict[int, list[Part]] = {shard: [] for shard, _ in frame.puts}
+        for connection, count, size, shards in zip(connections, frame.counts, frame.sizes, frame.shards, strict=True):
+            burst = PutBurst(connection, size, slots[start : start + count])
             start += count
-            bursts.append(burst := PutBurst(connection, size, own))
-            for proposer in set(map(table.__getitem__, own)):
-                proposer.join(burst)
+            burst.pending = len(shards)
+            for shard in shards:
+                burst.joined.append(proposers[shard])
+                parts[shard].append(burst)
+            bursts.append(burst)
         for shard, puts in frame.puts:
-            proposers[shard].put_encoded(puts)
+            proposers[shard].put_encoded(parts[shard], puts)
         for connection, burst in zip(connections, bursts, strict=True):
             connection.take_puts(burst, now)
         stats = server.stats
@@ -221,7 +224,8 @@ class Lending(asyncio.Protocol):
         """Runs the bursts one by one, as commands, and recalls the clients whose bursts cannot be taken otherwise."""
         leads = all(self._server.proposers[shard].leads for shard, _ in frame.puts)
         next_put = {shard: _each(puts).__next__ for shard, puts in frame.puts}
-        commands = [[b"SET", *next_put[self._shard_of_slot[slot]]()] for slot in frame.slots]
+        shard_of_slot = self._server.shard_of_slot
+        commands = [[b"SET", *next_put[shard_of_slot[slot]]()] for slot in frame.slots]
         start = 0
         for client, count, size in zip(frame.clients, frame.counts, frame.sizes, strict=True):
             connection = self._lent[client]

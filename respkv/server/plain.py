@@ -143,9 +143,9 @@ class PlainCommands(asyncio.Protocol):
         """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""
         server = self.server
         sampled_at = Clock.now() if server.watch.sample_puts else 0.0
-        table = server.proposer_of_slot
         slots = list(map(slot_of, keys))
-        proposers = dict.fromkeys(map(table.__getitem__, slots))
+        shards = bytes(map(server.shard_of_slot.__getitem__, slots))
+        proposers = [server.proposers[shard] for shard in set(shards)]
         if max(map(len, keys)) > KEY_BYTES_MAX:
             return False
         for proposer in proposers:
@@ -159,8 +159,9 @@ class PlainCommands(asyncio.Protocol):
             proposer.keys += keys
             proposer.values += values
         else:
-            for slot, key, value in zip(slots, keys, values, strict=True):
-                proposer = table[slot]
+            of_shard = server.proposers
+            for shard, slot, key, value in zip(shards, slots, keys, values, strict=True):
+                proposer = of_shard[shard]
                 proposer.slots.append(slot)
                 proposer.keys.append(key)
                 proposer.values.append(value)

@@ -90,6 +90,7 @@ class Server:
         self.stop = stop
         self.holders = Holders(node, self.proposers, peers.send)
         self.startup_bytes = process_memory().used
+        self.shard_of_slot = bytes(topology.slots)  # small enough to stay in the cache
         self.proposer_of_slot = tuple(self.proposers[shard] for shard in topology.slots)
         self.stats = Stats()
         self.watch = Watch(self.stats)

@@ -49,15 +49,18 @@ class Gathering:
 
     def join(self, part: Part) -> None:
         """`part` is about to add to the batch being gathered; it will be told when that has its outcome."""
-        if not self._parts:
-            self._since = self._now()
-            self.begun()
+        self._begin()
         self.part = part
         part.pending += 1
         part.joined.append(self)
         self._parts.append(part)
         self._bytes += part.size
         self.pending_bytes += part.size
+
+    def _begin(self) -> None:
+        if not self._parts:
+            self._since = self._now()
+            self.begun()
 
     def put(self, slot: int, key: bytes, value: bytes) -> None:
         """Adds a plain put of the part that has joined last; its reply is +OK, and its part is told of a failure."""
@@ -73,8 +76,15 @@ class Gathering:
         self._bytes += size
         self.pending_bytes += size
 
-    def put_encoded(self, puts: Puts) -> None:
-        """Adds plain puts of parts that have joined; they have been made a run of already."""
+    def put_encoded(self, parts: list[Part], puts: Puts) -> None:
+        """Adds plain puts of `parts` that have been made a run of already: as if each part had joined, and its
+        `pending` and `joined` say so."""
+        size = sum([part.size for part in parts])
+        self._begin()
+        self.part = None
+        self._parts += parts
+        self._bytes += size
+        self.pending_bytes += size
         if self.keys:
             self._close_puts()
         self._ops = None

@@ -105,7 +105,7 @@ class Bench:
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     bench = Bench()
-    assert bench.frames() == [Frame([], [], [], [], [], [])]  # ready
+    assert bench.frames() == [Frame([], [], [], [], [], [], [])]  # ready
     yield bench
     bench.control.close()
 
@@ -123,9 +123,11 @@ def puts_of(frame: Frame) -> list[tuple[int, list[bytes]]]:
         assert puts.slots == [slot_of(key) for key in puts.keys]
         by_shard[shard] = iter(zip(puts.keys, values, strict=True))
     found, slots = [], iter(frame.slots)
-    for client, count in zip(frame.clients, frame.counts, strict=True):
-        for _ in range(count):
-            key, value = next(by_shard[SHARD_OF_SLOT[next(slots)]])
+    for client, count, shards in zip(frame.clients, frame.counts, frame.shards, strict=True):
+        touched = [SHARD_OF_SLOT[next(slots)] for _ in range(count)]
+        assert sorted(shards) == sorted(set(touched))
+        for shard in touched:
+            key, value = next(by_shard[shard])
             found.append((client, [b"SET", key, value]))
     assert [next(rest, None) for rest in by_shard.values()] == [None] * len(by_shard)
     assert next(slots, None) is None
@@ -307,4 +309,4 @@ def test_a_frame_does_not_grow_without_limit(bench: Bench) -> None:
 
 def test_a_probe_is_answered_by_an_empty_frame(bench: Bench) -> None:
     bench.tell(PROBE)
-    assert bench.frames() == [Frame([], [], [], [], [], [])]
+    assert bench.frames() == [Frame([], [], [], [], [], [], [])]

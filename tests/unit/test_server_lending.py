@@ -367,10 +367,11 @@ def node() -> tuple[Lending, list[Shard], list[Taker]]:
     server = SimpleNamespace(
         proposers=shards,
         proposer_of_slot=[shards[slot % 2] for slot in range(SLOTS)],
+        shard_of_slot=bytes(slot % 2 for slot in range(SLOTS)),
         stats=SimpleNamespace(reads=0, commands=0, plain_sets=0),
         watch=SimpleNamespace(sample_puts=False),
     )
-    lending = Lending(cast("Any", None), cast("Any", server), [slot % 2 for slot in range(SLOTS)])
+    lending = Lending(cast("Any", None), cast("Any", server))
     clients = [Taker(number, server) for number in range(2)]
     lending._lent = cast("Any", {client.session.id: client for client in clients})
     return lending, shards, clients
@@ -384,7 +385,8 @@ def frame_of(*keys: bytes) -> Frame:
     """One SET of each client."""
     slots = list(map(slot_of, keys))
     puts = [(slot % 2, Puts([slot], [key], *encode_puts([key], [b"v"]))) for slot, key in zip(slots, keys, strict=True)]
-    return Frame(list(range(len(keys))), [1] * len(keys), [30] * len(keys), slots, puts, [])
+    count, shards = len(keys), [bytes([slot % 2]) for slot in slots]
+    return Frame(list(range(count)), [1] * count, [30] * count, shards, slots, puts, [])
 
 
 def test_a_client_waits_for_the_shards_of_its_own_keys_alone(node: tuple[Lending, list[Shard], list[Taker]]) -> None:
