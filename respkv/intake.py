@@ -1,6 +1,6 @@
 """The intake: a process of its own that reads pipelines of plain SETs for its node, so that the node need not.
 
-Of what a SET costs, about half is reading, parsing and encoding, before anything depends on anything else. For clients
+Two fifths of what a SET costs are reading, parsing and encoding, before anything depends on anything else. For clients
 that send many in a row a second process can do that on a second core (`respkv.server.lending` lends their sockets and
 takes what comes). It knows nothing but plain SETs: at the first bytes that are anything else, at the client's end, and
 when the node asks, it gives the client back, with what it has read and not understood, and the node reads on.
@@ -126,14 +126,14 @@ class Client(asyncio.Protocol):
             self._short = 0 if count >= PIPELINE_MIN else self._short + 1
         self._tail = whole[len(whole) - pending :] if pending else b""
         if pending > _ARGUMENT_BYTES_MAX or self._short > _SHORT_MAX:
-            self.give_back(self._tail)
+            self.give_back()
 
     def eof_received(self) -> bool:
-        self.give_back(self._tail)  # the node will find the end, too
+        self.give_back()  # the node will find the end, too
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.give_back(self._tail)
+        self.give_back()
 
     def give_back(self, data: bytes | None = None) -> None:
         """From now on the node reads, after `data` (what there is of a command)."""

@@ -159,7 +159,7 @@ class Node:
         _tame_collector()
         self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
         await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
-        if _wants_intake(config):
+        if wants_intake(config):
             self.server.lending = Lending(self._loop, self.server)
         await self._doors.open()
         if tls.is_used(config):
@@ -444,7 +444,8 @@ class Node:
         return leading or any(connection.waiting for connection in self.server.clients.values())
 
 
-def _wants_intake(config: Config) -> bool:
+def wants_intake(config: Config) -> bool:
+    """Whether pipelines of SETs are worth a second process: with `auto`, if this one may use a second core."""
     return config.intake == "yes" or (config.intake == "auto" and len(os.sched_getaffinity(0)) > 1)
 
 

@@ -37,7 +37,6 @@ OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
 DIRECT_BYTES = 64 << 10  # what is longer may have to wait in part, and would be copied
-LEND_AGAIN = 64  # pipelines more before a connection that came back is lent again
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
@@ -78,7 +77,7 @@ class Connection(PlainCommands):
         self.hindrances = server.hindrances
         self.waiting: deque[Burst | LonePuts | PutBurst | Pushed] = deque()
         self.closing = self.held = False
-        self.lent = False  # the intake reads it (`respkv.server.intake`)
+        self.lent = False  # the intake reads it (`respkv.server.lending`)
         self.pipelines = 0  # bursts of plain SETs since it was read here
         self.flush_scheduled = False
         self.protocol_error: str | None = None
@@ -430,7 +429,6 @@ class Connection(PlainCommands):
     def come_back(self, data: bytes) -> None:
         """The intake reads no more, and `data` is what comes next."""
         self.lent = False
-        self.pipelines = -LEND_AGAIN
         if self._transport is None:
             return
         if self._reading:

@@ -2,9 +2,9 @@
 
 A connection that is lent is the same `Connection` as before: only its transport does not read. Whatever it sent comes
 here as bursts that are parsed and encoded already, and joins the shards' batches as if it had been read here. It is
-recalled as soon as the node has any reason not to take such bursts unseen (`Connection.takes_puts`), then and in
-between its SETs are taken apart again and run one by one. Order holds, as a client is read by one process at a time,
-and what the intake read comes before the news that it is back.
+recalled as soon as the node has any reason not to take such bursts unseen (`Connection.takes_puts`); what has come
+until it is back, and what a shard refuses, is taken apart again and run as commands. Order holds, as a client is read
+by one process at a time, and what the intake read comes before the news that it is back.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 LEND_AFTER: Final = 8
 """Pipelines of plain SETs before a client is lent."""
+LEND_AGAIN: Final = 64
+"""So many more before one is lent again that came back."""
 _RESTART_S: Final = 1.0
 _STOP_S: Final = 1.0
 _SILENT_TICKS_MAX: Final = 50  # about five seconds
@@ -183,7 +185,9 @@ class Lending(asyncio.Protocol):
         if frame.clients:
             self._take_puts(frame)
         for client, data in frame.returned:
-            self._lent.pop(client).come_back(data)
+            connection = self._lent.pop(client)
+            connection.pipelines = -LEND_AGAIN
+            connection.come_back(data)
 
     def _take_puts(self, frame: Frame) -> None:
         server = self._server

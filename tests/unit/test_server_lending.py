@@ -16,11 +16,15 @@ from typing import Any, cast
 
 import pytest
 
+from respkv.client import parse_info
 from respkv.cluster.slots import SLOTS, slot_of
-from respkv.intake import Frame
+from respkv.config import Config
+from respkv.intake import CONTROL, RECALL, Frame
+from respkv.node import wants_intake
 from respkv.reply import RespError
 from respkv.resp.encoder import encode_commands
 from respkv.server.burst import PutBurst
+from respkv.server.connection import Connection
 from respkv.server.lending import LEND_AFTER, Lending
 from respkv.shard.batch import Puts
 from respkv.shard.gathering import Gathering
@@ -43,8 +47,7 @@ def wire(port: int) -> Iterator[Wire]:
 
 
 def info(wire: Wire, name: str) -> str:
-    lines: list[str] = bytes(wire("INFO")).decode().splitlines()  # type: ignore[call-overload]
-    return next(line.partition(":")[2] for line in lines if line.startswith(f"{name}:"))
+    return parse_info(bytes(wire("INFO")).decode())[name]  # type: ignore[call-overload]
 
 
 def children(pid: int) -> list[int]:
@@ -345,12 +348,16 @@ class Taker:
         self.pipelines = 0
         self.waits: list[PutBurst] = []
         self.wires: list[bytes] = []
+        self.ran: list[list[bytes]] = []
 
     def takes_puts(self, leads: bool) -> bool:
         return leads
 
     def take_puts(self, burst: PutBurst, now: float) -> None:
         self.waits.append(burst)
+
+    def run(self, commands: list[list[bytes]], size: int) -> None:
+        self.ran += commands
 
     def settled(self, burst: PutBurst) -> None:
         self.waits.remove(burst)
@@ -401,6 +408,42 @@ def test_a_client_waits_for_the_shards_of_its_own_keys_alone(node: tuple[Lending
     assert clients[0].wires == [b"-CLUSTERDOWN no\r\n"]
     assert [len(client.waits) for client in clients] == [0, 0]
     assert shards[0].pending_bytes == 30
+
+
+@pytest.mark.parametrize("reason", ["another node leads", "the shard refuses"])
+def test_what_cannot_be_taken_unseen_is_run_as_commands(
+    node: tuple[Lending, list[Shard], list[Taker]], reason: str
+) -> None:
+    lending, shards, clients = node
+    there, lending._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if reason == "another node leads":
+        shards[1].leads = False
+    else:
+        shards[1].refusal = RespError("OOM")
+    with there, lending._control:
+        there.setblocking(False)
+        lending._take(frame_of(key_of(0), key_of(1)))
+        recalled = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                recalled.append(CONTROL.unpack(there.recv(100)))
+    assert [client.ran for client in clients] == [[[b"SET", key_of(shard), b"v"]] for shard in (0, 1)]
+    assert [client.waits for client in clients] == [[], []]
+    assert recalled == ([(RECALL, 0), (RECALL, 1)] if reason == "another node leads" else [])
+
+
+def test_a_cluster_client_has_its_bursts_looked_at_where_another_node_leads() -> None:
+    for cluster_view, leads, taken in ((True, False, False), (True, True, True), (False, False, True)):
+        connection = SimpleNamespace(
+            fast=True, _reading=True, _backlog=[], closing=False, session=SimpleNamespace(cluster_view=cluster_view)
+        )
+        assert Connection.takes_puts(cast("Any", connection), leads) is taken
+
+
+def test_by_itself_it_is_used_where_there_is_a_second_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, wanted in (({3}, [False, True, False]), ({0, 1}, [True, True, False])):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: cores)
+        assert [wants_intake(Config(intake=word)) for word in ("auto", "yes", "no")] == wanted
 
 
 def test_who_is_lent_is_not_lent_again(node: tuple[Lending, list[Shard], list[Taker]]) -> None:
