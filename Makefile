@@ -9,7 +9,7 @@
 #   make fuzz    bad input of every kind: make fuzz SECONDS=600, or with coverage (pip install '.[fuzz]'): ENGINE=atheris
 #   make clean   removes what was built and cached (not ./data)
 
-PYTHON ?= python3
+PYTHON ?= $(shell .ci/python)
 BIN := .venv/bin
 SOURCES := respkv tests
 
