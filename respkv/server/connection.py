@@ -195,10 +195,9 @@ class Connection(PlainCommands):
         append = replies.append
         server = self.server
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
-        burst = None if fast else self._muted(size, replies, commands)
+        kind = MutedBurst if self.session.muted else Burst
+        burst = kind(self, size, replies, commands)
         standalone = not self.session.cluster_view
-        alone = not self.waiting
-        get = self._get
         sets = heavy = 0
         rest: list[list[bytes]] = []
         for args in commands:
@@ -209,23 +208,16 @@ class Connection(PlainCommands):
                 slot = slot_of(key)
                 proposer = table[slot]
                 if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
-                    if proposer.part is not burst or burst is None:
-                        if burst is None:
-                            burst = Burst(self, size, replies, commands)
+                    if proposer.part is not burst:
                         proposer.join(burst)
                     proposer.put(slot, key, args[2])
                     append(proposer.ok)
                     sets += 1
                     continue
-            elif count == 2 and name == b"GET" and fast and alone and (burst is None or not burst.joined):
-                reply = get(args[1], now)
-                if reply is not None:
-                    append(reply)
-                    continue
+            elif count == 2 and name == b"GET" and fast and self._get_in_turn(burst, args, now):
+                continue
             if self.closing:
                 break
-            if burst is None:
-                burst = Burst(self, size, replies, commands)
             goes_on = dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
@@ -237,15 +229,8 @@ class Connection(PlainCommands):
         session = self.session
         session.last_at = now
         session.last_words = tuple(commands[-1][:2])
-        if burst is None and alone:
-            self._write(b"".join(replies))
-        else:
-            self._line_up(burst or Burst(self, size, replies, commands))
+        self._line_up(burst)
         return rest
-
-    def _muted(self, size: int, replies: list[bytes], commands: list[list[bytes]]) -> Burst | None:
-        """The burst to begin with if the client wants no replies."""
-        return MutedBurst(self, size, replies, commands) if self.session.muted else None
 
     def _line_up(self, burst: Burst | PutBurst) -> None:
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""

@@ -391,9 +391,9 @@ def check_refusal(proposer: Proposer, spec: Spec) -> None:
 def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
     """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
     turn."""
-    return any(proposer is p for p in burst.joined) or any(
-        proposer is p for earlier in connection.waiting if earlier.pending for p in earlier.joined
-    )
+    if proposer in burst.joined:
+        return True
+    return any(proposer in earlier.joined for earlier in connection.waiting if earlier.pending)
 
 
 def _span(

@@ -1,7 +1,8 @@
 """Plain GET and SET: the few functions that the speed of the server hangs on.
 
-They run for clients that nothing hinders, and only where the answer is at hand or the write can join its batch at once;
-in every other case they do nothing, and the commands go the long way.
+They run for clients that nothing hinders, and only where the answer is at hand, the write can join its batch at once,
+or there is no question what a GET has to wait for; in every other case they do nothing, and the commands go the long
+way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from respkv.intake import PIPELINE_MIN
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3
-from respkv.server.burst import LonePuts, PutBurst
+from respkv.server.burst import Burst, LonePuts, PutBurst
+from respkv.server.dispatch import has_open_writes
 from respkv.server.session import Session
 from respkv.storage.errors import Damaged
 
@@ -138,6 +140,29 @@ class PlainCommands(asyncio.Protocol):
             return None
         server.stats.hits += 1
         return BULK_HEADERS[len(value)] + value + CRLF
+
+    def _get_in_turn(self, burst: Burst, args: list[bytes], now: float) -> bool:
+        """A GET among others: its reply takes the next place in the burst, at once or when what it has to wait for is
+        there. False: it has to go the long way, and nothing was done."""
+        key, replies, watch = args[1], burst.replies, self.server.watch
+        sampled_at = Clock.now() if watch.notable_s == 0.0 else 0.0
+        proposer = self.server.proposer_of_slot[slot_of(key)]
+        if len(key) > KEY_BYTES_MAX or (self.session.cluster_view and not proposer.leads):
+            return False
+        if has_open_writes(self, burst, proposer):  # type: ignore[arg-type]  # a Connection
+            proposer.write(burst, len(replies), args)
+        elif not proposer.serves_reads:
+            proposer.read_later(burst, len(replies), args)
+        elif (reply := self._get(key, now)) is not None:
+            replies.append(reply)
+            return True
+        else:
+            return False
+        replies.append(b"")
+        self.server.stats.waiting_gets += 1
+        if sampled_at:
+            watch.plain_gets(self, (key,), Clock.now() - sampled_at)  # type: ignore[arg-type]
+        return True
 
     def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:
         """SET of each of `keys` to the value beside it, if nothing speaks against one of them."""

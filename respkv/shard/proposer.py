@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from respkv import errors
 from respkv.cluster.frames import Parts
+from respkv.cluster.slots import slot_of
 from respkv.cluster.topology import Shard
 from respkv.raft.group import Clock, Group
 from respkv.reply import RespError
@@ -152,6 +153,10 @@ class Proposer(Outcomes):
     def read(self, part: Part, token: int, args: list[bytes]) -> None:
         """A read-only command whose reply goes to `part.put(token, ...)`, now or later."""
         self._reads.add(part, token, args, self._now())
+
+    def read_later(self, part: Part, token: int, args: list[bytes]) -> None:
+        """The same where it is known that this one cannot be answered now."""
+        self._reads.wait(part, token, args, self._now())
 
     def read_long(self, part: Part, token: int, args: list[bytes], value: LongRead) -> None:
         """The same for a GET whose long value was looked up already."""
@@ -491,8 +496,26 @@ class Proposer(Outcomes):
             if part.value_bytes > REPLY_BYTES_MAX:
                 part.cut(token)
                 break
-            self.read(part, token, args)
+            if (value := self._plain_value(args)) is not False:
+                part.put(token, value)
+            else:
+                self.read(part, token, args)
         finish(part)
+
+    def _plain_value(self, args: list[bytes]) -> bytes | Literal[False] | None:
+        """What a GET of another node's client finds, if it can be answered now by the short way; else False."""
+        machine = self.machine
+        if machine is None or self._watcher is not None or not self.serves_reads or args[0] != b"GET":
+            return False
+        try:
+            value = self.get_plain(slot_of(args[1]), args[1])
+        except Damaged:
+            return False
+        if value is None:
+            machine.misses += 1
+        elif value is not False:
+            machine.hits += 1
+        return value
 
     def note_hint(self, hint: Any) -> None:
         if hint is not None:

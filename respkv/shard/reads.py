@@ -81,16 +81,20 @@ class Reads:
     def add(self, part: Part, token: int, args: list[bytes], now: float) -> None:
         """A read whose reply goes to `part.put(token, ...)`, now or later; `now` is the loop's time."""
         proposer = self._proposer
+        if not proposer.serves_reads or proposer.machine is None:
+            self.wait(part, token, args, now)
+            return
         part.pending += 1
-        read = Read(part, token, args, Clock.now(), now + proposer.timeout_s)
-        if proposer.serves_reads and proposer.machine is not None:
-            if not self._answer(read, proposer.machine):
-                # What its connection asks for behind it waits for that, as behind a write.
-                proposer.write(part, token, args)
-                finish(part)
-        else:
-            self.waiting.append(read)
-            proposer.wake()
+        if not self._answer(Read(part, token, args, Clock.now(), now + proposer.timeout_s), proposer.machine):
+            # What its connection asks for behind it waits for that, as behind a write.
+            proposer.write(part, token, args)
+            finish(part)
+
+    def wait(self, part: Part, token: int, args: list[bytes], now: float) -> None:
+        """The same for one that cannot be answered now."""
+        part.pending += 1
+        self.waiting.append(Read(part, token, args, Clock.now(), now + self._proposer.timeout_s))
+        self._proposer.wake()
 
     def add_long(self, part: Part, token: int, args: list[bytes], value: LongRead, now: float) -> None:
         """The same for a GET whose long value was looked up already."""

@@ -131,6 +131,31 @@ def test_pipelines_answer_in_order_and_read_their_own_writes(client: redis.Redis
     assert pipeline.execute() == expected
 
 
+def test_gets_are_answered_and_counted_alike_wherever_their_keys_are_and_whatever_is_before_them(
+    cluster: TestCluster,
+) -> None:
+    """Led here or elsewhere, behind a SET of the same pipeline or not, of another type, absent."""
+    keys = [f"key-{number}" for number in range(60)]
+    with cluster.nodes[0].client() as client:
+        client.mset({key: f"old-{key}" for key in keys})
+    for node in cluster.nodes:
+        node.call("CONFIG", "RESETSTAT")
+        with node.client() as client, client.pipeline(transaction=False) as pipeline:
+            expected: list[object] = []
+            for key in keys:
+                pipeline.get(key).set(key, 6).get(key).incr(key).get(key).get(f"no-{key}").set(key, f"old-{key}")
+                expected += [f"old-{key}".encode(), True, b"6", 7, b"7", None, True]
+            assert pipeline.execute() == expected
+            for key in keys:
+                assert client.get(key) == f"old-{key}".encode()
+            stats = client.info("commandstats")
+            found = client.execute_command("LATENCY", "HISTOGRAM", "get", "set")
+        assert stats["cmdstat_get"]["calls"] == 5 * len(keys)
+        assert stats["cmdstat_get"]["usec"] > 0
+        assert stats["cmdstat_set"]["calls"] == 2 * len(keys)
+        assert b"get" in [bytes(word) for word in found if isinstance(word, bytes)]
+
+
 def test_a_pipeline_goes_on_behind_a_refused_command(client: redis.Redis) -> None:
     pipeline = client.pipeline(transaction=False)
     pipeline.set("key", "text").incr("key").execute_command("NOSUCH", "x").execute_command("GET").get("key")

@@ -108,6 +108,22 @@ def test_expiry_is_told_to_those_who_listen_on_any_node(cluster: TestCluster) ->
             node.call("CONFIG", "SET", "notify-keyspace-events", "")
 
 
+def test_a_miss_is_told_wherever_the_key_was_asked_for(cluster: TestCluster) -> None:
+    keys = {f"absent-{number}".encode() for number in range(9)}
+    with ExitStack() as stack:
+        for node in cluster.nodes:
+            node.call("CONFIG", "SET", "notify-keyspace-events", "Em")
+        listener = subscribed(cluster.nodes[0], stack, 2, channel="__keyevent@0__:keymiss")
+        for node in cluster.nodes:
+            with node.client() as client, client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.get(key)
+                assert pipeline.execute() == [None] * len(keys)
+            assert {message["data"] for message in received(listener, len(keys))} == keys
+        for node in cluster.nodes:
+            node.call("CONFIG", "SET", "notify-keyspace-events", "")
+
+
 # --- redis-py's client-side cache
 
 

@@ -26,7 +26,7 @@ from respkv.raft.log import ShardLog
 from respkv.raft.messages import ACK
 from respkv.raft.receiving import Receiving
 from respkv.raft.sending import Sending
-from respkv.server import dispatch
+from respkv.server import dispatch, plain
 from respkv.shard import border
 from respkv.shard import replica as replica_module
 from respkv.shard.machine import Machine
@@ -378,7 +378,8 @@ def log_not_reset(replace: Callable[..., None]) -> None:
 
 @mutation("a read does not wait for the writes before it in its pipeline", burst_max=8)
 def own_writes_unseen(replace: Callable[..., None]) -> None:
-    replace(dispatch, "has_open_writes", lambda connection, burst, proposer: False)
+    for module in (dispatch, plain):
+        replace(module, "has_open_writes", lambda connection, burst, proposer: False)
 
 
 @mutation("a read without an answer stays behind when its client's writes go", **_LEADERS, **_BUSY, burst_max=8)
