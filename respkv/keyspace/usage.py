@@ -46,11 +46,13 @@ class Usage:
             self.note(key)
 
     def watching(self, get: Callable[[int, bytes], Any]) -> Callable[[int, bytes], Any]:
-        """A function that does what `get(slot, key)` does, and notes the key."""
+        """A function that does what `get(slot, key)` does, and notes the key unless that is left to another (False)."""
 
         def noted(slot: int, key: bytes) -> Any:
-            self.note(key)
-            return get(slot, key)
+            value = get(slot, key)
+            if value is not False:
+                self.note(key)
+            return value
 
         return noted
 

@@ -214,7 +214,7 @@ class Connection(PlainCommands):
                     append(proposer.ok)
                     sets += 1
                     continue
-            elif count == 2 and name == b"GET" and fast and self._get_in_turn(burst, args, now):
+            elif count == 2 and name == b"GET" and fast and self._get_in_turn(burst, args):
                 continue
             if self.closing:
                 break
@@ -441,6 +441,7 @@ class Connection(PlainCommands):
 
     def abort(self) -> None:
         self.closing = True
+        self.fast = False
         if self._transport is not None:
             self._transport.abort()
 

@@ -119,6 +119,7 @@ class Spanning(Part):
 
     def __init__(self, burst: Burst, token: int, args: list[bytes], spread: Spread, parts: list[SpreadPart]) -> None:
         super().__init__(burst.size // max(1, len(parts)))
+        self.joined = burst.joined
         self._burst = burst
         self._token = token
         self._args = args
@@ -393,6 +394,8 @@ def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> 
     turn."""
     if proposer in burst.joined:
         return True
+    if not connection.waiting:
+        return False
     return any(proposer in earlier.joined for earlier in connection.waiting if earlier.pending)
 
 
@@ -421,6 +424,5 @@ def _span(
             proposer.write(spanning, position, attention.marked(connection, part_args) if spec.is_write else part_args)
         else:
             proposer.read(spanning, position, part_args)
-    burst.joined += spanning.joined
     finish(spanning)
     return LATER

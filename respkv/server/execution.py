@@ -81,8 +81,6 @@ class Execution(Steps):
                 proposer.read(self, ~shard, args)
                 if shard in self._results or not proposer.leads:  # else the log answers, and it is measured there
                     call.server.watch.read_transaction(call.connection, perf_counter() - began_at)
-                continue
-            burst.joined.append(proposer)
         self.pending -= 1
 
     def _collect(self) -> None:

@@ -1,8 +1,7 @@
 """Plain GET and SET: the few functions that the speed of the server hangs on.
 
 They run for clients that nothing hinders, and only where the answer is at hand, the write can join its batch at once,
-or there is no question what a GET has to wait for; in every other case they do nothing, and the commands go the long
-way.
+or it is known what a GET waits for; in every other case they do nothing, and the commands go the long way.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from respkv.storage.errors import Damaged
 
 if TYPE_CHECKING:
     from respkv.server.server import Server
+    from respkv.shard.proposer import Proposer
 
 _HEADERS = len(BULK_HEADERS)
 _GET, _SET = frozenset((b"GET", b"get")), frozenset((b"SET", b"set"))
@@ -52,11 +52,12 @@ class PlainCommands(asyncio.Protocol):
 
     def _answer_lone(self, args: list[bytes]) -> bool:
         """A GET that came alone, with nothing before it. False: it cannot be answered now, and nothing was done."""
-        now = Clock.now()
-        reply = self._get(args[1], now)
-        if reply is None:
+        now, key, server = Clock.now(), args[1], self.server
+        slot = slot_of(key)
+        proposer = server.proposer_of_slot[slot]
+        if proposer.lease.lease_until <= now or (reply := self._reply(proposer, slot, key)) is None:
             return False
-        server, session = self.server, self.session
+        session = self.session
         stats = server.stats
         stats.reads += 1
         stats.commands += 1
@@ -108,60 +109,73 @@ class PlainCommands(asyncio.Protocol):
         """GET of each of `keys`, if all can be answered now."""
         if self.waiting or self._transport is None:
             return False
-        now, get, replies = Clock.now(), self._get, []
-        for key in keys:
-            reply = get(key, now)
-            if reply is None:
+        server, session, now = self.server, self.session, Clock.now()
+        slots = list(map(slot_of, keys))
+        shards = bytes(map(server.shard_of_slot.__getitem__, slots))
+        proposers = server.proposers
+        for shard in set(shards):
+            if proposers[shard].lease.lease_until <= now:
                 return False
-            replies.append(reply)
-        session = self.session
+        nil, misses, replies = _NILS[session.protocol], 0, []
+        try:
+            for shard, slot, key in zip(shards, slots, keys, strict=True):
+                value = proposers[shard].get_plain(slot, key)
+                if value is None:
+                    misses += 1
+                    replies.append(nil)
+                elif value is False or len(value) >= _HEADERS:
+                    return False
+                else:
+                    replies.append(BULK_HEADERS[len(value)] + value + CRLF)
+        except Damaged:
+            return False
+        stats, watch = server.stats, server.watch
+        stats.misses += misses
+        stats.hits += len(replies) - misses
         session.last_at, session.last_words = now, (b"GET", keys[-1])
         self._write(replies[0] if len(replies) == 1 else b"".join(replies))
-        watch = self.server.watch
         if (took_s := Clock.now() - now) >= watch.notable_s:
             watch.plain_gets(self, keys, took_s)  # type: ignore[arg-type]
         return True
 
-    def _get(self, key: bytes, now: float) -> bytes | None:
-        """The reply to GET if it can be given now: under the leader's lease, for a plain and short value or none."""
-        slot = slot_of(key)
-        server = self.server
-        proposer = server.proposer_of_slot[slot]
-        if proposer.lease.lease_until <= now:
-            return None
+    def _reply(self, proposer: Proposer, slot: int, key: bytes) -> bytes | None:
+        """The reply to GET of a plain and short value, or of none; None if it has to be found the long way. `proposer`
+        serves reads."""
         try:
             value = proposer.get_plain(slot, key)
         except Damaged:  # dispatch leaves it to another replica
             return None
         if value is None:
-            server.stats.misses += 1
+            self.server.stats.misses += 1
             return _NILS[self.session.protocol]
         if value is False or len(value) >= _HEADERS:
             return None
-        server.stats.hits += 1
+        self.server.stats.hits += 1
         return BULK_HEADERS[len(value)] + value + CRLF
 
-    def _get_in_turn(self, burst: Burst, args: list[bytes], now: float) -> bool:
+    def _get_in_turn(self, burst: Burst, args: list[bytes]) -> bool:
         """A GET among others: its reply takes the next place in the burst, at once or when what it has to wait for is
         there. False: it has to go the long way, and nothing was done."""
-        key, replies, watch = args[1], burst.replies, self.server.watch
-        sampled_at = Clock.now() if watch.notable_s == 0.0 else 0.0
-        proposer = self.server.proposer_of_slot[slot_of(key)]
+        now, key, server, replies = Clock.now(), args[1], self.server, burst.replies
+        slot = slot_of(key)
+        proposer: Proposer = server.proposer_of_slot[slot]
         if len(key) > KEY_BYTES_MAX or (self.session.cluster_view and not proposer.leads):
             return False
+        reply = b""
         if has_open_writes(self, burst, proposer):  # type: ignore[arg-type]  # a Connection
             proposer.write(burst, len(replies), args)
-        elif not proposer.serves_reads:
+            server.stats.later_gets += 1
+        elif not proposer.serves_reads_at(now):
             proposer.read_later(burst, len(replies), args)
-        elif (reply := self._get(key, now)) is not None:
-            replies.append(reply)
-            return True
+            server.stats.later_gets += 1
+        elif (found := self._reply(proposer, slot, key)) is not None:
+            reply = found
         else:
             return False
-        replies.append(b"")
-        self.server.stats.waiting_gets += 1
-        if sampled_at:
-            watch.plain_gets(self, (key,), Clock.now() - sampled_at)  # type: ignore[arg-type]
+        replies.append(reply)
+        watch = server.watch
+        if (took_s := Clock.now() - now) >= watch.notable_s:
+            watch.plain_gets(self, (key,), took_s)  # type: ignore[arg-type]
         return True
 
     def _put(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> bool:

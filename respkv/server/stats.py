@@ -51,7 +51,7 @@ class Stats:
         self.connections = 0
         self.rejected = 0
         self.plain_sets = 0
-        self.waiting_gets = 0  # plain GETs whose replies come later
+        self.later_gets = 0  # plain GETs whose replies came later
         self.error_codes: Counter[str] = Counter()
         self.by_command: defaultdict[Spec, CommandStats] = defaultdict(CommandStats)
         self.plain = {b"GET": CommandStats(), b"SET": CommandStats()}
@@ -98,7 +98,7 @@ class Stats:
     def commands_called(self) -> dict[Spec, CommandStats]:
         """What there is to tell of each command, by name, plain GETs and SETs with the others of their name."""
         found = dict(self.by_command)
-        for name, count in ((b"GET", self.hits + self.misses + self.waiting_gets), (b"SET", self.plain_sets)):
+        for name, count in ((b"GET", self.hits + self.misses + self.later_gets), (b"SET", self.plain_sets)):
             if count:
                 spec = COMMANDS[name]
                 found[spec] = _with_plain(found.get(spec) or CommandStats(), self.plain[name], count)

@@ -26,6 +26,7 @@ class Steps(Part):
 
     def __init__(self, call: Call, burst: Burst, size: int = 0) -> None:
         super().__init__(size)
+        self.joined = burst.joined
         self.call = call
         self.holding = True
         self._burst = burst

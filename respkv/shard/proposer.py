@@ -146,6 +146,10 @@ class Proposer(Outcomes):
         """Whether a read that comes now may be answered from the applied state: none that came before it waits."""
         return self.has_lease and not self._reads
 
+    def serves_reads_at(self, now: float) -> bool:
+        """The same for who has just looked at the clock."""
+        return self.lease.lease_until > now and not self._reads
+
     def begun(self) -> None:
         if len(self._proposals) < IN_FLIGHT_MAX:  # else the next one's end is what to wait for
             self.wake()
@@ -496,7 +500,9 @@ class Proposer(Outcomes):
             if part.value_bytes > REPLY_BYTES_MAX:
                 part.cut(token)
                 break
-            if (value := self._plain_value(args)) is not False:
+            if self in part.joined:  # one before it is in doubt and waits for an entry
+                self.write(part, token, args)
+            elif (value := self._plain_value(args)) is not False:
                 part.put(token, value)
             else:
                 self.read(part, token, args)

@@ -165,6 +165,8 @@ class Reads:
     def as_batch(self) -> Batch:
         """All that waits, to be answered when the entry it goes into is applied."""
         reads, self.waiting = self.waiting, []
+        for read in reads:  # what is read behind them waits for that, too
+            read.part.joined.append(self._proposer)
         return self._batch_of(reads)
 
     def _batch_of(self, reads: list[Read]) -> Batch:

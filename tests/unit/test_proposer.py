@@ -755,6 +755,52 @@ def test_a_read_does_not_overtake_one_that_waits(make: Callable[..., World]) -> 
     assert reads(leader).ended == 1
 
 
+def test_what_another_node_asks_behind_a_read_in_doubt_does_not_overtake_it(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    certain, doubts = Recorder.read, [True]
+
+    def in_doubt_once(self: Recorder, args: list[bytes]) -> Any:
+        if doubts:
+            doubts.pop()
+            raise InDoubt
+        return certain(self, args)
+
+    monkeypatch.setattr(Recorder, "read", in_doubt_once)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    writes(world, leader, [b"1"])
+    world.run(0.002)
+    asked = reads(world.followers()[0], 2)
+    world.run(0.01)
+    world.intercept = lambda source, target, message: True
+    world.settle(0.5)
+    assert asked.answers == {0: 1, 1: 1}
+    idle(world)
+
+
+def test_a_read_that_goes_into_an_entry_is_known_to_be_on_its_way(make: Callable[..., World]) -> None:
+    """Else one behind it, answered at once when the lease is back, would see less."""
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    writes(world, leader, [b"1"])
+    world.run(0.002)
+    leader.group.lease_until = float("-inf")
+    read = reads(leader)
+    writes(world, leader, [b"2" * 10])
+    world.run(0.002)
+    assert read.ended == 0
+    assert leader.proposer in read.joined
+    world.intercept = lambda source, target, message: True
+    world.settle(0.5)
+    assert read.answers == {0: 1}
+    idle(world)
+
+
 def test_a_read_without_a_leader_ends_at_its_deadline(make: Callable[..., World]) -> None:
     world = make()
     world.leader()

@@ -150,6 +150,22 @@ def test_info_commandstats_counts_every_call_however_it_was_run(wire: Wire) -> N
         assert re.fullmatch(pattern, found[f"cmdstat_{name}"]), name
 
 
+def test_info_commandstats_counts_each_get_of_a_pipeline_once_and_tells_the_time_they_took(wire: Wire) -> None:
+    wire("SET expires 1 EX 100")
+    wire("CONFIG RESETSTAT")
+    gets = [f"GET k{number}" for number in range(19)]
+    wire.send(*gets, "GET expires")  # which goes the long way
+    assert [wire.reply() for _ in range(20)] == [None] * 19 + [b"1"]
+    time.sleep(0.05)  # until a sample is wanted
+    for _ in range(3):
+        wire.send("SET {other}key 1", *gets)
+        assert [wire.reply() for _ in range(20)] == [b"OK"] + [None] * 19
+    found = info(wire, "commandstats")["cmdstat_get"]
+    assert re.match(r"calls=77,usec=[1-9]", found), found
+    stats = info(wire, "stats")
+    assert (stats["keyspace_hits"], stats["keyspace_misses"]) == ("1", "76")
+
+
 def test_info_commandstats_tells_what_was_refused_from_what_failed(wire: Wire) -> None:
     wire("CONFIG RESETSTAT")
     for command in ("SET k word", "INCR k", "INCR k", "STRLEN", "STRLEN k", "SELECT a", "NONSENSE"):

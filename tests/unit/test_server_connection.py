@@ -80,6 +80,14 @@ def test_replies_of_every_kind_and_size_come_in_the_order_of_the_commands(wire: 
 # --- PING to RESET ---
 
 
+def test_nothing_is_run_behind_a_command_that_ends_the_connection(wire: Wire, port: int) -> None:
+    wire.send("POST / HTTP/1.1", "SET evil 1")
+    assert wire.rest() == b""
+    with Wire(port) as other:
+        assert other("INCR {evil}behind") == 1
+        assert other("GET evil") is None
+
+
 def test_sets_of_many_clients_that_come_at_once_are_answered_each_in_its_place(tmp_path: Path) -> None:
     """Each comes alone; some clients send more before they have heard, and some do not wait."""
     with respkv(tmp_path, "--enable-debug-command", "yes") as port, Wire(port) as admin, ExitStack() as stack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -153,3 +154,17 @@ def test_use_is_forgotten_after_two_generations(monkeypatch: pytest.MonkeyPatch)
         recency.note(b"%d" % number)
     assert recency.used_ms(b"old") == 0
     assert recency.used_ms(b"29") == 7
+
+
+def test_a_key_that_a_plain_look_leaves_to_another_is_not_noted_twice() -> None:
+    found = {b"plain": b"value", b"absent": None, b"expires": False}
+
+    class Noting(Recency):
+        noted: ClassVar[list[bytes]] = []
+
+        def note(self, key: bytes) -> None:
+            self.noted.append(key)
+
+    get = Noting().watching(lambda slot, key: found[key])
+    assert [get(0, key) for key in found] == [b"value", None, False]
+    assert Noting.noted == [b"plain", b"absent"]
