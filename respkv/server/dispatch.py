@@ -390,8 +390,8 @@ def check_refusal(proposer: Proposer, spec: Spec) -> None:
 
 
 def has_open_writes(connection: Connection, burst: Part, proposer: Proposer) -> bool:
-    """Whether this connection has written to the shard and has not heard the outcome: a read must then wait its
-    turn."""
+    """Whether something of this connection is on its way into the shard's log, and it has not heard the outcome: a
+    read must then wait its turn."""
     if proposer in burst.joined:
         return True
     if not connection.waiting:
