@@ -144,7 +144,7 @@ class Proposer(Outcomes):
     @property
     def serves_reads(self) -> bool:
         """Whether a read that comes now may be answered from the applied state: none that came before it waits."""
-        return self.has_lease and not self._reads
+        return self.serves_reads_at(Clock.now())
 
     def serves_reads_at(self, now: float) -> bool:
         """The same for who has just looked at the clock."""

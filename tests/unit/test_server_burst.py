@@ -6,7 +6,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from respkv import errors
-from respkv.server.burst import LonePuts, PutBurst
+from respkv.commands.spread import Spread
+from respkv.server.burst import Burst, LonePuts, PutBurst
+from respkv.server.dispatch import Call, Spanning, has_open_writes
+from respkv.server.steps import Steps
 
 
 def burst_over(shards: list[int]) -> tuple[PutBurst, list[Any], list[PutBurst]]:
@@ -50,3 +53,17 @@ def test_sets_that_came_alone_get_the_same_reply() -> None:
         puts.done()
         assert settled == [puts] * 3
         assert puts.wire().startswith(b"-TIMEOUT" if fails else b"+OK\r\n")
+
+
+def test_what_a_command_that_waits_brings_into_the_log_later_is_open_for_those_behind_it() -> None:
+    """A read of MGET or EXEC may have to be answered by an entry, which shows only when the command is under way."""
+    connection: Any = SimpleNamespace(waiting=[], session=SimpleNamespace(protocol=2))
+    for make in (
+        lambda burst: Spanning(burst, 0, [b"MGET", b"a", b"b"], cast("Spread", None), [(0, []), (1, [])]),
+        lambda burst: type("Waiting", (Steps,), {"run": lambda self: iter(())})(Call(connection, burst, 0, []), burst),
+    ):
+        burst, proposer = Burst(connection, 0, [b""], [[b"MGET"]]), cast("Any", object())
+        part = make(burst)
+        assert not has_open_writes(connection, burst, proposer)
+        part.joined.append(proposer)
+        assert has_open_writes(connection, burst, proposer)
