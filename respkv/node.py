@@ -101,23 +101,53 @@ class Node:
         Raises:
             OSError and those of `_CANNOT_START`: with a text for the operator.
         """
-        config, node = self.config, self.config.node
+        config = self.config
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
         _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
         self.live.guard(self._check_descriptors)
+        self._open_journal()
+        self._make_replicas()
+        self._make_server()
+        self.server.roll.start()
+        if config.metrics_port:
+            metrics = node_metrics(self.server, self._fsync_seconds)
+            self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
+        await self.peers.start(config.bind_addresses, config.peer_port)
+        _tame_collector()
+        self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
+        await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
+        if wants_intake(config):
+            self.server.lending = Lending(self._loop, self.server)
+        await self._doors.open()
+        if tls.is_used(config):
+            self._follow_certificates()
+        log.info(
+            "node_started",
+            node=config.node,
+            port=config.port,
+            cluster_port=config.cluster_port,
+            shards=len(self.replicas),
+            pid=os.getpid(),
+        )
+
+    def _open_journal(self) -> None:
+        config = self.config
         config.dir.mkdir(parents=True, exist_ok=True)
-        shards = self.topology.shards_of(node)
-        self.journal = open_journal(config, shards, self._disk)
+        self.journal = open_journal(config, self.topology.shards_of(config.node), self._disk)
         self._identity = Identity(config.dir / "journal", self._disk)
         self.journal.on_failure = self.fatal
         (config.dir / "respkv.pid").write_text(f"{os.getpid()}\n")
         self._worker = Worker(self._loop, "upkeep")
         self._fsync_seconds = Histogram()
         self._syncer = Syncer(self._loop, self._synced, self._disk.sync, self._fsync_took)
+
+    def _make_replicas(self) -> None:
+        """The groups, and the links that they speak over; nobody listens yet."""
+        config = self.config
         self.peers = Peers(
             self.topology,
-            node,
+            config.node,
             config.cluster.secret.encode(),
             f"election-timeout-ms={config.election_timeout_ms}",
             deliver=self._deliver,
@@ -126,13 +156,16 @@ class Node:
             dirty=self._schedule,
             tls=tls.peer_contexts(config),
         )
-        self.replicas = {shard.id: self._make_replica(shard) for shard in shards}
+        self.replicas = {shard.id: self._make_replica(shard) for shard in self.topology.shards_of(config.node)}
         self.proposers = [self._proposer(shard) for shard in self.topology.shards]
         self._choose_sync()
+
+    def _make_server(self) -> None:
+        config = self.config
         self.server = Server(
             self.live,
             self.topology,
-            node,
+            config.node,
             self.proposers,
             list(self.replicas.values()),
             self.journal,
@@ -150,30 +183,6 @@ class Node:
             config.dir / "users",
             self._worker,
             self._disk,
-        )
-        self.server.roll.start()
-        if config.metrics_port:
-            metrics = node_metrics(self.server, self._fsync_seconds)
-            self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
-        await self.peers.start(config.bind_addresses, config.peer_port)
-        _tame_collector()
-        self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
-        await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
-        if wants_intake(config):
-            self.server.lending = Lending(self._loop, self.server)
-        await self._doors.open()
-        if tls.is_used(config):
-            self._tls_wanted = tls.options_of(config)
-            self.live.guard(tls.check)
-            self.live.watch(self._watch_tls)
-            self._loop.add_signal_handler(signal.SIGHUP, self.renew_tls)
-        log.info(
-            "node_started",
-            node=node,
-            port=config.port,
-            cluster_port=config.cluster_port,
-            shards=len(shards),
-            pid=os.getpid(),
         )
 
     def _make_replica(self, shard: Any) -> Replica:
@@ -205,6 +214,13 @@ class Node:
         return Connection(self.server, cluster_view, port_shift)
 
     # -- certificates
+
+    def _follow_certificates(self) -> None:
+        """From now on new ones are taken up: by CONFIG SET, or on SIGHUP."""
+        self._tls_wanted = tls.options_of(self.config)
+        self.live.guard(tls.check)
+        self.live.watch(self._watch_tls)
+        self._loop.add_signal_handler(signal.SIGHUP, self.renew_tls)
 
     def _watch_tls(self, config: Config) -> None:
         """CONFIG SET of something about TLS."""
