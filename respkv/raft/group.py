@@ -219,6 +219,7 @@ class Group(Core):
             return
         if self.nodes:
             self.lead_on()
+            self.sending.tell()
         if self._transfer.expired(now):
             self._wake()
 

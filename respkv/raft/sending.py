@@ -111,9 +111,14 @@ class Sending:
         for name, node in core.nodes.items():
             if following[node] <= last and node in connected:
                 self._feed(name, node, Clock.now(), heartbeat=False)
-        if self._told < max(core.applied, self.promised) == last:
-            self._told = last  # even if nobody is there to hear it
+
+    def tell(self) -> None:
+        """Tells followers how far to apply if no entries have taken that along. Nobody waits for it: at the next tick
+        is early enough, and busy followers are spared a message for each entry."""
+        core = self._core
+        if self._told < max(core.applied, self.promised):
             self.heartbeat()
+            self._told = max(core.applied, self.promised)  # even if nobody is there to hear it
 
     def heartbeat(self) -> None:
         """A heartbeat to every connected follower, with the entries that it lacks."""

@@ -501,7 +501,7 @@ def test_followers_learn_of_the_last_commit_long_before_the_next_heartbeat(make:
     sent_before = len(world.sent)
     world.write(b"last")
     world.run_until(lambda: applied(leader)[-1:] == [b"last"])
-    world.run(0.02)
+    world.run(0.03)
     assert all(applied(node)[-1] == b"last" for node in world.nodes.values())
     appends = [target for source, target, message in world.sent[sent_before:] if message[0] == APPEND]
     assert len(appends) <= 6  # to each of two: the entry, the word, and a heartbeat that was due, at the most

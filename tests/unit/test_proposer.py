@@ -100,6 +100,8 @@ def test_plain_puts_are_answered_and_followers_told_before_they_are_applied_if_n
 
     def look() -> None:
         seen.append((client.ended, list(leader.machine.ops)))
+        if client.ended:
+            leader.group.confirm()  # what a heartbeat says that is due just now
         flush()
 
     def hear(source: str, target: str, message: Any) -> bool:
