@@ -26,6 +26,7 @@ from respkv.raft.messages import APPEND, Message
 
 WINDOW_BYTES = 8 << 20
 MESSAGE_BYTES = 1 << 20
+IN_A_ROW_S = 0.01
 LOST_AFTER_S = 5.0
 LOST_AFTER_MAX_S = 60.0
 
@@ -84,6 +85,8 @@ class Sending:
         self._windows = {name: _Window() for name in others}
         self.promised = 0  # up to here entries are applied, or will be before the lease goes on
         self._told = 0  # how far the newest message has told followers to apply
+        self._fed_at = NEVER
+        self._in_a_row = False  # the newest entries left soon after those before them
 
     def start_over(self) -> None:
         """Leadership was gained or lost."""
@@ -108,13 +111,18 @@ class Sending:
         """Sends the connected followers the new entries."""
         core = self._core
         last, following, connected = core.log[-1][1], core.next, core.connected_nodes
-        for name, node in core.nodes.items():
-            if following[node] <= last and node in connected:
-                self._feed(name, node, Clock.now(), heartbeat=False)
+        hungry = [(name, node) for name, node in core.nodes.items() if following[node] <= last and node in connected]
+        if hungry:
+            now = Clock.now()
+            self._in_a_row, self._fed_at = now - self._fed_at < IN_A_ROW_S, now
+            for name, node in hungry:
+                self._feed(name, node, now, heartbeat=False)
+        elif self._told < last and not self._in_a_row and max(core.applied, self.promised) == last:
+            self.tell()
 
     def tell(self) -> None:
-        """Tells followers how far to apply if no entries have taken that along. Nobody waits for it: at the next tick
-        is early enough, and busy followers are spared a message for each entry."""
+        """Tells followers how far to apply. Entries take that along; what none has taken is told at once where they
+        are few, and at the next tick where they come in a row: so busy followers are spared a message for each."""
         core = self._core
         if self._told < max(core.applied, self.promised):
             self.heartbeat()

@@ -2,8 +2,8 @@
 ended.
 
 On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes
-to the leader's node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way; what comes
-meanwhile gathers.
+to the leader's node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way, and another
+one only if it holds as much as they do; what comes meanwhile gathers.
 
 Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
 was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
@@ -392,14 +392,20 @@ class Proposer(Outcomes):
         if leader is None or leader[0] == self._node:
             return
         name, term = leader
-        limit = IN_FLIGHT_MAX if self.group is not None else 1
-        while (self._parts or self._queue) and len(self._forwards) < limit and not self._older_under_way(term):
+        while (self._parts or self._queue) and self._may_forward(term):
             if not self._forward_batch(name, term):
                 return
         if self._reads:
             self._request += 1
             if not self._reads.forward(name, term, self._request):
                 self._no_link_to(name)
+
+    def _may_forward(self, term: int) -> bool:
+        under_way = len(self._forwards)
+        limit = IN_FLIGHT_MAX if self.group is not None else 1
+        if under_way >= limit or self._older_under_way(term):
+            return False
+        return under_way == 0 or self._is_worth_an_entry()
 
     def _forward_batch(self, name: str, term: int) -> bool:
         self._close_batch()

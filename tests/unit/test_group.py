@@ -501,10 +501,26 @@ def test_followers_learn_of_the_last_commit_long_before_the_next_heartbeat(make:
     sent_before = len(world.sent)
     world.write(b"last")
     world.run_until(lambda: applied(leader)[-1:] == [b"last"])
-    world.run(0.03)
+    world.run(0.02)
     assert all(applied(node)[-1] == b"last" for node in world.nodes.values())
     appends = [target for source, target, message in world.sent[sent_before:] if message[0] == APPEND]
     assert len(appends) <= 6  # to each of two: the entry, the word, and a heartbeat that was due, at the most
+
+
+def test_followers_learn_of_commits_in_a_row_by_the_next_entry_and_of_the_last_one_soon(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    sent_before = len(world.sent)
+    for number in range(20):
+        world.write(b"%d" % number)
+        world.run_until(lambda number=number: applied(leader)[-1:] == [b"%d" % number])  # type: ignore[misc]
+    appends = [target for source, target, message in world.sent[sent_before:] if message[0] == APPEND]
+    assert len(appends) <= 2 * 20 + 2 + 2 * 4  # the entries, the word of the first, and what ticks and heartbeats say
+    world.run(0.03)
+    assert all(applied(node)[-1] == b"19" for node in world.nodes.values())
 
 
 def test_followers_learn_of_a_commit_only_when_the_leader_has_applied_it(

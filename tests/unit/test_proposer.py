@@ -1175,22 +1175,28 @@ def test_a_new_leader_does_not_know_what_the_last_one_vouched_for(make: Callable
     idle(world)
 
 
-def test_a_second_entry_is_under_way_only_if_it_holds_as_much_as_the_first(make: Callable[..., World]) -> None:
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_second_batch_is_under_way_only_if_it_holds_as_much_as_the_first(
+    make: Callable[..., World], leads: bool
+) -> None:
     world = make()
     leader = world.leader()
     world.settle(0.3)
-    proposer = leader.proposer
+    node = leader if leads else next(node for node in world.nodes.values() if node is not leader)
+    proposer = node.proposer
     assert proposer is not None
-    clients = [writes(world, leader, [b"%d" % n for n in range(8)])]
-    proposer.pump()
-    proposed = proposer.proposed
-    clients.append(writes(world, leader, [b"little"]))
-    proposer.pump()
-    assert proposer.proposed == proposed
-    clients.append(writes(world, leader, [b"%d" % n for n in range(8, 16)]))
-    proposer.pump()
-    assert proposer.proposed == proposed + 1
-    clients.append(writes(world, leader, [b"after all"]))
+
+    def under_way() -> int:
+        proposer.pump()
+        return len(proposer._proposals if leads else proposer._forwards)
+
+    clients = [writes(world, node, [b"%d" % n for n in range(8)])]
+    assert under_way() == 1
+    clients.append(writes(world, node, [b"little"]))
+    assert under_way() == 1
+    clients.append(writes(world, node, [b"%d" % n for n in range(8, 16)]))
+    assert under_way() == 2
+    clients.append(writes(world, node, [b"after all"]))
     world.settle(0.3)
     assert {outcome(client) for client in clients} == {"applied"}
     idle(world)
