@@ -498,12 +498,12 @@ def test_followers_learn_of_the_last_commit_long_before_the_next_heartbeat(make:
     world = make()
     leader = world.leader()
     world.settle(0.3)
-    sent_before = len(world.sent)
+    world.record = True
     world.write(b"last")
     world.run_until(lambda: applied(leader)[-1:] == [b"last"])
     world.run(0.02)
     assert all(applied(node)[-1] == b"last" for node in world.nodes.values())
-    appends = [target for source, target, message in world.sent[sent_before:] if message[0] == APPEND]
+    appends = [target for source, target, message in world.sent if message[0] == APPEND]
     assert len(appends) <= 6  # to each of two: the entry, the word, and a heartbeat that was due, at the most
 
 
@@ -513,11 +513,11 @@ def test_followers_learn_of_commits_in_a_row_by_the_next_entry_and_of_the_last_o
     world = make()
     leader = world.leader()
     world.settle(0.3)
-    sent_before = len(world.sent)
+    world.record = True
     for number in range(20):
         world.write(b"%d" % number)
         world.run_until(lambda number=number: applied(leader)[-1:] == [b"%d" % number])  # type: ignore[misc]
-    appends = [target for source, target, message in world.sent[sent_before:] if message[0] == APPEND]
+    appends = [target for source, target, message in world.sent if message[0] == APPEND]
     assert len(appends) <= 2 * 20 + 2 + 2 * 4  # the entries, the word of the first, and what ticks and heartbeats say
     world.run(0.03)
     assert all(applied(node)[-1] == b"19" for node in world.nodes.values())
