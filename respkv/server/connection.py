@@ -54,6 +54,7 @@ class Connection(PlainCommands):
         "_open_bytes",
         "_parser",
         "_reading",
+        "_running",
         "_transport",
         "_write_blocked",
         "closing",
@@ -88,6 +89,7 @@ class Connection(PlainCommands):
         self._ended = False
         self._open_bytes = 0
         self._reading = True
+        self._running = False  # commands are being run, of which some may still be to come
         self._write_blocked = False
         self.hinder_by_session()
 
@@ -148,14 +150,9 @@ class Connection(PlainCommands):
             self._backlog += commands
         elif commands:
             if self.fast and commands[0][0] in ALIKE and self._run_alike(commands, size):
-                pass
-            elif len(commands) > BURST_COMMANDS:
-                self._execute(commands, size)
-            elif (rest := self._run(commands, size)) and not self.closing:
-                self._backlog = rest
-                self._pause()
-                if not self.waiting:
-                    self._continue()
+                return
+            self._execute(commands, size)
+            self._go_on()
 
     def eof_received(self) -> bool:
         """A client that closes its side still gets the replies of what it sent."""
@@ -179,15 +176,21 @@ class Connection(PlainCommands):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between."""
-        while commands and not (self._write_blocked or self.closing or self.held):
-            rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
-            self.server.send_posted()
-            commands = rest + commands[BURST_COMMANDS:]
-            if rest and self.waiting:
-                break
+        self._running = True
+        try:
+            while commands and not (self._write_blocked or self.closing or self.held):
+                rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
+                commands = rest + commands[BURST_COMMANDS:]
+                if not commands or (rest and self.waiting):
+                    break
+                self.server.send_posted()
+        finally:
+            self._running = False
         if commands and not self.closing:
             self._backlog = commands
             self._pause()
+        elif not self.waiting and (self.closing or (self._ended and self.protocol_error is None)):
+            self._close()
 
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
         """Commands of any kind. Returns those that were left for later, if any."""
@@ -275,6 +278,8 @@ class Connection(PlainCommands):
                 long = True
         if out:
             self._write(out if long else b"".join(out))
+        if self._running:  # whoever runs them goes on, or closes
+            return
         if not waiting and (self.closing or self._ended) and not self._backlog:
             self._close()
             return
@@ -342,9 +347,14 @@ class Connection(PlainCommands):
         """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
         self.held = False
 
+    def _go_on(self) -> None:
+        """What was put off is taken up at once if nothing is under way that will do so."""
+        if not (self.waiting or self._reading):
+            self._continue()
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
-        if self.held:
+        if self.held or self._running:
             return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []

@@ -410,3 +410,23 @@ def test_a_broken_connection_is_left_to_the_transport(outlet: Outlet) -> None:
     client.close()
     send(b"x")
     assert transport.kept == b"x"
+
+
+@pytest.mark.parametrize("second", ["CLIENT REPLY SKIP\r\nPING\r\n", "HELLO 3\r\nPING\r\nHELLO 2\r\n", "RESET\r\n"])
+@pytest.mark.parametrize("end", ["*x\r\n", ""])
+def test_what_came_before_a_bad_frame_or_the_end_is_run_whatever_it_had_to_wait_for(
+    port: int, second: str, end: str
+) -> None:
+    """A command that changes what comes behind it has a burst of its own, which may be put off."""
+    for _ in range(3):
+        with Wire(port) as admin, Wire(port) as other:
+            admin("DEL b c d")
+            other.socket.sendall(pack("SET", "a", "x" * 900_000))
+            time.sleep(0.002)
+            other.socket.sendall(f"SET b 1\r\n{second}SET c 1\r\nSET d 1\r\n{end}".encode())
+            other.socket.shutdown(socket.SHUT_WR)
+            replies = other.rest()
+            assert replies.startswith(b"+OK\r\n+OK\r\n")
+            bad = b"-ERR Protocol error: invalid multibulk length\r\n" if end else b""
+            assert replies.endswith(b"+OK\r\n+OK\r\n" + bad)
+            assert admin("EXISTS b c d") == 3
