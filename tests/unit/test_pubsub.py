@@ -545,6 +545,7 @@ def test_own_writes_are_known_in_the_log(nodes: list[int]) -> None:
 
 
 def test_the_list_tells_what_clients_do(port: int, wire: Wire) -> None:
+    eventually(lambda: not clients(wire, "CLIENT LIST TYPE pubsub"))  # those of the tests before are gone
     with Wire(port) as listener, Wire(port) as cacher, Wire(port) as watcher:
         number = listener("CLIENT ID")
         listener.raw("PING")
@@ -662,6 +663,25 @@ def test_replies_before_a_wait_do_not_wait(port: int, wire: Wire) -> None:
         assert [waiter.reply(), waiter.reply()] == [0, b"v"]
         eventually(lambda: wire(f"CLIENT UNBLOCK {number}") == 1)
         assert [waiter.reply(), waiter.reply()] == [0, b"PONG"]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "CLIENT REPLY OFF/SUBSCRIBE c/UNSUBSCRIBE/CLIENT REPLY ON/QUIT",
+        "CLIENT REPLY SKIP/SUBSCRIBE c/PING/PSUBSCRIBE d/UNSUBSCRIBE/PUNSUBSCRIBE/PING/QUIT",
+        "CLIENT REPLY SKIP/SUBSCRIBE c/QUIT",
+        "SET a 1/CLIENT REPLY SKIP/SUBSCRIBE c/PING/UNSUBSCRIBE/GET a/QUIT",
+        "SET a 1/CLIENT REPLY OFF/SSUBSCRIBE c/GET a/SUNSUBSCRIBE c/SET a 2/CLIENT REPLY ON/GET a/QUIT",
+    ],
+)
+def test_confirmations_keep_their_place_in_a_pipeline_with_replies_off(port: int, original: int, stream: str) -> None:
+    seen = []
+    for each in (original, port):
+        with Wire(each) as wire:
+            wire.socket.sendall(stream.replace("/", "\r\n").encode() + b"\r\n")
+            seen.append(wire.rest())
+    assert seen[0] == seen[1]
 
 
 # --- MONITOR

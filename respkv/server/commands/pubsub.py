@@ -51,13 +51,16 @@ def _confirmation(call: Call, kind: int, verb: bytes, name: bytes | None) -> byt
 
 
 def _confirmed(call: Call, confirmations: list[bytes]) -> Reply | Later:
-    """The reply: behind the messages that wait. With replies off, they come as any other message."""
+    """The reply: behind the messages that wait. With replies off, they come in the same place as a message."""
     call.connection.hinder_by_session()
     outbox = call.server.outbox
-    if call.is_muted:
+    if call.is_muted and call.in_transaction:
         outbox.push(call.connection, b"".join(confirmations))
         return LATER
     messages = b"" if call.in_transaction else outbox.take(call.connection)
+    if call.is_muted:
+        call.connection.push(messages + b"".join(confirmations))
+        return LATER
     return Encoded(messages + b"".join(confirmations))
 
 
