@@ -26,7 +26,7 @@ from respkv.raft.messages import APPEND, Message
 
 WINDOW_BYTES = 8 << 20
 MESSAGE_BYTES = 1 << 20
-IN_A_ROW_S = 0.01
+IN_A_ROW_S = 0.01  # entries that leave sooner behind one another are told of by the next one, or at the tick
 LOST_AFTER_S = 5.0
 LOST_AFTER_MAX_S = 60.0
 
@@ -123,10 +123,10 @@ class Sending:
     def tell(self) -> None:
         """Tells followers how far to apply. Entries take that along; what none has taken is told at once where they
         are few, and at the next tick where they come in a row: so busy followers are spared a message for each."""
-        core = self._core
-        if self._told < max(core.applied, self.promised):
+        ready = max(self._core.applied, self.promised)
+        if self._told < ready:
             self.heartbeat()
-            self._told = max(core.applied, self.promised)  # even if nobody is there to hear it
+            self._told = ready  # even if nobody is there to hear it
 
     def heartbeat(self) -> None:
         """A heartbeat to every connected follower, with the entries that it lacks."""

@@ -240,15 +240,23 @@ class Proposer(Outcomes):
             group.apply_committed()
 
     def _may_propose(self, group: Group) -> bool:
-        under_way = len(self._proposals)
-        if under_way >= IN_FLIGHT_MAX or group.appending or self._older_under_way(group.term):
+        return not group.appending and self._has_room(len(self._proposals), group.term)
+
+    def _has_room(self, under_way: int, term: int) -> bool:
+        """Whether another batch may leave beside so many."""
+        limit = IN_FLIGHT_MAX if self.group is not None else 1
+        if under_way >= limit or self._older_under_way(term):
             return False
         return under_way == 0 or self._is_worth_an_entry()
 
     def _is_worth_an_entry(self) -> bool:
-        """Whether as much waits as is under way: an entry costs the same whatever it holds, so less waits for more."""
+        """Whether as much waits as is under way: an entry costs the same whatever it holds, so less waits for more.
+
+        Not for what was lost on its way, of which nobody may tell for long.
+        """
         gathered = self._bytes + sum(batch.bytes for batch in self._queue)
-        return 2 * gathered >= self.pending_bytes
+        lost = sum(batch.bytes for batch in self._forwards.values() if batch.lost)
+        return 2 * gathered >= self.pending_bytes - lost
 
     def _take(self) -> list[Batch]:
         """The next batches for one entry."""
@@ -392,20 +400,13 @@ class Proposer(Outcomes):
         if leader is None or leader[0] == self._node:
             return
         name, term = leader
-        while (self._parts or self._queue) and self._may_forward(term):
+        while (self._parts or self._queue) and self._has_room(len(self._forwards), term):
             if not self._forward_batch(name, term):
                 return
         if self._reads:
             self._request += 1
             if not self._reads.forward(name, term, self._request):
                 self._no_link_to(name)
-
-    def _may_forward(self, term: int) -> bool:
-        under_way = len(self._forwards)
-        limit = IN_FLIGHT_MAX if self.group is not None else 1
-        if under_way >= limit or self._older_under_way(term):
-            return False
-        return under_way == 0 or self._is_worth_an_entry()
 
     def _forward_batch(self, name: str, term: int) -> bool:
         self._close_batch()

@@ -279,6 +279,21 @@ def test_a_batch_lost_with_its_link_is_never_applied_behind_a_later_one(make: Ca
         assert outcome(first) in {"CLUSTERDOWN", "TIMEOUT"}
 
 
+def test_what_is_less_than_a_batch_lost_with_its_link_does_not_wait_for_that(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    world.intercept = lambda source, target, message: message[0] != FORWARD
+    writes(world, origin, [b"%d" % n for n in range(20)])
+    world.run(0.02)
+    world.relink(leader.name, origin.name)
+    world.intercept = lambda source, target, message: True
+    behind = writes(world, origin, [b"behind"])
+    world.run(0.1)
+    assert outcome(behind) == "applied"
+
+
 def test_a_batch_lost_with_its_leader_is_not_given_up_for_a_later_one_that_was_refused(
     make: Callable[..., World],
 ) -> None:

@@ -545,7 +545,6 @@ def test_own_writes_are_known_in_the_log(nodes: list[int]) -> None:
 
 
 def test_the_list_tells_what_clients_do(port: int, wire: Wire) -> None:
-    eventually(lambda: not clients(wire, "CLIENT LIST TYPE pubsub"))  # those of the tests before are gone
     with Wire(port) as listener, Wire(port) as cacher, Wire(port) as watcher:
         number = listener("CLIENT ID")
         listener.raw("PING")
@@ -563,7 +562,8 @@ def test_the_list_tells_what_clients_do(port: int, wire: Wire) -> None:
         assert [each["id"] for each in clients(wire, "CLIENT LIST TYPE pubsub")] == [str(number)]
         assert str(number) not in [each["id"] for each in clients(wire, "CLIENT LIST TYPE normal")]
         assert wire("CLIENT KILL TYPE pubsub") == 1
-        assert listener.rest() == b""
+        all_stale = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n$-1\r\n"  # where nobody has cached before
+        assert listener.rest().replace(all_stale, b"") == b""
 
 
 def test_replies_are_left_out_in_the_middle_of_a_pipeline(wire: Wire) -> None:

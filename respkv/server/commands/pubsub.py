@@ -54,14 +54,16 @@ def _confirmed(call: Call, confirmations: list[bytes]) -> Reply | Later:
     """The reply: behind the messages that wait. With replies off, they come in the same place as a message."""
     call.connection.hinder_by_session()
     outbox = call.server.outbox
-    if call.is_muted and call.in_transaction:
-        outbox.push(call.connection, b"".join(confirmations))
-        return LATER
-    messages = b"" if call.in_transaction else outbox.take(call.connection)
-    if call.is_muted:
-        call.connection.push(messages + b"".join(confirmations))
-        return LATER
-    return Encoded(messages + b"".join(confirmations))
+    said = b"".join(confirmations)
+    if not call.in_transaction:
+        said = outbox.take(call.connection) + said
+    if not call.is_muted:
+        return Encoded(said)
+    if call.in_transaction:
+        outbox.push(call.connection, said)
+    else:
+        call.connection.push(said)
+    return LATER
 
 
 @command("SUBSCRIBE", kind="server", arity=-2, flags=_FLAGS, group="pubsub", since="2.0.0",
