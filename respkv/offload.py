@@ -15,6 +15,7 @@ from queue import SimpleQueue
 
 Job = Callable[[], None]
 Done = Callable[[BaseException | None], None]
+Wait = Callable[[], object]
 
 
 SLICE_PAUSE_S = 0.002
@@ -28,15 +29,18 @@ class Worker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
-        self._jobs: deque[tuple[Job, Done] | None] = deque()
+        self._jobs: deque[tuple[Job, Done, threading.Event] | None] = deque()
         self._ready = threading.Semaphore(0)
         self._pacing = asyncio.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job, done: Done) -> None:
-        self._jobs.append((job, done))
+    def submit(self, job: Job, done: Done) -> Wait:
+        """What it returns, when called, waits until the job has ended."""
+        ended = threading.Event()
+        self._jobs.append((job, done, ended))
         self._ready.release()
+        return ended.wait
 
     async def run(self, job: Job) -> None:
         """Awaits `job`; raises what it raised."""
@@ -69,12 +73,13 @@ class Worker:
             item = self._jobs.popleft()
             if item is None:
                 return
-            job, done = item
+            job, done, ended = item
             error: BaseException | None = None
             try:
                 job()
             except BaseException as caught:  # noqa: BLE001 - handed to the loop, whatever it is
                 error = caught
+            ended.set()
             try:
                 self._loop.call_soon_threadsafe(done, error)
             except RuntimeError:  # the loop is closed

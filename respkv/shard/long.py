@@ -10,7 +10,6 @@ The head of such an entry is the MessagePack array `[now_ms, seed, origins, runs
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 import msgspec
 
 from respkv.border import BadMessage
+from respkv.offload import Done, Job, Wait
 from respkv.reply import LongBulk
 from respkv.shard.batch import Guarded, Ops, Origin, Puts
 from respkv.shard.waiting import Read
@@ -28,7 +28,7 @@ from respkv.storage.reading import LongRead
 from respkv.storage.record import encode_puts
 
 Slices = Generator[Callable[[], None], None, list[Any]]
-Offload = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
+Offload = Callable[[Job, Done], Wait]
 
 LONG_BYTES = 1 << 20
 LONG_READ_BYTES = 4 << 20  # from here on a GET is answered piece by piece
@@ -105,6 +105,7 @@ class LongApply:
 
     Args:
         offload: called as `offload(job, done)`: runs the job in some thread, then calls `done(error or None)` here.
+            What it returns, when called, waits until the job has ended.
         resume: called when `advance` is to be called again.
         fatal: called with what a job raised: the state's end is unknown then.
     """
@@ -115,8 +116,7 @@ class LongApply:
         self._fatal = fatal
         self._slices: Slices | None = None
         self._running = False
-        self._idle = threading.Event()
-        self._idle.set()
+        self._wait: Wait
 
     def advance(self, begin: Callable[[], Slices]) -> list[Any] | None:
         """Begins the next entry (`begin`) or goes on with the one under way; the replies when it is applied."""
@@ -131,15 +131,8 @@ class LongApply:
                 replies: list[Any] = over.value
                 return replies
             self._running = True
-            self._idle.clear()
-            self._offload(partial(self._run, job), partial(self._done, slices))
+            self._wait = self._offload(job, partial(self._done, slices))
         return None
-
-    def _run(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        finally:
-            self._idle.set()
 
     def _done(self, slices: Slices, error: BaseException | None) -> None:
         if slices is not self._slices:
@@ -152,15 +145,17 @@ class LongApply:
 
     def drop(self) -> None:
         """The state is about to be closed or replaced: what is being written must end before its file is closed."""
-        self._idle.wait()
+        if self._running:
+            self._wait()
         self._slices = None
         self._running = False
 
 
-def run_here(job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+def run_here(job: Job, done: Done) -> Wait:
     """An `Offload` that does not: for tests and tools."""
     job()
     done(None)
+    return lambda: None
 
 
 def hand_out(values: list[Any], parts: list[bytes]) -> None:

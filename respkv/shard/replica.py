@@ -18,7 +18,7 @@ from respkv.cluster.topology import Shard
 from respkv.config import Config
 from respkv.disk import Disk
 from respkv.keyspace.system import BUCKETS, SystemRecord, bucket_of
-from respkv.offload import Worker
+from respkv.offload import Done, Job, Wait, Worker
 from respkv.raft.border import check
 from respkv.raft.group import Group, Timing
 from respkv.raft.identity import Identity
@@ -185,8 +185,8 @@ class Replica:
     def _apply_long(self, index: int, term: int, head: bytes, body: list[memoryview]) -> bool:
         return self.proposer.apply_long(index, term, head, body)
 
-    def _offload(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        self._worker.submit(job, done)
+    def _offload(self, job: Job, done: Done) -> Wait:
+        return self._worker.submit(job, done)
 
     def _role_changed(self) -> None:
         group = self.group

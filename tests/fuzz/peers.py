@@ -309,13 +309,14 @@ class Waiter(Part):
 class AtOnce:
     """Stands for the worker thread."""
 
-    def submit(self, job: Any, done: Any) -> None:
+    def submit(self, job: Any, done: Any) -> Any:
         try:
             job()
         except BaseException as error:  # noqa: BLE001 - as the worker has it
             done(error)
         else:
             done(None)
+        return lambda: None
 
 
 class Listener:

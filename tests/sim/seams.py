@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import respkv.server.commands  # noqa: F401 - fills the command table
 from respkv.cluster.slots import slot_of
 from respkv.commands.context import Context
 from respkv.keyspace.values import KEY_BYTES_MAX
-from respkv.offload import SLICE_PAUSE_S
+from respkv.offload import SLICE_PAUSE_S, Done, Job, Wait
 from respkv.raft import clock as clock_module
 from respkv.raft import group as group_module
 from respkv.raft import identity as identity_module
@@ -46,7 +46,6 @@ from tests.sim.scenario import Scenario
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-Job = Callable[[], None]
 
 SLOTS = 64  # a simulated keyspace: walks over all slots cost less
 
@@ -139,8 +138,14 @@ class Worker:
     def pause(self) -> Awaitable[None]:
         return Pause(SLICE_PAUSE_S)
 
-    def submit(self, job: Job, done: Callable[[BaseException | None], None]) -> None:
+    def submit(self, job: Job, done: Done) -> Wait:
+        ended = False
+
         def work() -> None:
+            nonlocal ended
+            if ended:
+                return  # somebody could not wait
+            ended = True
             error: BaseException | None = None
             try:
                 job()
@@ -149,6 +154,7 @@ class Worker:
             self._world.later(self._world.work_s(), lambda: done(error))
 
         self._world.later(self._world.work_s(), work)
+        return work
 
 
 class _Asyncio:

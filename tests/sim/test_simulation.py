@@ -6,10 +6,17 @@ Each runs `python -m tests.sim` in a process of its own, which fixes the order o
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from respkv.shard.long import LongApply
+from tests.sim.seams import Worker
 
 FRESH_SECONDS = "30"
 
@@ -56,3 +63,22 @@ def test_every_planted_mistake_is_found() -> None:
     result = simulate("mutations", "known")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "NOT FOUND" not in result.stdout
+
+
+def test_a_long_entry_is_dropped_without_waiting_for_a_time_that_only_comes_later() -> None:
+    """What is under way ends first, as it does on a node, where a thread goes on with it."""
+    events: list[Callable[[], None]] = []
+    world: Any = SimpleNamespace(work_s=random.random, later=lambda _seconds, event: events.append(event))
+    order: list[str] = []
+
+    def slices() -> Any:
+        yield lambda: order.append("written")
+        return []
+
+    apply = LongApply(Worker(world).submit, lambda: order.append("resumed"), lambda error: None)
+    assert apply.advance(slices) is None
+    apply.drop()
+    order.append("closed")
+    while events:
+        events.pop()()
+    assert order == ["written", "closed"]

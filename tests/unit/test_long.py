@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from respkv.offload import Worker
 from respkv.raft import long as raft_long
 from respkv.raft.messages import APPEND
 from respkv.shard import long as shard_long
@@ -321,8 +324,6 @@ def test_reads_of_long_values_are_answered_one_after_the_other_and_a_damaged_one
 
 
 def test_what_is_being_written_ends_before_its_file_is_closed() -> None:
-    import threading
-
     started, go_on, order = threading.Event(), threading.Event(), []
 
     def job() -> None:
@@ -334,15 +335,35 @@ def test_what_is_being_written_ends_before_its_file_is_closed() -> None:
         yield job
         return []
 
-    apply = shard_long.LongApply(
-        lambda job, done: threading.Thread(target=job).start(), lambda: None, lambda error: None
-    )
-    assert apply.advance(slices) is None
-    started.wait(10)
-    threading.Timer(0.05, go_on.set).start()
-    apply.drop()
-    order.append("closed")
+    async def run() -> None:
+        worker = Worker(asyncio.get_running_loop(), "test")
+        resumed: list[None] = []
+        apply = shard_long.LongApply(worker.submit, lambda: resumed.append(None), lambda error: None)
+        assert apply.advance(slices) is None
+        started.wait(10)
+        threading.Timer(0.05, go_on.set).start()
+        apply.drop()
+        order.append("closed")
+        await asyncio.sleep(0.02)
+        assert not resumed, "what was dropped is not gone on with"
+        worker.stop()
+
+    asyncio.run(run())
     assert order == ["written", "closed"]
+
+
+def test_what_is_dropped_between_two_slices_has_nothing_to_wait_for() -> None:
+    def slices() -> Any:
+        yield lambda: order.append("written")
+        return ["reply"]
+
+    order: list[str] = []
+    apply = shard_long.LongApply(shard_long.run_here, lambda: None, lambda error: None)
+    apply.drop()
+    assert apply.advance(slices) == ["reply"]
+    apply.drop()
+    assert apply.advance(slices) == ["reply"]
+    assert order == ["written", "written"]
 
 
 __all__ = ["make"]

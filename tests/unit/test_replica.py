@@ -136,9 +136,12 @@ def test_a_long_value_that_is_being_written_is_waited_for_before_its_file_is_clo
         yield write
         return []
 
-    monkeypatch.setattr(
-        replica.proposer._long_apply, "_offload", lambda job, done: threading.Thread(target=job).start()
-    )
+    def offload(job: Callable[[], None], _done: object) -> Callable[[], None]:
+        thread = threading.Thread(target=job)
+        thread.start()
+        return thread.join
+
+    monkeypatch.setattr(replica.proposer._long_apply, "_offload", offload)
     assert replica.proposer._long_apply.advance(slices) is None
     started.wait(10)
     threading.Timer(0.05, go_on.set).start()
