@@ -397,7 +397,7 @@ class Node:
             for replica in self.replicas.values():
                 replica.start_upkeep()
                 replica.send_snapshots()
-                replica.return_leadership()
+                replica.place_leader(follow_clients=self.live.config.follow_clients)
 
     def _watch_disk(self) -> None:
         """Refuses writes before the disk is full, so that reads, merges and recovery still work."""

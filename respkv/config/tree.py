@@ -236,6 +236,13 @@ class Config:
         "Silence after which a follower stands for leader (up to twice this).",
     )
     heartbeat_ms: int = option(100, "heartbeat-ms", integer(10, 10_000), "How often a leader shows that it lives.")
+    follow_clients: bool = option(
+        True,
+        "cluster-follow-clients",
+        yes_no,
+        "Whether a leader moves to the node by which nearly all commands for its shard come.",
+        live=True,
+    )
     segment_bytes: int = option(
         128 << 20, "segment-bytes", size(64 << 10, 2 << 30), "Length of a data file before the next is begun."
     )

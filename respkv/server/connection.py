@@ -144,8 +144,8 @@ class Connection(PlainCommands):
     def run(self, commands: list[list[bytes]], size: int) -> None:
         """Runs what one read has brought, `size` bytes on the wire; what cannot be run yet is put off."""
         stats = self.server.stats
-        stats.reads += 1
-        stats.commands += len(commands)
+        stats.burst_reads += 1
+        stats.burst_commands += len(commands)
         if self._backlog or not self._reading:
             self._backlog += commands
         elif commands:
@@ -200,7 +200,7 @@ class Connection(PlainCommands):
         table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
         kind = MutedBurst if self.session.muted else Burst
         burst = kind(self, size, replies, commands)
-        standalone = not self.session.cluster_view
+        cluster_view = self.session.cluster_view
         sets = heavy = 0
         rest: list[list[bytes]] = []
         for args in commands:
@@ -210,10 +210,11 @@ class Connection(PlainCommands):
                 key = args[1]
                 slot = slot_of(key)
                 proposer = table[slot]
-                if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (standalone or proposer.leads):
+                if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (proposer.leads or not cluster_view):
                     if proposer.part is not burst:
                         proposer.join(burst)
                     proposer.put(slot, key, args[2])
+                    proposer.asked[cluster_view] += 1
                     append(proposer.ok)
                     sets += 1
                     continue

@@ -364,6 +364,7 @@ def _run_on(
     connection: Connection, burst: Burst, token: int, spec: Spec, args: list[bytes], proposer: Proposer
 ) -> Reply | Later:
     connection.server.watch.elsewhere = not proposer.leads
+    proposer.asked[connection.session.cluster_view] += 1
     if spec.is_write:
         check_refusal(proposer, spec)
         proposer.write(burst, token, attention.marked(connection, args))
@@ -420,6 +421,7 @@ def _span(
     burst.pending += 1
     spanning.pending = 1
     for position, (proposer, (_, part_args)) in enumerate(zip(targets, parts, strict=True)):
+        proposer.asked[connection.session.cluster_view] += 1
         if spec.is_write or has_open_writes(connection, burst, proposer):
             proposer.write(spanning, position, attention.marked(connection, part_args) if spec.is_write else part_args)
         else:

@@ -72,6 +72,7 @@ class Execution(Steps):
         for shard in shards:
             errand, proposer = self._plan.errands[shard], call.server.proposers[shard]
             args = exec_args(errand.watched, errand.commands)
+            proposer.asked[call.session.cluster_view] += 1
             if errand.watched:
                 proposer.write_guarded(self, ~shard, args)
             elif errand.is_write or has_open_writes(call.connection, burst, proposer):

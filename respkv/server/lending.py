@@ -213,13 +213,15 @@ class Lending(asyncio.Protocol):
                 burst.joined.append(proposers[shard])
                 parts[shard].append(burst)
             bursts.append(burst)
+        cluster_view = all(connection.session.cluster_view for connection in connections)
         for shard, puts in frame.puts:
             proposers[shard].put_encoded(parts[shard], puts)
+            proposers[shard].asked[cluster_view] += len(puts.keys)
         for connection, burst in zip(connections, bursts, strict=True):
             connection.take_puts(burst, now)
         stats = server.stats
-        stats.reads += len(bursts)
-        stats.commands += len(slots)
+        stats.burst_reads += len(bursts)
+        stats.burst_commands += len(slots)
         stats.plain_sets += len(slots)
         if server.watch.sample_puts:
             server.watch.plain_puts(Clock.now() - now, len(slots))

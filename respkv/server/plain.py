@@ -58,9 +58,8 @@ class PlainCommands(asyncio.Protocol):
         if proposer.lease.lease_until <= now or (reply := self._reply(proposer, slot, key)) is None:
             return False
         session = self.session
-        stats = server.stats
-        stats.reads += 1
-        stats.commands += 1
+        proposer.asked[session.cluster_view] += 1
+        server.stats.lone += 1
         session.last_at, session.last_words = now, args
         server.post(self, reply)  # type: ignore[arg-type]  # a Connection
         return True
@@ -78,12 +77,12 @@ class PlainCommands(asyncio.Protocol):
         if type(part) is not LonePuts:
             part = LonePuts()
             proposer.join(part)
+        proposer.asked[session.cluster_view] += 1
         part.connections.append(self)  # type: ignore[arg-type]  # a Connection
         proposer.put_more(slot, key, value, size)
         self.waiting.append(part)
         stats = server.stats
-        stats.reads += 1
-        stats.commands += 1
+        stats.lone += 1
         stats.plain_sets += 1
         session.last_at, session.last_words = now, (b"SET", key)
         if proposer.pending_bytes > server.pending_bytes_max:
@@ -113,7 +112,8 @@ class PlainCommands(asyncio.Protocol):
         slots = list(map(slot_of, keys))
         shards = bytes(map(server.shard_of_slot.__getitem__, slots))
         proposers = server.proposers
-        for shard in set(shards):
+        concerned = set(shards)
+        for shard in concerned:
             if proposers[shard].lease.lease_until <= now:
                 return False
         nil, misses, replies = _NILS[session.protocol], 0, []
@@ -129,6 +129,8 @@ class PlainCommands(asyncio.Protocol):
                     replies.append(BULK_HEADERS[len(value)] + value + CRLF)
         except Damaged:
             return False
+        for shard in concerned:
+            proposers[shard].asked[session.cluster_view] += shards.count(shard)
         stats, watch = server.stats, server.watch
         stats.misses += misses
         stats.hits += len(replies) - misses
@@ -172,6 +174,7 @@ class PlainCommands(asyncio.Protocol):
             reply = found
         else:
             return False
+        proposer.asked[self.session.cluster_view] += 1
         replies.append(reply)
         watch = server.watch
         if (took_s := Clock.now() - now) >= watch.notable_s:
@@ -184,12 +187,16 @@ class PlainCommands(asyncio.Protocol):
         sampled_at = Clock.now() if server.watch.sample_puts else 0.0
         slots = list(map(slot_of, keys))
         shards = bytes(map(server.shard_of_slot.__getitem__, slots))
-        proposers = [server.proposers[shard] for shard in set(shards)]
+        cluster_view = self.session.cluster_view
+        concerned = {shard: server.proposers[shard] for shard in set(shards)}
+        proposers = concerned.values()
         if max(map(len, keys)) > KEY_BYTES_MAX:
             return False
         for proposer in proposers:
-            if proposer.refusal is not None or (self.session.cluster_view and not proposer.leads):
+            if proposer.refusal is not None or (cluster_view and not proposer.leads):
                 return False
+        for shard, proposer in concerned.items():
+            proposer.asked[cluster_view] += shards.count(shard)
         burst = PutBurst(self, size, slots)  # type: ignore[arg-type]
         for proposer in proposers:
             proposer.join(burst)

@@ -41,8 +41,9 @@ class Stats:
         self.reset()
 
     def reset(self) -> None:
-        self.commands = 0
-        self.reads = 0  # from clients' sockets
+        self.lone = 0  # plain commands that came alone, each with one read
+        self.burst_commands = 0  # the others,
+        self.burst_reads = 0  # and the reads from clients' sockets that brought them
         self.writes = 0  # to them
         self.expire_s = 0.0  # to find what has expired and to propose its removal
         self.hits = 0
@@ -57,6 +58,15 @@ class Stats:
         self.plain = {b"GET": CommandStats(), b"SET": CommandStats()}
         self.commands_per_s = 0
         self._sample = (time.monotonic(), 0)
+
+    @property
+    def commands(self) -> int:
+        return self.burst_commands + self.lone
+
+    @property
+    def reads(self) -> int:
+        """From clients' sockets."""
+        return self.burst_reads + self.lone
 
     def sample(self) -> None:
         """Works out the rate since the last call; to be called about once a second."""

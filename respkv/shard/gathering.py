@@ -32,6 +32,7 @@ class Gathering:
         self.values: list[bytes] = []
         self.part: Part | None = None
         self.timeout_s = 5.0
+        self.asked = [0, 0]  # commands of this node's clients of the standalone and of the cluster view
         self.pending_bytes = 0
         self._now = now
         self._runs: list[LongRun] = []

@@ -78,6 +78,14 @@ def _short(slots: list[int], keys: list[bytes], values: list[bytes]) -> list[Lon
     return [Puts(slots, keys, *encode_puts(keys, values))] if keys else []
 
 
+def count_commands(runs: Iterable[LongRun]) -> int:
+    """How many commands of clients these are."""
+    count = 0
+    for run in runs:
+        count += len(run.keys) if isinstance(run, Puts) else len(run.commands) if isinstance(run, Ops) else 1
+    return count
+
+
 def values_of(runs: Iterable[LongRun], body: list[memoryview]) -> Iterator[list[memoryview]]:
     """The parts of each long value, in order. A part never spans two values.
 

@@ -17,6 +17,7 @@ Reads are served from the leader's applied state under its lease, or after a maj
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -43,7 +44,16 @@ from respkv.shard.border import (
     checked_runs,
     require_count,
 )
-from respkv.shard.long import LongApply, LongEntry, Offload, decode_head, encode_head, hand_out, run_here
+from respkv.shard.long import (
+    LongApply,
+    LongEntry,
+    Offload,
+    count_commands,
+    decode_head,
+    encode_head,
+    hand_out,
+    run_here,
+)
 from respkv.shard.machine import Machine, Watcher, wall_ms
 from respkv.shard.outcomes import Outcomes
 from respkv.shard.reads import Reads
@@ -102,6 +112,7 @@ class Proposer(Outcomes):
         self.expiry_cut = 0  # how often more had expired than one removal takes
         self.expiring = False
         self.expires_actively = True
+        self.asked_by: Counter[str] = Counter()  # commands that each other node has forwarded
         self._node = node
         self.others = len(shard.replicas) > 1
         self._reads = Reads(self)
@@ -464,6 +475,7 @@ class Proposer(Outcomes):
         assert self.machine is not None
         can = self.machine.can_apply
         runs: list[Any] = checked_long_runs(encoded, body, can) if body else checked_runs(encoded, can)
+        self.asked_by[peer] += count_commands(runs)
         part = Forwarded(self, peer, FORWARDED, request, count_ops(runs))
         part.pending = 1
         sinks: list[Sink] = [(part, token) for token in range(count_ops(runs))]
@@ -501,6 +513,7 @@ class Proposer(Outcomes):
             return
         assert self.machine is not None
         check_commands(commands, self.machine.can_read)
+        self.asked_by[peer] += len(commands)
         part = Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
@@ -529,6 +542,17 @@ class Proposer(Outcomes):
         elif value is not False:
             machine.hits += 1
         return value
+
+    def take_demand(self) -> Counter[str]:
+        """How many commands came by way of each node since the last call; on the leader, those of all.
+
+        Clients of the cluster view ask the leader, wherever it is: to them all the preferred one is best.
+        """
+        demand, (standalone, cluster_view) = self.asked_by, self.asked
+        demand[self._node] += standalone
+        demand[self._replicas[0]] += cluster_view
+        self.asked_by, self.asked = Counter(), [0, 0]
+        return demand
 
     def note_hint(self, hint: Any) -> None:
         if hint is not None:

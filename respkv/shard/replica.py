@@ -29,6 +29,7 @@ from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN
 from respkv.raft.snapshot import SnapshotReceiver
 from respkv.shard.border import check_append
 from respkv.shard.machine import Machine
+from respkv.shard.placement import Placement
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, put_aside
 from respkv.shard.snapshots import Snapshots
@@ -109,6 +110,7 @@ class Replica:
             offload=self._offload,
             fatal=fatal,
         )
+        self.placement = Placement(shard.replicas, now())
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
         self.receiver.drop()  # what an earlier process has left
         self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
@@ -381,18 +383,23 @@ class Replica:
         self.machine.db.idle.observe()
         self.upkeep.start()
 
-    def return_leadership(self, settled_s: float = 3.0) -> None:
-        """Hands leadership back to the preferred replica once that has caught up and things have been quiet."""
-        preferred = self.shard.replicas[0]
-        group = self.group
-        if self.damage is not None or preferred in group.learners:
+    def place_leader(self, settled_s: float = 3.0, *, follow_clients: bool = True) -> None:
+        """Hands leadership to where it belongs (`Placement`) once the replica there has caught up and this one has led
+        for `settled_s`. To be called about once a second."""
+        if follow_clients:
+            self.placement.look(self.proposer.take_demand(), self._now())
+        else:
+            self.placement.settle()
+        home, group = self.placement.home, self.group
+        if self.damage is not None or home in group.learners:
             return
-        if not group.leader or preferred == self.node or self._now() - self._led_since < settled_s:
+        if not group.leader or home == self.node or self._now() - self._led_since < settled_s:
             return
-        if group.lag().get(preferred, 1 << 60) < 1000 and group.is_connected(preferred):
-            log.info("leadership_returned", shard=self.shard.id, to=preferred)
+        if group.lag().get(home, 1 << 60) < 1000 and group.is_connected(home):
+            event = "leadership_returned" if home == self.shard.replicas[0] else "leadership_follows_clients"
+            log.info(event, shard=self.shard.id, to=home)
             self._led_since = self._now()
-            group.transfer(preferred)
+            group.transfer(home)
 
     def step_aside(self) -> None:
         """Before a stop: hands leadership to the follower that has most of the log."""

@@ -24,6 +24,7 @@ def cluster(shared_cluster: TestCluster) -> TestCluster:
     """Three nodes with three shards, each led by another node, and no keys."""
     with shared_cluster.nodes[0].client() as client:
         client.flushall()
+    shared_cluster.wait_home()  # leaders may have followed the clients of the test before
     return shared_cluster
 
 

@@ -103,7 +103,8 @@ class Client:
         up = self.world.up()
         if not up:
             return False
-        self.node = self._rng.choice(up)
+        crowded = self.world.scenario.crowd and self._rng.random() < 0.9
+        self.node = up[0] if crowded else self._rng.choice(up)
         self._life = self.node.life
         self._reader = hiredis.Reader()
         return True

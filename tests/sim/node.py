@@ -330,7 +330,7 @@ class SimNode:
         for replica in self.replicas.values():
             replica.start_upkeep()
             replica.send_snapshots()
-            replica.return_leadership(self.world.return_after_s)
+            replica.place_leader(self.world.return_after_s)
         self.world.later(UPKEEP_S, self._keep_up)
 
     # -- the disk

@@ -53,6 +53,8 @@ class Scenario:
     window_bytes: int = 8 << 20
     message_bytes: int = 1 << 20
     return_after_s: float = 3.0
+    busy_per_s: float = 500.0  # see respkv.shard.placement
+    crowd: bool = False  # most clients are at one node
     sync_s: tuple[float, float] = (0.0005, 0.004)
     latency_s: tuple[float, float] = (0.0005, 0.003)
     drop: float = 0.0
@@ -122,6 +124,8 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
         scenario = replace(scenario, kinds=(*scenario.kinds, "transaction"))
     if not bias and rng.random() < 0.25:
         scenario = replace(scenario, **LONG_VALUES)
+    if not bias and seed % 5 == 0:
+        scenario = replace(scenario, busy_per_s=2.0, crowd=True)
     if bias:
         merged = dict(bias)
         if "faults" in bias:

@@ -31,6 +31,7 @@ from respkv.raft.log import ShardLog
 from respkv.shard import gathering as gathering_module
 from respkv.shard import long as shard_long_module
 from respkv.shard import machine as machine_module
+from respkv.shard import placement as placement_module
 from respkv.shard import proposer as proposer_module
 from respkv.shard import reads as reads_module
 from respkv.shard import repair as repair_module
@@ -224,6 +225,7 @@ def _seams(world: World) -> list[tuple[Any, str, Any]]:
         (journal_module, "ShardLog", SimLog),
         (machine_module, "wall_ms", world.wall_ms),
         (proposer_module, "wall_ms", world.wall_ms),
+        (placement_module, "BUSY_PER_S", world.scenario.busy_per_s),
         (replica_module, "Machine", SimMachine),
         (replica_module, "BUCKETS", SLOTS + 1),
         (replica_module, "bucket_of", few_buckets),

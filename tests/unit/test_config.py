@@ -248,6 +248,7 @@ SETTABLE = {
     "merge-dead-ratio", "pending-bytes-max", "disk-headroom-bytes", "notify-keyspace-events",
     "tracking-table-max-keys", "protected-mode", "acl-pubsub-default", "acllog-max-len", "tls-cert-file",
     "tls-key-file", "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers",
+    "cluster-follow-clients",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from respkv.shard import long as shard_long
 from respkv.storage import Bitcask
 from respkv.storage.errors import Damaged
 from tests.unit import test_proposer as proposer_tests
-from tests.unit.raft_world import Client, World, WorldNode
+from tests.unit.raft_world import Client, World, WorldNode, reads, writes
 from tests.unit.test_proposer import idle, outcome
 
 make = proposer_tests.make
@@ -364,6 +365,23 @@ def test_what_is_dropped_between_two_slices_has_nothing_to_wait_for() -> None:
     apply.drop()
     assert apply.advance(slices) == ["reply"]
     assert order == ["written", "written"]
+
+
+def test_a_leader_knows_by_way_of_which_node_it_was_asked_what(make: Callable[..., World]) -> None:
+    world = make(3)
+    leader, (one, other) = world.leader(), world.followers()
+    assert leader.proposer is not None
+    leader.proposer.take_demand()
+    put(one, MIXED)
+    writes(world, one, [b"f", b"g"])
+    reads(other, 2)
+    writes(world, leader, [b"h"])
+    world.settle()
+    leader.proposer.asked = [20, 3]  # as its connections count
+    expected = Counter({one.name: len(MIXED) + 2, other.name: 2, leader.name: 20})
+    expected["a"] += 3  # the first of the replicas
+    assert leader.proposer.take_demand() == expected
+    assert leader.proposer.take_demand().total() == 0
 
 
 __all__ = ["make"]

@@ -347,7 +347,7 @@ class Taker:
     """A connection that takes bursts."""
 
     def __init__(self, number: int, server: Any) -> None:
-        self.session = SimpleNamespace(id=number)
+        self.session = SimpleNamespace(id=number, cluster_view=False)
         self.server = server
         self.closing = self.lent = False
         self.pipelines = 0
@@ -380,7 +380,7 @@ def node() -> tuple[Lending, list[Shard], list[Taker]]:
         proposers=shards,
         proposer_of_slot=[shards[slot % 2] for slot in range(SLOTS)],
         shard_of_slot=bytes(slot % 2 for slot in range(SLOTS)),
-        stats=SimpleNamespace(reads=0, commands=0, plain_sets=0),
+        stats=SimpleNamespace(burst_reads=0, burst_commands=0, plain_sets=0),
         watch=SimpleNamespace(sample_puts=False),
     )
     lending = Lending(cast("Any", None), cast("Any", server))
