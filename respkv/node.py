@@ -433,11 +433,11 @@ class Node:
         self._doors.close()
         self.server.holders.stop()
         self.server.roll.stop()
-        for replica in self.replicas.values():
-            replica.step_aside()
+        self._step_aside()
         end = time.monotonic() + STOP_S
-        while time.monotonic() < end and self._busy():  # noqa: ASYNC110 - several things, none of which has an event
+        while time.monotonic() < end and self._busy():
             await asyncio.sleep(0.01)
+            self._step_aside()  # should leadership have come back meanwhile
         for task in self._tasks:
             task.cancel()
         for connection in list(self.server.clients.values()):
@@ -453,6 +453,10 @@ class Node:
         self._worker.stop()
         (self.config.dir / "respkv.pid").unlink(missing_ok=True)
         log.info("node_stopped", node=self.config.node)
+
+    def _step_aside(self) -> None:
+        for replica in self.replicas.values():
+            replica.step_aside()
 
     def _busy(self) -> bool:
         """Whether leadership is still here while somebody could take it, or a client waits for an outcome."""

@@ -254,7 +254,7 @@ class TestCluster:
         return True
 
     def wait_home(self, timeout_s: float = START_S) -> None:
-        """Every shard is led where it prefers to be: with as many shards as nodes, one on each node."""
+        """The leaders are spread: with as many shards as nodes, one on each node."""
         spread = min(len(self.nodes), self.shard_count)
         wait_until(lambda: len(set(self.leaders().values())) == spread, "leaders are spread", timeout_s)
 

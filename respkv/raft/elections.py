@@ -32,6 +32,12 @@ class Elections:
         self._votes: set[str] = set()
         self._held: list[tuple[str, Message]] = []
         self._forced_term = -1
+        self._giver = ""
+
+    @property
+    def giver(self) -> str | None:
+        """Who has handed leadership over to this replica for the present term, if anybody has."""
+        return self._giver if self._forced_term == self._core.term else None
 
     def leader_heard(self) -> None:
         self.heard = Clock.now()
@@ -82,7 +88,7 @@ class Elections:
     def on_timeout_now(self, name: str, message: Message) -> None:
         core = self._core
         if message[2] == core.term and core.leader_id == name and not core.leader and core.votes:
-            self._forced_term = core.term + 1
+            self._forced_term, self._giver = core.term + 1, name
             self._campaign()
 
     def name_heir(self, name: str) -> None:

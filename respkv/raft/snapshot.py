@@ -179,6 +179,11 @@ class SnapshotReceiver:
         elif kind == SNAPSHOT_END:
             self._end(incoming, rest[0])
 
+    def outrun(self, applied: int) -> None:
+        """Forgets a transfer that has become pointless: its leader is none any more, and another one was faster."""
+        if self._incoming is not None and self._incoming.index <= applied:
+            self.drop()
+
     def _begin(self, peer: str, transfer: int, fields: list[Any], applied: int) -> None:
         _, index, index_term, files = fields
         for name, _ in files:

@@ -213,10 +213,13 @@ class Lending(asyncio.Protocol):
                 burst.joined.append(proposers[shard])
                 parts[shard].append(burst)
             bursts.append(burst)
-        cluster_view = all(connection.session.cluster_view for connection in connections)
+        pairs = zip(connections, frame.counts, strict=True)
+        clustered = sum(count for connection, count in pairs if connection.session.cluster_view)
         for shard, puts in frame.puts:
             proposers[shard].put_encoded(parts[shard], puts)
-            proposers[shard].asked[cluster_view] += len(puts.keys)
+            share = len(puts.keys) * clustered // len(slots)
+            proposers[shard].asked[0] += len(puts.keys) - share
+            proposers[shard].asked[1] += share
         for connection, burst in zip(connections, bursts, strict=True):
             connection.take_puts(burst, now)
         stats = server.stats

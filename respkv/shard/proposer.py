@@ -513,7 +513,6 @@ class Proposer(Outcomes):
             return
         assert self.machine is not None
         check_commands(commands, self.machine.can_read)
-        self.asked_by[peer] += len(commands)
         part = Forwarded(self, peer, READ_DONE, request, len(commands))
         part.pending = 1
         for token, args in enumerate(commands):
@@ -526,6 +525,7 @@ class Proposer(Outcomes):
                 part.put(token, value)
             else:
                 self.read(part, token, args)
+        self.asked_by[peer] += part.count
         finish(part)
 
     def _plain_value(self, args: list[bytes]) -> bytes | Literal[False] | None:

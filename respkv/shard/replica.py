@@ -110,7 +110,7 @@ class Replica:
             offload=self._offload,
             fatal=fatal,
         )
-        self.placement = Placement(shard.replicas, now())
+        self.placement = Placement(shard.replicas)
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
         self.receiver.drop()  # what an earlier process has left
         self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
@@ -193,6 +193,9 @@ class Replica:
     def _role_changed(self) -> None:
         group = self.group
         self._led_since = self._now()
+        if group.leader:
+            self.proposer.take_demand()
+            self.placement.begin(self.node, group.elections.giver, self._led_since)
         self.machine.leads = group.leader
         self.snapshots.stop()
         log.info("leader_elected" if group.leader else "leader_lost", shard=self.shard.id, term=group.term)
@@ -381,24 +384,26 @@ class Replica:
     def start_upkeep(self) -> None:
         """Runs the upkeep of disk and journal if the last round is over. To be called about once a second."""
         self.machine.db.idle.observe()
+        self.receiver.outrun(self.group.applied)
         self.upkeep.start()
 
     def place_leader(self, settled_s: float = 3.0, *, follow_clients: bool = True) -> None:
         """Hands leadership to where it belongs (`Placement`) once the replica there has caught up and this one has led
-        for `settled_s`. To be called about once a second."""
-        if follow_clients:
-            self.placement.look(self.proposer.take_demand(), self._now())
-        else:
-            self.placement.settle()
-        home, group = self.placement.home, self.group
-        if self.damage is not None or home in group.learners:
+        for `settled_s`. To be called about once a second or more often."""
+        group, placement, now = self.group, self.placement, self._now()
+        if not group.leader or self.damage is not None or group.transferring is not None:
             return
-        if not group.leader or home == self.node or self._now() - self._led_since < settled_s:
+        if not follow_clients or self.proposer.refusal is not None:  # other nodes' clients may still write elsewhere
+            placement.settle()
+        elif placement.is_due(now):
+            placement.look(self.proposer.take_demand(), now)
+        home = placement.home
+        if home == self.node or now - self._led_since < settled_s or placement.rests(now):
             return
-        if group.lag().get(home, 1 << 60) < 1000 and group.is_connected(home):
+        if self._may_lead(home) and group.lag()[home] < 1000:
             event = "leadership_returned" if home == self.shard.replicas[0] else "leadership_follows_clients"
             log.info(event, shard=self.shard.id, to=home)
-            self._led_since = self._now()
+            placement.tried(now)
             group.transfer(home)
 
     def step_aside(self) -> None:

@@ -37,6 +37,11 @@ class Forwarded(Part):
         if type(value) is bytes:
             self.value_bytes += len(value)
 
+    @property
+    def count(self) -> int:
+        """How many are answered."""
+        return len(self._values)
+
     def cut(self, count: int) -> None:
         """No more than the first `count` are answered now."""
         del self._values[count:]

@@ -12,7 +12,9 @@ import pytest
 import uvloop
 
 from respkv.config.load import load
+from respkv.intake import Frame
 from respkv.node import Node
+from respkv.server.lending import Lending
 from tests.cluster import free_ports
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -106,13 +108,22 @@ def test_a_command_over_several_shards_counts_once_for_each(asking: Asking) -> N
 
 
 @pytest.mark.parametrize("cluster_view", [False, True])
-def test_what_the_intake_has_read_counts(tmp_path: Path, cluster_view: bool) -> None:
-    sent = 0
+def test_what_the_intake_has_read_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster_view: bool
+) -> None:
+    sent = taken = 0
+    take_puts = Lending._take_puts
+
+    def count(lending: Lending, frame: Frame) -> None:
+        nonlocal taken
+        taken += 1
+        take_puts(lending, frame)
 
     async def act(client: Client) -> None:
         nonlocal sent
-        for _ in range(200):
+        while taken < 3:
             await ask(client, SETS)
             sent += len(SETS)
 
+    monkeypatch.setattr(Lending, "_take_puts", count)
     assert sum(Asking(tmp_path, intake="yes")(act, cluster_view=cluster_view)) == sent

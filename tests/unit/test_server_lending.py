@@ -445,6 +445,17 @@ def test_a_cluster_client_has_its_bursts_looked_at_where_another_node_leads() ->
         assert Connection.takes_puts(cast("Any", connection), leads) is taken
 
 
+def test_each_view_has_its_share_of_what_is_counted(node: tuple[Lending, list[Shard], list[Taker]]) -> None:
+    lending, shards, (one, other) = node
+    one.session.cluster_view = True
+    keys = [key_of(0)] * 12
+    slots = list(map(slot_of, keys))
+    puts = [(0, Puts(slots, keys, *encode_puts(keys, [b"v"] * 12)))]
+    lending._take(Frame([0, 1], [9, 3], [270, 90], [b"\0"] * 2, slots, puts, []))
+    assert [shard.asked for shard in shards] == [[3, 9], [0, 0]]
+    assert len(one.waits) == len(other.waits) == 1
+
+
 def test_by_itself_it_is_used_where_there_is_a_second_core(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, wanted in (({3}, [False, True, False]), ({0, 1}, [True, True, False])):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: cores)

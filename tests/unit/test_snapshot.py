@@ -238,6 +238,19 @@ def test_a_snapshot_that_another_leader_has_overtaken_never_moves_the_replica_ba
     assert not transfer.incoming.exists()
 
 
+def test_a_snapshot_whose_leader_is_none_any_more_leaves_nothing_behind(transfer: Transfer) -> None:
+    """Its sender says nothing more; another leader has sent the entries."""
+    transfer.receive()
+    transfer.acknowledge()
+    transfer.receive()
+    transfer.receiver.outrun(99)
+    assert transfer.receiver.busy
+    assert transfer.incoming.exists()
+    transfer.receiver.outrun(100)
+    assert not transfer.receiver.busy
+    assert not transfer.incoming.exists()
+
+
 def test_a_new_transfer_replaces_the_one_under_way_and_the_old_ones_chunks_are_refused(transfer: Transfer) -> None:
     transfer.receive()
     transfer.acknowledge()
