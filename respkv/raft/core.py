@@ -11,6 +11,7 @@ A release of the library in which a name that we use is missing, or any other re
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 import pysyncobj.syncobj as library
@@ -84,6 +85,15 @@ class _NoPoller:
     def unsubscribe(self, *args: object) -> None: ...
 
 
+class _Named(str, Node):  # type: ignore[misc]
+    """A node that is hashed and compared as its id is. The library's own do so in Python, at each look into a table of
+    followers."""
+
+    __slots__ = ()
+
+    id = property(attrgetter("_id"))
+
+
 class _DurableMatch(dict[Node, int]):
     """The followers' match indexes as the library's tick sees them: never beyond what is durable here."""
 
@@ -140,11 +150,11 @@ class Core(SyncObj):  # type: ignore[misc]
         self.log = shard_log
         self.timing = timing
         self.leader: bool = False
-        self.nodes = {name: Node(name) for name in others}
+        self.nodes: dict[str, Node] = {name: _Named(name) for name in others}
         self.learners: set[str] = set()
         self._outbox = _Outbox(self)
         super().__init__(
-            Node(node), list(self.nodes.values()), self._configuration(), transport=self._outbox, nodeClass=Node
+            _Named(node), list(self.nodes.values()), self._configuration(), transport=self._outbox, nodeClass=_Named
         )
         _check(self, FIELDS)
         self._poller = _NoPoller()

@@ -305,7 +305,8 @@ class Group(Core):
         """More of the log, or the term and vote, are on the disk: what waited for that may leave."""
         self.elections.durable_moved()
         self.receiving.durable_moved()
-        self._wake()
+        if not self.leader or self._has_work():
+            self._wake()
 
     # -- the lease
 
@@ -353,7 +354,8 @@ class Group(Core):
         """
         if name in self.nodes and self.log.standing <= Standing.LEARNER:
             _RECEIVERS[message[0]](self, name, message)
-            self._wake()
+            if message[0] != ACK or not self.leader:  # a leader looks whether anything comes of it
+                self._wake()
 
     def _on_append(self, name: str, message: Message) -> None:
         if message[2] < self.term:
@@ -370,8 +372,17 @@ class Group(Core):
         if term != self.term or not self.leader or next_index > self.log[-1][1] + 1 or not (success or reset):
             return
         self.sending.acknowledged(name, next_index, sent, success=success, reset=reset)
+        has_lease = self.lease_until > Clock.now()
         if self.lease.answered(name, sent):
             self._refresh_lease()
+        if self._has_work() or self.next[self.nodes[name]] <= self.log[-1][1] or not has_lease:
+            self._wake()
+
+    def _has_work(self) -> bool:
+        """On a leader, after more of the log is known to be on a disk: whether anything comes of that. What makes no
+        majority is not worth a pump."""
+        self.move_commit()
+        return self.commit > self.applied or self._appending is not None or self._transfer.target is not None
 
 
 _RECEIVERS: dict[int, Callable[[Group, str, Message], None]] = {

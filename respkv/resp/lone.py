@@ -37,17 +37,12 @@ _GET_HEADS: Final = _get_heads()
 _SET_HEADS: Final = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
 
 
-def lone_get(data: bytes) -> list[bytes] | None:
-    """The command if `data` is one GET of a short key; None if it is anything else."""
+def lone_plain(data: bytes) -> list[bytes] | None:
+    """The command if `data` is one GET of a short key, or one SET of such to a short value without options; None if it
+    is anything else."""
     length = len(data)
     if length < len(_GET_HEADS) and data.startswith(heads := _GET_HEADS[length]) and data.endswith(_CRLF):
         return [data[_GET_NAME], data[len(heads[0]) : -len(_CRLF)]]
-    return None
-
-
-def lone_set(data: bytes) -> list[bytes] | None:
-    """The command if `data` is one SET of a short key to a short value, without options; None if it is anything
-    else."""
     if data.startswith(_SET_HEADS):
         words = data.split(_CRLF, _WORDS_OF_THREE)
         if len(words) == _WORDS_OF_THREE:
@@ -55,6 +50,10 @@ def lone_set(data: bytes) -> list[bytes] | None:
             if not rest and _length_of(key_bytes) == len(key) and _length_of(value_bytes) == len(value):
                 return [name, key, value]
     return None
+
+
+def no_lone(data: bytes) -> None:
+    """In the place of `lone_plain` where no chunk may be taken for a command."""
 
 
 def lone_command(data: bytes) -> list[bytes] | None:

@@ -23,7 +23,7 @@ into chunks (a login in the middle apart: see `StrictParser`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final
 
@@ -31,7 +31,7 @@ import hiredis
 
 from respkv.resp.encoder import encode_commands
 from respkv.resp.limits import Limits, ProtocolError
-from respkv.resp.lone import lone_command, lone_get, lone_set
+from respkv.resp.lone import lone_command, lone_plain, no_lone
 from respkv.resp.strict import StrictParser
 
 __all__ = ["Limits", "Parser", "ProtocolError"]
@@ -53,16 +53,20 @@ class Parser:
     """Turns the bytes of one connection into commands (lists of arguments, the name first, never empty).
 
     After a ProtocolError the parser is of no more use: every further `feed` raises the same error again.
+
+    Attributes:
+        lone: gives the command, if the next chunk of the stream is one plain GET or SET and nothing else: it counts as
+            taken then. If it gives None, the chunk is for `feed`.
     """
 
-    __slots__ = ("_failure", "_limits", "_reader", "_strict", "_strict_only")
+    __slots__ = ("_failure", "_limits", "_reader", "_strict", "_strict_only", "lone")
 
     def __init__(self, limits: Limits, authenticated: bool = True) -> None:
         self._limits = limits
         self._reader = hiredis.Reader()
         self._strict = StrictParser(limits, authenticated)
-        self._strict_only = not authenticated  # or within a command that the strict tier has begun
         self._failure: str | None = None
+        self._choose_tier()
 
     @property
     def authenticated(self) -> bool:
@@ -83,15 +87,6 @@ class Parser:
     def argument_bytes(self) -> int:
         """Of these, the bytes of arguments that are complete."""
         return self._strict.argument_bytes
-
-    def lone_get(self, data: bytes) -> list[bytes] | None:
-        """The command, if the next chunk of the stream is one GET and nothing else: it counts as taken then, otherwise
-        it is to be given to `feed`."""
-        return None if self._strict_only else lone_get(data)
-
-    def lone_set(self, data: bytes) -> list[bytes] | None:
-        """The same for a plain SET."""
-        return None if self._strict_only else lone_set(data)
 
     def feed(self, data: bytes) -> list[list[bytes]]:
         """Takes the next chunk of the stream and returns the commands that are complete with it, perhaps none.
@@ -166,14 +161,16 @@ class Parser:
         except ProtocolError as error:
             commands += error.commands
             self._failure = error.text
-            self._strict_only = True
+            self._choose_tier()
             raise ProtocolError(error.text, commands) from None
         self._choose_tier()
         return commands
 
     def _choose_tier(self) -> None:
         strict = self._strict
+        # Also within a command that it has begun.
         self._strict_only = self._failure is not None or not strict.authenticated or strict.pending_bytes > 0
+        self.lone: Callable[[bytes], list[bytes] | None] = no_lone if self._strict_only else lone_plain
 
 
 def _announces_too_much(data: bytes) -> bool:

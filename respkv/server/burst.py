@@ -106,8 +106,9 @@ class LonePuts(Part):
         self._reply = encode(error, 2)
 
     def done(self) -> None:
+        reply = self._reply
         for connection in self.connections:
-            connection.settled(self)
+            connection.settled_alone(self, reply)
 
     def wire(self) -> bytes:
         """The reply to each of them."""

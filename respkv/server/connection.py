@@ -125,10 +125,8 @@ class Connection(PlainCommands):
 
     def data_received(self, data: bytes) -> None:
         if self.fast and self._reading and not (self.waiting or self._backlog or self.closing):
-            if (args := self._parser.lone_get(data)) is not None:
-                if self._answer_lone(args):
-                    return
-            elif (args := self._parser.lone_set(data)) is not None and self._put_lone(args, len(data)):
+            args = self._parser.lone(data)
+            if args is not None and (self._answer_lone(args) if len(args) == 2 else self._put_lone(args, len(data))):
                 return
         if self.closing:
             return
@@ -252,7 +250,16 @@ class Connection(PlainCommands):
 
     # -- replies
 
-    def settled(self, burst: Burst | LonePuts | PutBurst) -> None:
+    def settled_alone(self, puts: LonePuts, reply: bytes) -> None:
+        """A plain SET that came alone has its reply: all that most clients wait for who wait for each."""
+        waiting = self.waiting
+        if len(waiting) == 1 and waiting[0] is puts and self._reading and not (self.closing or self._ended):
+            waiting.clear()
+            self.server.post(self, reply)
+        else:
+            self.server.finished(self)
+
+    def settled(self, burst: Burst | PutBurst) -> None:
         """A burst has all its replies."""
         waiting = self.waiting
         if len(waiting) == 1 and waiting[0] is burst and self._reading and not (self.closing or self._ended):

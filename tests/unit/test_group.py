@@ -1019,6 +1019,49 @@ def test_the_lease_is_not_used_again_in_the_term_in_which_the_lead_was_offered(m
     world.run_until(lambda: world.nodes["b"].group.readable, 1.0)
 
 
+def test_a_leader_knows_who_has_handed_leadership_to_it(make: Callable[..., World]) -> None:
+    world = make(3)
+    leader = world.leader()
+    world.settle(0.3)
+    assert leader.group.elections.giver is None, "it was elected"
+    heir = world.followers()[0]
+    leader.group.transfer(heir.name)
+    world.run_until(lambda: heir.group.readable, 1.0)
+    assert heir.group.elections.giver == leader.name
+    heir.crash()
+    world.run_until(lambda: any(node.group.readable for node in world.nodes.values() if node is not heir), 5.0)
+    assert world.leader().group.elections.giver is None
+
+
+def test_what_makes_no_majority_is_not_worth_a_pump(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(3)
+    leader = world.leader()
+    world.settle(0.3)
+    late: list[Any] = []
+    slow = world.followers()[1]
+
+    def keep_acks(source: str, target: str, message: Any) -> bool:
+        if message[0] == ACK and source == slow.name:
+            late.append(message)
+            return False
+        return True
+
+    world.intercept = keep_acks
+    index = world.write(b"x", on=leader)
+    world.run_until(lambda: leader.group.applied >= index, 1.0)
+    woken: list[None] = []
+    monkeypatch.setattr(leader.group, "_wake", lambda: woken.append(None))
+    [ack] = [message for message in late if message[3] == index + 1][:1]
+    leader.group.receive(slow.name, (*ack[:3], index, False, True, ack[6]))
+    assert woken, "it lacks an entry"
+    woken.clear()
+    leader.group.receive(slow.name, ack)
+    assert not woken, "the entry is applied"
+    assert leader.group.matched(slow.name) == index, "but it counts"
+
+
 def test_an_offer_of_another_term_or_of_somebody_else_is_not_taken(make: Callable[..., World]) -> None:
     world = make(3)
     leader = world.leader()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from respkv import errors
 from respkv.commands.spread import Spread
 from respkv.server.burst import Burst, LonePuts, PutBurst
@@ -43,16 +45,17 @@ def test_the_error_of_a_shard_stands_in_the_places_of_its_keys() -> None:
     assert lines[4:] == [b""]
 
 
-def test_sets_that_came_alone_get_the_same_reply() -> None:
-    for fails in (False, True):
-        settled: list[LonePuts] = []
-        puts = LonePuts()
-        puts.connections += [cast("Any", SimpleNamespace(settled=settled.append)) for _ in range(3)]
-        if fails:
-            puts.fail(b"", errors.timeout())
-        puts.done()
-        assert settled == [puts] * 3
-        assert puts.wire().startswith(b"-TIMEOUT" if fails else b"+OK\r\n")
+@pytest.mark.parametrize("fails", [False, True])
+def test_sets_that_came_alone_get_the_same_reply(fails: bool) -> None:
+    settled: list[tuple[LonePuts, bytes]] = []
+    puts = LonePuts()
+    connection: Any = SimpleNamespace(settled_alone=lambda puts, reply: settled.append((puts, reply)))
+    puts.connections += [connection] * 3
+    if fails:
+        puts.fail(b"", errors.timeout())
+    puts.done()
+    assert settled == [(puts, puts.wire())] * 3
+    assert puts.wire().startswith(b"-TIMEOUT" if fails else b"+OK\r\n")
 
 
 def test_what_a_command_that_waits_brings_into_the_log_later_is_open_for_those_behind_it() -> None:
