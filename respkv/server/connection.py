@@ -208,7 +208,7 @@ class Connection(PlainCommands):
                 key = args[1]
                 slot = slot_of(key)
                 proposer = table[slot]
-                if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (proposer.leads or not cluster_view):
+                if proposer.refusal is None and len(key) <= KEY_BYTES_MAX and (not cluster_view or proposer.leads):
                     if proposer.part is not burst:
                         proposer.join(burst)
                     proposer.put(slot, key, args[2])

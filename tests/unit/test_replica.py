@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from respkv import errors
 from respkv.cluster.slots import SLOTS, slot_of
 from respkv.cluster.topology import Shard
 from respkv.config import Config, load
@@ -15,7 +16,7 @@ from respkv.raft.journal import Journal
 from respkv.raft.messages import APPEND
 from respkv.shard.repair import StartError
 from respkv.shard.replica import Replica
-from respkv.storage import Bitcask
+from respkv.storage import Bitcask, Damaged
 
 
 def _ignore(*_: Any) -> bool:
@@ -114,6 +115,81 @@ def test_what_a_snapshot_that_never_ended_has_left_is_removed_at_the_start(
     (left / "000001.0.data").write_bytes(bytes(1000))
     make_replica(Journal.open(config.dir / "journal", [0]))
     assert not left.exists()
+
+
+def test_the_upkeep_removes_a_snapshot_that_has_become_pointless(
+    make_replica: Callable[..., Replica], config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = make_replica(Journal.open(config.dir / "journal", [0]))
+    asked: list[int] = []
+    monkeypatch.setattr(replica.receiver, "outrun", asked.append)
+    monkeypatch.setattr(replica.upkeep, "start", lambda: None)
+    replica.start_upkeep()
+    assert asked == [replica.group.applied]
+
+
+class Leading:
+    """The group of a leader on n1 that can hand over to n2."""
+
+    leader = True
+    transferring: str | None = None
+
+    def __init__(self) -> None:
+        self.learners: set[str] = set()
+        self.connected = {"n2", "n3"}
+        self.behind = {"n2": 0, "n3": 0}
+        self.handed_to: list[str] = []
+        self.transfer = self.handed_to.append
+
+    def is_connected(self, name: str) -> bool:
+        return name in self.connected
+
+    def lag(self) -> dict[str, int]:
+        return self.behind
+
+
+@pytest.mark.parametrize(
+    ("hindrance", "handed_to"),
+    [
+        (lambda replica, group: None, ["n2"]),
+        (lambda replica, group: group.connected.remove("n2"), []),
+        (lambda replica, group: group.learners.add("n2"), []),
+        (lambda replica, group: group.behind.update(n2=1000), []),
+        (lambda replica, group: setattr(group, "transferring", "n3"), []),
+        (lambda replica, group: setattr(group, "leader", False), []),
+        (lambda replica, group: setattr(replica, "damage", Damaged(Path(), 0, "bad")), []),
+        (lambda replica, group: setattr(replica, "_led_since", 98.0), []),
+        (lambda replica, group: replica.placement.begin("n1", "n2", 95.0), []),
+    ],
+    ids=["none", "no link", "learner", "lag", "transfer", "no leader", "damage", "led for long enough", "giver"],
+)
+def test_leadership_is_handed_to_where_it_belongs_if_nothing_speaks_against_it(
+    config: Config, make_replica: Callable[..., Replica], hindrance: Callable[..., None], handed_to: list[str]
+) -> None:
+    replica: Any = make_replica(Journal.open(config.dir / "journal", [0]), ("n2", "n1", "n3"))
+    replica.group = group = Leading()
+    replica._now = lambda: 100.0
+    hindrance(replica, group)
+    for _ in range(2):
+        replica.place_leader(follow_clients=False)
+    assert group.handed_to == handed_to, "once at the most: then it has a rest"
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "refuses", "handed_to"), [("n3", False, ["n3"]), ("n3", True, ["n2"]), ("n1", False, [])]
+)
+def test_leadership_goes_to_the_clients_but_a_node_that_refuses_writes_keeps_it_not(
+    config: Config, make_replica: Callable[..., Replica], asked_at: str, refuses: bool, handed_to: list[str]
+) -> None:
+    replica: Any = make_replica(Journal.open(config.dir / "journal", [0]), ("n2", "n1", "n3"))
+    replica.group = group = Leading()
+    replica.proposer.refusal = errors.misconf("no disk") if refuses else None
+    replica.placement.begin("n1", None, 100.0)
+    for second in range(101, 104):
+        replica._now = lambda second=second: float(second)
+        replica.proposer.asked_by[asked_at] += 10_000
+        replica.place_leader()
+    assert group.handed_to == handed_to
 
 
 @pytest.mark.parametrize("ends", ["close", "_start_over"])
