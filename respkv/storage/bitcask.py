@@ -280,8 +280,10 @@ class Bitcask:
         if not len(slots) == len(keys) == len(sizes) or sum(sizes) != len(records):
             raise ValueError("slots, keys, sizes and records do not belong together")
         offset = self._append(records, index, term, clock_ms)
-        buckets = self.buckets
-        location = self._active.number << NUMBER_SHIFT | offset << OFFSET_SHIFT
+        buckets, active = self.buckets, self._active
+        active.rows += len(keys)
+        active.put_bytes += len(records)
+        location = active.number << NUMBER_SHIFT | offset << OFFSET_SHIFT
         if not sizes or max(sizes) < SIZE_MASK:
             for slot, key, size in zip(slots, keys, sizes):  # noqa: B905 (checked above)
                 buckets[slot][key] = location | size  # not +: a sum has a spare digit, which takes 16 bytes more
@@ -345,13 +347,15 @@ class Bitcask:
 
     def _take_over(self, batch: Batch, rows: list[tuple[bytes, int, int, int]], offset: int) -> None:
         """Points the keydir at the batch's records, which lie at `offset` of the active file."""
+        active, start, gone_bytes = self._active, offset, 0
         if batch.cleared:
             self._keydir.clear()
             self._cache.clear()
             self.expires = self._keydir.expires
-            offset += len(record.CLEAR_RECORD)
+            gone_bytes = len(record.CLEAR_RECORD)
+            offset += gone_bytes
             self._maintenance.expect_dead()
-        number = self._active.number
+        number = active.number
         put, delete, forget = self._keydir.put, self._keydir.delete, self._cache.pop
         for key, bucket, expire_ms, size in rows:
             forget(key, None)
@@ -360,7 +364,11 @@ class Bitcask:
                 offset += size
             else:
                 delete(bucket, key)
+                gone_bytes += record.OVERHEAD_BYTES + len(key)
                 offset += record.OVERHEAD_BYTES + len(key)
+        active.rows += len(rows) + batch.cleared
+        active.put_bytes += offset - start - gone_bytes
+        active.tombstone_bytes += gone_bytes
 
     def _append(self, body: bytes, index: int, term: int, clock_ms: int) -> int:
         """Writes one frame to the active file, or to a new one, and returns the offset of its first record."""
@@ -524,7 +532,7 @@ class Bitcask:
         Raises `Damaged`, of which `on_damage` is told.
         """
         try:
-            for file in [file for file in self.files if file.hinted]:
+            for file in [file for file in self.files if file.sealed]:
                 for step in slices(file):
                     yield step if isinstance(step, Task) else None
         except Damaged as damaged:

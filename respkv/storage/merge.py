@@ -1,7 +1,8 @@
 """One merge: a run of adjacent sealed files becomes one file that stands for all of their ids, of the next generation.
 
 1. What is still needed is copied, in order, to a `.tmp` file: records that the keydir points at; tombstones and clears,
-   unless nothing older can be hiding behind them or (a tombstone) the key is there again.
+   unless nothing older can be hiding behind them or (a tombstone) the key is there again. The files are read from end
+   to end for it; but where the keydir is soon gone over, and no tombstone is needed, what is dead is not looked at.
 2. The whole log is synced: what made the other records dead must be on the disk before they go.
 3. The copy is synced, gets its hint and its name, and the directory is synced. From here on it counts.
 4. The keydir is pointed to the copies, where it still points to the originals.
@@ -15,23 +16,30 @@ from __future__ import annotations
 
 from array import array
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from respkv.checksum import crc32
 from respkv.contents import AHEAD_BYTES, Contents
 from respkv.storage import record
-from respkv.storage.columns import LARGE_BYTES, Records, Row
+from respkv.storage.columns import LARGE_BYTES, SIZE_MASK, Records, Row, row_at
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, DataFile, Name
+from respkv.storage.errors import Damaged
 from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
 from respkv.storage.hint import Hint
 from respkv.storage.keydir import NUMBER_SHIFT, locate
-from respkv.storage.slices import SLICE_RECORDS, Steps, Task, slices
+from respkv.storage.live import Pieces, find, offset_of
+from respkv.storage.slices import SLICE_BYTES, SLICE_RECORDS, Steps, Task, slices, verify_large
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
 
 log = structlog.get_logger(__name__)
+
+_KEYS_PER_RECORD = 8
+"""So many keys of the keydir are gone over in the time that one record takes to be read, looked up and left out."""
 
 
 class Merge:
@@ -68,7 +76,8 @@ class Merge:
             raise
         yield Task(self._sync_directory)
         yield from self._relocate(merged.number)
-        self._remove_originals()
+        self._retire_originals()
+        yield Task(self._remove_originals)
         before = sum(file.length for file in self._run)
         log.info("merged", file=str(merged.path), files=len(self._run), bytes_before=before, bytes_after=merged.length)
 
@@ -78,6 +87,51 @@ class Merge:
                 self._disk.unlink(path)
         self._fd = self._disk.create(self._data_tmp)
         self._write(self._head.encode())
+        yield from self._copy_in_use() if self._spares_reading() else self._copy_by_reading()
+        self._write(self._frame_head(0, SEAL_MAGIC))
+        last = self._run[-1]
+        self._hint.finish(self._length, last.index, last.term, last.clock_ms)
+
+    def _spares_reading(self) -> bool:
+        """Whether what is in use is found faster by way of the keydir, and is all that is needed."""
+        if self._hides and any(file.tombstone_bytes for file in self._run):
+            return False
+        dead = sum(file.rows * (1 - file.live_bytes / max(1, file.put_bytes)) for file in self._run)
+        return sum(map(len, self._cask.buckets)) <= _KEYS_PER_RECORD * dead
+
+    def _copy_in_use(self) -> Steps:
+        found = yield from find(self._cask.buckets, self._run)
+        for file in self._run:
+            yield from self._copy_found(file, found[file.number])
+
+    def _copy_found(self, file: DataFile, found: Pieces) -> Steps:
+        contents = file.contents()
+        rows: list[Row] = []
+        parts: list[bytes] = []
+        size_bytes = 0
+        for location in found.in_order():
+            offset, size = offset_of(location), location & SIZE_MASK
+            if size == SIZE_MASK:
+                size = record.size_at(contents, offset)
+            if size >= LARGE_BYTES:
+                yield from verify_large(file, contents, offset, offset + size)
+                yield Task(partial(self._copy_large, file, contents, row_at(contents, offset, offset, size)))
+                continue
+            data = contents[offset : offset + size]
+            if crc32(data) != record.CRC_RESIDUE:
+                raise Damaged(file.path, offset, "a record is not intact")
+            rows.append(row_at(data, 0, offset, size))
+            parts.append(data)
+            size_bytes += size
+            if len(rows) >= SLICE_RECORDS or size_bytes >= SLICE_BYTES:
+                self._copy_rows(file, rows, parts)
+                rows, parts, size_bytes = [], [], 0
+                yield None
+        if rows:
+            self._copy_rows(file, rows, parts)
+            yield None
+
+    def _copy_by_reading(self) -> Steps:
         for file in self._run:
             if not file.live_bytes and not (self._hides and file.tombstone_bytes):
                 continue  # a tally is never too low: there is nothing in it
@@ -88,13 +142,10 @@ class Merge:
                 else:
                     rows = [row for records in step for row in self._needed(file, records)]
                     if rows and rows[0][4] >= LARGE_BYTES:
-                        yield Task(lambda: self._copy_large(file, contents, rows[0]))  # noqa: B023 (run before the loop goes on)
+                        yield Task(partial(self._copy_large, file, contents, rows[0]))
                     elif rows:
-                        self._copy_rows(file, contents, rows)
+                        self._copy_rows(file, rows, [contents[row[3] : row[3] + row[4]] for row in rows])
                     yield None
-        self._write(self._frame_head(0, SEAL_MAGIC))
-        last = self._run[-1]
-        self._hint.finish(self._length, last.index, last.term, last.clock_ms)
 
     def _needed(self, file: DataFile, records: Records) -> list[Row]:
         """Those that must not go."""
@@ -113,8 +164,8 @@ class Merge:
                     hiding.append(position)
         return [records.row(position) for position in sorted(needed + hiding)]
 
-    def _copy_rows(self, file: DataFile, contents: Contents, rows: list[Row]) -> None:
-        body = b"".join([contents[offset : offset + size] for _type, _expire, _key, offset, size in rows])
+    def _copy_rows(self, file: DataFile, rows: list[Row], records: list[bytes]) -> None:
+        body = b"".join(records)
         at = self._length + FRAME_HEAD_BYTES
         self._write(self._frame_head(len(body)) + body)
         for row in rows:
@@ -189,10 +240,14 @@ class Merge:
                     self._cask.relocate(key, original, base | place)
             yield None
 
-    def _remove_originals(self) -> None:
+    def _retire_originals(self) -> None:
         for file in self._run:
             self._cask.numbered[file.number] = None
             file.retire()
+
+    def _remove_originals(self) -> None:
+        """Blocks: the system has to free what it holds of them."""
+        for file in self._run:
             for path in (file.hint_path, file.path):
                 try:
                     self._disk.unlink(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from respkv.disk import Disk
-from respkv.storage import Bitcask, Damaged, Failed, Locked, Record, check, encode_puts
+from respkv.storage import Bitcask, Damaged, Failed, Locked, Record, check, encode_puts, merge
 from respkv.storage.frame import SEAL_MAGIC
 
 
@@ -22,6 +22,12 @@ class QuickDisk(Disk):
     def sync(self, fd: int) -> None: ...
 
     def sync_dir(self, path: Path) -> None: ...
+
+
+@pytest.fixture(params=["by reading", "by the keydir"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How merges find what is in use, where they may choose."""
+    monkeypatch.setattr(merge, "_KEYS_PER_RECORD", 1 << 60 if request.param == "by the keydir" else -1)
 
 
 def contents(cask: Bitcask) -> dict[bytes, Record | None]:
@@ -153,6 +159,7 @@ def test_an_index_that_is_not_above_the_last_is_refused(tmp_path: Path, index: i
         cask.commit(cask.batch(), 4, 1, 1)
 
 
+@pytest.mark.usefixtures("way")
 def test_records_larger_than_a_segment_are_stored_merged_and_kept(tmp_path: Path) -> None:
     value = os.urandom(3 << 20)
     with Bitcask(tmp_path, segment_bytes=4096) as cask:
@@ -171,6 +178,7 @@ def test_records_larger_than_a_segment_are_stored_merged_and_kept(tmp_path: Path
         assert contents(cask) == before
 
 
+@pytest.mark.usefixtures("way")
 def test_merging_keeps_the_content_and_gives_back_the_space(tmp_path: Path) -> None:
     with Bitcask(tmp_path, segment_bytes=4096) as cask:
         for number in range(2000):
@@ -185,6 +193,124 @@ def test_merging_keeps_the_content_and_gives_back_the_space(tmp_path: Path) -> N
     assert check(tmp_path) == []
     with Bitcask(tmp_path, segment_bytes=4096) as cask:
         assert (contents(cask), cask.expires, cask.applied) == (before, expires, index)
+
+
+class Observed(QuickDisk):
+    """Notes what is made and removed, and how much is read."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.removed: list[str] = []
+        self.read_bytes = 0
+
+    def create(self, path: Path, size: int = 0) -> int:
+        self.made.append(path.name)
+        return super().create(path, size)
+
+    def unlink(self, path: Path) -> None:
+        super().unlink(path)
+        self.removed.append(path.name)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        self.read_bytes += size
+        return super().read(fd, size, offset)
+
+
+def fill(cask: Bitcask, keys: int, count: int) -> None:
+    """Puts of 1,000 bytes to `keys` keys by turns."""
+    for number in range(count):
+        cask.put(b"key:%d" % (number % keys), b"%d" % number * 200)
+
+
+def test_a_file_that_is_mostly_dead_is_merged_without_being_read_and_without_a_hint(tmp_path: Path) -> None:
+    disk = Observed()
+    with Bitcask(tmp_path, segment_bytes=4 << 20, disk=disk) as cask:
+        fill(cask, keys=20, count=8000)
+        before = contents(cask)
+        assert len(cask.files) > 1
+        file_bytes, disk.read_bytes = cask.file_bytes, 0
+        for task in cask.maintain():
+            if task is not None:
+                task()
+        assert cask.file_bytes < file_bytes - 3 * (1 << 20)
+        assert disk.read_bytes < file_bytes / 4
+        assert contents(cask) == before
+    assert "000001.0.hint.tmp" not in disk.made
+    with Bitcask(tmp_path, segment_bytes=4 << 20) as cask:
+        assert contents(cask) == before
+
+
+def test_a_file_that_is_in_use_gets_its_hint(tmp_path: Path) -> None:
+    disk = Observed()
+    with Bitcask(tmp_path, segment_bytes=4 << 20, disk=disk) as cask:
+        fill(cask, keys=8000, count=8000)
+        for task in cask.maintain():
+            if task is not None:
+                task()
+        assert [file.hinted for file in cask.files[:-1]] == [True] * (len(cask.files) - 1)
+    assert disk.made.count("000001.0.hint.tmp") == 1
+
+
+def test_merged_files_are_removed_off_the_loop(tmp_path: Path) -> None:
+    disk = Observed()
+    with Bitcask(tmp_path, segment_bytes=1 << 20, disk=disk) as cask:
+        fill(cask, keys=20, count=2000)
+        for task in cask.maintain():
+            gone = len(disk.removed)
+            if task is not None:
+                task()
+                del disk.removed[gone:]
+        assert disk.removed == []
+        assert not (tmp_path / "000001.0.data").exists()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.usefixtures("way")
+def test_a_damaged_record_in_use_ends_a_merge_and_changes_nothing(tmp_path: Path, large: bool) -> None:
+    with Bitcask(tmp_path, segment_bytes=4 << 20) as cask:
+        cask.put(b"kept", b"1" * (2 << 20 if large else 100))
+        fill(cask, keys=20, count=6000)
+        path = tmp_path / "000001.0.data"
+        with path.open("r+b") as file:
+            file.seek(200)
+            file.write(b"x")
+        before = {key: cask.get(key) for key in cask if key != b"kept"}
+        with pytest.raises(Damaged, match=r"000001\.0\.data.* not intact"):
+            cask.merge()
+        assert {key: cask.get(key) for key in cask if key != b"kept"} == before
+        assert path.exists()
+        assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_counted_while_writing_is_what_the_files_hold(tmp_path: Path) -> None:
+    def counts(cask: Bitcask) -> list[tuple[int, int, int]]:
+        return [(file.rows, file.put_bytes, file.tombstone_bytes) for file in cask.files]
+
+    with Bitcask(tmp_path, segment_bytes=4096) as cask:
+        keys = [b"a", b"b", b"a"]
+        sizes, records = encode_puts(keys, [b"1", b"22", b"333"])
+        cask.append_puts(1, 1, 0, list(map(cask.bucket_of, keys)), keys, sizes, records)
+        for number in range(100):
+            cask.put(b"%d" % number, b"x" * 50, expire_ms=number % 2)
+            if number % 10 == 0:
+                cask.delete(b"%d" % number)
+        written = counts(cask)
+    assert len(written) > 2
+    assert sum(tombstone_bytes for _, _, tombstone_bytes in written) > 0
+    with Bitcask(tmp_path, segment_bytes=4096, merge_dead_ratio=1) as cask:
+        assert counts(cask) == written
+        cask.merge()  # nothing is worth it
+        assert all(file.hinted for file in cask.files[:-1])
+        assert counts(cask) == written
+        batch = cask.batch()
+        batch.put(b"a", b"1")
+        batch.clear()
+        batch.put(b"b", b"2")
+        cask.commit(batch, cask.applied + 1, 1, 0)
+        cleared = counts(cask)
+        assert sum(tombstone_bytes for _, _, tombstone_bytes in cleared[len(written) - 1 :]) > 0
+    with Bitcask(tmp_path, segment_bytes=4096) as cask:
+        assert counts(cask) == cleared
 
 
 def test_tombstones_go_once_nothing_older_can_need_them(tmp_path: Path) -> None:
@@ -234,6 +360,7 @@ def test_maintenance_that_was_dropped_goes_on_where_it_was(tmp_path: Path) -> No
         assert all(file.hinted for file in cask.files[:-1])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("clears", [False, True])
 def test_writes_between_any_two_slices_of_maintenance_are_kept(tmp_path: Path, clears: bool) -> None:
     steps = 0

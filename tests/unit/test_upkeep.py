@@ -81,12 +81,12 @@ def test_what_is_written_during_long_background_work_is_synced_meanwhile(replica
     unsynced: list[int] = []
 
     def meanwhile() -> None:
-        if len(unsynced) < 40:
+        if len(unsynced) < 20:
             unsynced.append(cask.applied - cask.synced)
             write(replica, 1)
 
-    write(replica, (64 << 10) // FRAME_BYTES + 2)  # a file is full, and wants to be sealed and hinted
+    write(replica, (64 << 10) // FRAME_BYTES + 2)  # a file is full, and wants to be sealed, counted and merged
     replica.upkeep._worker.meanwhile = meanwhile  # type: ignore[attr-defined]
     keep_up(replica)
-    assert len(unsynced) == 40
+    assert len(unsynced) == 20
     assert max(unsynced) <= SYNC_BYTES // FRAME_BYTES
