@@ -23,11 +23,11 @@ from respkv.raft.messages import ACK
 from respkv.raft.receiving import Receiving
 from respkv.raft.sending import Sending
 from respkv.shard.proposer import Proposer
-from tests.unit import test_group as group_tests
-from tests.unit import test_proposer as proposer_tests
+from tests.unit import test_group, test_group_elections, test_group_flow, test_proposer
 from tests.unit.raft_world import World
+from tests.unit.worlds import applied
 
-make = group_tests.make
+make = test_group.make
 
 Make = Callable[..., World]
 Patch = pytest.MonkeyPatch
@@ -48,7 +48,7 @@ def a_restarted_replica_applies_nothing_that_no_quorum_has_confirmed(make: Make)
     leader.saved = []
     leader.start()
     world.run(3.0)
-    assert group_tests.applied(leader) == []
+    assert applied(leader) == []
 
 
 def more_commands_than_a_pipe_holds_are_taken(make: Make) -> None:
@@ -59,7 +59,7 @@ def more_commands_than_a_pipe_holds_are_taken(make: Make) -> None:
         world.write(*[b""] * 1000, on=leader)
         world.run(0.01)
     world.settle()
-    assert len(group_tests.applied(leader)) == count
+    assert len(applied(leader)) == count
 
 
 def an_entry_of_any_kind_is_applied_in_its_place(make: Make) -> None:
@@ -243,62 +243,62 @@ HOLES = [
     Hole(
         1,
         "commands of 108 sizes near multiples of 64 KiB never replicate",
-        group_tests.test_entries_of_all_sizes_around_multiples_of_64_kib_replicate,
+        test_group.test_entries_of_all_sizes_around_multiples_of_64_kib_replicate,
         library_sends,
         (2 << 16,),
     ),
     Hole(
         2,
         "a message without a log match moves the commit index over a conflicting log",
-        group_tests.test_the_commit_index_never_passes_what_was_verified_against_the_leader,
+        test_group.test_the_commit_index_never_passes_what_was_verified_against_the_leader,
         everything_counts_as_verified,
     ),
     Hole(
         3,
         "a snapshot drops acknowledged entries behind it",
-        group_tests.test_a_snapshot_keeps_what_the_log_holds_behind_it,
+        test_group_flow.test_a_snapshot_keeps_what_the_log_holds_behind_it,
         a_snapshot_drops_the_log,
     ),
     Hole(
         5,
         "an acknowledgement of term 1 commits in term 3",
-        group_tests.test_an_acknowledgement_of_another_term_counts_for_nothing,
+        test_group.test_an_acknowledgement_of_another_term_counts_for_nothing,
         terms_of_acknowledgements_are_not_looked_at,
     ),
     Hole(
         6,
         "a vote that arrives twice counts twice",
-        group_tests.test_a_vote_that_arrives_twice_counts_once,
+        test_group.test_a_vote_that_arrives_twice_counts_once,
         votes_are_not_told_apart,
     ),
     Hole(
         7,
         "a late acknowledgement steps the next index back, and what is sent again",
-        group_tests.test_an_acknowledgement_of_the_first_of_two_messages_does_not_send_the_second_again,
+        test_group.test_an_acknowledgement_of_the_first_of_two_messages_does_not_send_the_second_again,
         old_answers_step_back,
     ),
     Hole(
         7,
         "truncates what the follower has acknowledged",
-        group_tests.test_an_append_that_is_old_or_repeated_truncates_nothing,
+        test_group.test_an_append_that_is_old_or_repeated_truncates_nothing,
         entries_that_are_there_go_to_the_library,
     ),
     Hole(
         8,
         "an exception in apply is swallowed and the entry retried",
-        group_tests.test_an_exception_in_apply_escapes_the_pump_and_the_entry_is_not_counted_as_applied,
+        test_group.test_an_exception_in_apply_escapes_the_pump_and_the_entry_is_not_counted_as_applied,
         exceptions_in_apply_are_swallowed,
     ),
     Hole(
         9,
         "a leader that steps down never answers what is pending",
-        proposer_tests.test_a_proposal_without_a_majority_ends_as_may_have_been_applied_and_may_be_so,
+        test_proposer.test_a_proposal_without_a_majority_ends_as_may_have_been_applied_and_may_be_so,
         nobody_looks_for_lost_batches,
     ),
     Hole(
         10,
         "a forwarded command that is lost is never answered",
-        proposer_tests.test_a_forwarded_batch_whose_answer_never_comes_ends_as_may_have_been_applied,
+        test_proposer.test_a_forwarded_batch_whose_answer_never_comes_ends_as_may_have_been_applied,
         nothing_ends_by_itself,
     ),
     Hole(
@@ -316,20 +316,20 @@ HOLES = [
     Hole(
         13,
         "a restarted replica votes twice in a term",
-        group_tests.test_a_restarted_replica_votes_for_no_second_candidate_of_the_term,
+        test_group.test_a_restarted_replica_votes_for_no_second_candidate_of_the_term,
         term_and_vote_are_not_written,
         (False,),
     ),
     Hole(
         14,
         "a replica that comes back deposes a healthy leader",
-        group_tests.test_a_replica_that_was_cut_off_does_not_depose_the_leader_when_it_comes_back,
+        test_group_elections.test_a_replica_that_was_cut_off_does_not_depose_the_leader_when_it_comes_back,
         nobody_asks_before_an_election,
     ),
     Hole(
         14,
         "and is given votes while the leader is heard",
-        group_tests.test_no_vote_is_given_while_a_leader_was_heard_within_the_minimum_election_timeout,
+        test_group_elections.test_no_vote_is_given_while_a_leader_was_heard_within_the_minimum_election_timeout,
         votes_are_given_while_a_leader_is_heard,
     ),
     Hole(
@@ -341,7 +341,7 @@ HOLES = [
     Hole(
         17,
         "leadership is not handed over while anything is unacknowledged",
-        group_tests.test_leadership_is_handed_over_while_writes_come,
+        test_group_elections.test_leadership_is_handed_over_while_writes_come,
         leadership_goes_the_librarys_way,
         (0,),
     ),
@@ -354,7 +354,7 @@ HOLES = [
     Hole(
         19,
         "a follower that lags is sent the whole tail at once",
-        group_tests.test_what_is_under_way_to_a_follower_is_bounded,
+        test_group_flow.test_what_is_under_way_to_a_follower_is_bounded,
         nothing_bounds_what_is_under_way,
     ),
 ]
@@ -379,7 +379,7 @@ def test_without_what_closes_it_the_hole_is_open(make: Make, monkeypatch: Patch,
 
 
 def _for(hole: Hole, make: Make) -> Make:
-    if hole.scenario.__module__ != proposer_tests.__name__:
+    if hole.scenario.__module__ != test_proposer.__name__:
         return make
     return lambda *args, **options: make(*args, proposers=True, **options)
 

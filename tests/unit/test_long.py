@@ -17,11 +17,11 @@ from respkv.raft.messages import APPEND
 from respkv.shard import long as shard_long
 from respkv.storage import Bitcask
 from respkv.storage.errors import Damaged
-from tests.unit import test_proposer as proposer_tests
+from tests.unit import test_proposer
 from tests.unit.raft_world import Client, World, WorldNode, reads, writes
-from tests.unit.test_proposer import idle, outcome
+from tests.unit.worlds import idle, outcome
 
-make = proposer_tests.make
+make = test_proposer.make
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +205,7 @@ def test_replies_to_forwarded_reads_come_in_messages_of_bounded_size(
     leader, follower = world.leader(), world.followers()[0]
     monkeypatch.setattr(leader.machine, "read", lambda args: bytes(400))
     world.record = True
-    client = proposer_tests.reads(follower, 20)
+    client = reads(follower, 20)
     world.settle(1.0)
     assert client.ended == 1
     assert client.answers == dict.fromkeys(range(20), bytes(400))
