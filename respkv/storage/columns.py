@@ -16,8 +16,8 @@ from respkv.contents import Contents
 from respkv.storage import record
 from respkv.storage.record import CRC_RESIDUE, HEADER_BYTES, OVERHEAD_BYTES, PLAIN, BadRecord
 
-PIECE_BYTES = 128 << 10
-"""So much is taken apart at once: about a millisecond's worth of small records."""
+PIECE_BYTES = 32 << 10
+"""So much is taken apart at once: about two milliseconds' worth of the smallest records."""
 LARGE_BYTES = 1 << 20
 """Records from this size on are verified and copied off the loop."""
 

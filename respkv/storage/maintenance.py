@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
 
 NEVER = float("-inf")
+SLICE_HEADERS = 500  # of records whose size the keydir does not know
 SMALL_FILES = 4
 """So many adjacent small files are merged even when nothing in them is dead. Small: an eighth of a segment at most."""
 _EMPTY_BYTES = FILE_HEAD_BYTES + FRAME_HEAD_BYTES
@@ -100,11 +101,11 @@ class Maintenance:
                 yield from self._tally()
             elif self._choice_due:
                 run = self._choose()
+                self._choice_due = False  # should the merge fail, other work goes on, and the next tally tries again
                 if run:
                     hides = not all(older.clean for older in cask.files[: cask.files.index(run[0])])
                     yield from Merge(cask, run, hides).steps()
-                else:
-                    self._choice_due = False
+                    self._choice_due = True
             elif unhinted := [file for file in finished if not file.hinted]:
                 yield from self._write_hint(unhinted[0])
             else:
@@ -179,21 +180,25 @@ class Maintenance:
         self._tallied_at = cask.written_bytes
         live: Counter[int] = Counter()
         for part in locations(cask.buckets):
-            self._add_up(part, live)
-            yield None
+            yield from self._add_up(part, live)
         for file in counted:
             file.live_bytes = live[file.number]
             file.tallied = True
         self._choice_due = True
 
-    def _add_up(self, part: list[int], live: Counter[int]) -> None:
+    def _add_up(self, part: list[int], live: Counter[int]) -> Steps:
+        headers = 0
         for location in part:
             size = location & SIZE_MASK
             if size == SIZE_MASK:
+                headers += 1
+                if headers % SLICE_HEADERS == 0:
+                    yield None
                 file = self._cask.numbered[location >> NUMBER_SHIFT]
                 if file is not None:
                     size = record.size_at(file.contents(ahead_bytes=0), offset_of(location))
             live[location >> NUMBER_SHIFT] += size
+        yield None
 
     # ------------------------------------------------------------------ choice
 

@@ -41,6 +41,9 @@ log = structlog.get_logger(__name__)
 _KEYS_PER_RECORD = 8
 """So many keys of the keydir are gone over in the time that one record takes to be read, looked up and left out."""
 
+_DENSE = 8
+"""Where a smaller part of a file is in use it is not read ahead."""
+
 
 class Merge:
     """The merge of `run`. `hides` says whether older files may hold records that its tombstones are to hide."""
@@ -77,7 +80,8 @@ class Merge:
         yield Task(self._sync_directory)
         yield from self._relocate(merged.number)
         self._retire_originals()
-        yield Task(self._remove_originals)
+        for file in self._run:  # one at a time: to free what the system holds of a file takes a while
+            yield Task(partial(self._remove, file))
         before = sum(file.length for file in self._run)
         log.info("merged", file=str(merged.path), files=len(self._run), bytes_before=before, bytes_after=merged.length)
 
@@ -105,10 +109,10 @@ class Merge:
             yield from self._copy_found(file, found[file.number])
 
     def _copy_found(self, file: DataFile, found: Pieces) -> Steps:
-        contents = file.contents()
+        dense = file.live_bytes * _DENSE >= file.length
+        contents = file.contents() if dense else file.contents(ahead_bytes=0)
         rows: list[Row] = []
         parts: list[bytes] = []
-        size_bytes = 0
         for location in found.in_order():
             offset, size = offset_of(location), location & SIZE_MASK
             if size == SIZE_MASK:
@@ -122,10 +126,9 @@ class Merge:
                 raise Damaged(file.path, offset, "a record is not intact")
             rows.append(row_at(data, 0, offset, size))
             parts.append(data)
-            size_bytes += size
-            if len(rows) >= SLICE_RECORDS or size_bytes >= SLICE_BYTES:
+            if len(rows) >= SLICE_RECORDS or offset + size - rows[0][3] >= SLICE_BYTES:  # with what is passed over
                 self._copy_rows(file, rows, parts)
-                rows, parts, size_bytes = [], [], 0
+                rows, parts = [], []
                 yield None
         if rows:
             self._copy_rows(file, rows, parts)
@@ -245,16 +248,14 @@ class Merge:
             self._cask.numbered[file.number] = None
             file.retire()
 
-    def _remove_originals(self) -> None:
-        """Blocks: the system has to free what it holds of them."""
-        for file in self._run:
-            for path in (file.hint_path, file.path):
-                try:
-                    self._disk.unlink(path)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:  # a leftover: gone at the next opening
-                    log.warning("merged file not removed", file=str(path), error=str(error))
+    def _remove(self, file: DataFile) -> None:
+        for path in (file.hint_path, file.path):
+            try:
+                self._disk.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # a leftover: gone at the next opening
+                log.warning("merged file not removed", file=str(path), error=str(error))
 
     def _give_up(self) -> None:
         """Undoes what has been done, as far as the disk allows."""
