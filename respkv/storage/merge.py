@@ -42,7 +42,7 @@ _KEYS_PER_RECORD = 8
 """So many keys of the keydir are gone over in the time that one record takes to be read, looked up and left out."""
 
 _DENSE = 8
-"""Where a smaller part of a file is in use it is not read ahead."""
+"""Where a smaller part of a stretch is in use each record is read by itself."""
 
 
 class Merge:
@@ -109,10 +109,8 @@ class Merge:
             yield from self._copy_found(file, found[file.number])
 
     def _copy_found(self, file: DataFile, found: Pieces) -> Steps:
-        dense = file.live_bytes * _DENSE >= file.length
-        contents = file.contents() if dense else file.contents(ahead_bytes=0)
-        rows: list[Row] = []
-        parts: list[bytes] = []
+        contents = file.contents(ahead_bytes=0)
+        near: list[tuple[int, int]] = []
         for location in found.in_order():
             offset, size = offset_of(location), location & SIZE_MASK
             if size == SIZE_MASK:
@@ -121,18 +119,28 @@ class Merge:
                 yield from verify_large(file, contents, offset, offset + size)
                 yield Task(partial(self._copy_large, file, contents, row_at(contents, offset, offset, size)))
                 continue
-            data = contents[offset : offset + size]
+            if near and (len(near) >= SLICE_RECORDS or offset + size - near[0][0] > SLICE_BYTES):
+                self._copy_near(file, contents, near)
+                near = []
+                yield None
+            near.append((offset, size))
+        if near:
+            self._copy_near(file, contents, near)
+            yield None
+
+    def _copy_near(self, file: DataFile, contents: Contents, places: list[tuple[int, int]]) -> None:
+        """Copies the records at these (offset, size), in order and not far apart. Raises `Damaged`."""
+        start, end = places[0][0], sum(places[-1])
+        if sum(size for _, size in places) * _DENSE >= end - start:
+            span = contents[start:end]
+            records = [span[offset - start : offset - start + size] for offset, size in places]
+        else:
+            records = [contents[offset : offset + size] for offset, size in places]
+        for (offset, _), data in zip(places, records, strict=True):
             if crc32(data) != record.CRC_RESIDUE:
                 raise Damaged(file.path, offset, "a record is not intact")
-            rows.append(row_at(data, 0, offset, size))
-            parts.append(data)
-            if len(rows) >= SLICE_RECORDS or offset + size - rows[0][3] >= SLICE_BYTES:  # with what is passed over
-                self._copy_rows(file, rows, parts)
-                rows, parts = [], []
-                yield None
-        if rows:
-            self._copy_rows(file, rows, parts)
-            yield None
+        rows = [row_at(data, 0, offset, size) for (offset, size), data in zip(places, records, strict=True)]
+        self._copy_rows(file, rows, records)
 
     def _copy_by_reading(self) -> Steps:
         for file in self._run:
