@@ -63,8 +63,11 @@ def test_lost_appends_are_sent_again_without_a_new_link(make: Callable[..., Worl
     world.intercept = lambda source, target, message: not (message[0] == APPEND and message[7])
     index = world.write(*[b"%d" % n for n in range(10)])
     world.run(0.15)
+    assert leader.group.commit < index
     world.intercept = lambda source, target, message: True
     world.run_until(lambda: leader.group.commit == index)
+    world.settle()
+    assert all(applied(node) == [b"%d" % n for n in range(10)] for node in world.nodes.values())
 
 
 def test_lost_appends_are_sent_again_even_if_they_fill_the_window(
