@@ -33,7 +33,7 @@ from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
 from respkv.storage.datafile import DataFile, lock
 from respkv.storage.errors import Damaged, Failed
 from respkv.storage.frame import FRAME_HEAD_BYTES, FileHead, encode_head
-from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate, offset_of
 from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
 from respkv.storage.record import Record, pieces_of
@@ -194,7 +194,7 @@ class Bitcask:
         location = self.buckets[self.bucket_of(key) if bucket is None else bucket].get(key)
         if location is None:
             return None
-        size, offset = location & SIZE_MASK, location >> OFFSET_SHIFT & OFFSET_MASK
+        size, offset = location & SIZE_MASK, offset_of(location)
         file = self._file_of(location)
         try:
             if size < SIZE_MASK:
@@ -214,7 +214,7 @@ class Bitcask:
             return b""
         try:
             contents = self._file_of(location).contents(ahead_bytes=0)
-            return record.fingerprint_at(contents, location >> OFFSET_SHIFT & OFFSET_MASK)
+            return record.fingerprint_at(contents, offset_of(location))
         except Damaged as error:
             raise self._damage(location, error) from error
 
@@ -223,7 +223,7 @@ class Bitcask:
         location = self.buckets[bucket].get(key, 0)
         if location & SIZE_MASK < SIZE_MASK:
             return None
-        file, offset = self._file_of(location), location >> OFFSET_SHIFT & OFFSET_MASK
+        file, offset = self._file_of(location), offset_of(location)
         damaged = partial(self._damage, location)
         try:
             record_type, expire_ms, _, value_bytes = record.header_at(file.contents(ahead_bytes=0), offset)
@@ -240,7 +240,7 @@ class Bitcask:
 
     def _damage(self, location: int, error: OSError | Damaged | None = None) -> Damaged:
         reason = "a record that is in use " + ("is not intact" if error is None else f"cannot be read: {error}")
-        damaged = Damaged(self._file_of(location).path, location >> OFFSET_SHIFT & OFFSET_MASK, reason)
+        damaged = Damaged(self._file_of(location).path, offset_of(location), reason)
         self.on_damage(damaged)
         return damaged
 

@@ -125,9 +125,11 @@ def _open(path: Path, name: Name, newest: bool) -> tuple[DataFile | None, list[F
 
 def _base_index(path: Path, name: Name) -> int:
     """The index that the file before must reach; -1 if the head cannot tell."""
-    with (path / f"{name}{DATA_SUFFIX}").open("rb") as file:
-        head = FileHead.decode(file.read(FILE_HEAD_BYTES))
-    return -1 if head is None else head.base_index
+    file, _ = _open(path, name, newest=True)
+    if file is None:
+        return -1
+    file.close()
+    return file.head.base_index
 
 
 def _check_content(file: DataFile, behind: int | None, has_hint: bool) -> list[Finding]:

@@ -6,11 +6,12 @@ may have been overwritten since; but nothing is missed: a record in a finished f
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 
 from respkv.storage.columns import OFFSET_SHIFT
 from respkv.storage.datafile import DataFile
-from respkv.storage.keydir import NUMBER_SHIFT, OFFSET_MASK
+from respkv.storage.keydir import NUMBER_SHIFT
 
 SLICE_KEYS = 4000
 _BUCKET_COST = 4  # an empty bucket takes a while, too; in keys
@@ -21,14 +22,10 @@ class Pieces:
     """Locations in one file, to be had in the order of their offsets."""
 
     def __init__(self) -> None:
-        self._pieces: dict[int, list[int]] = {}
+        self._pieces: defaultdict[int, list[int]] = defaultdict(list)
 
     def add(self, location: int) -> None:
-        piece = location >> _PIECE_SHIFT
-        if piece in self._pieces:
-            self._pieces[piece].append(location)
-        else:
-            self._pieces[piece] = [location]
+        self._pieces[location >> _PIECE_SHIFT].append(location)
 
     def in_order(self) -> Iterator[int]:
         """Each once; they are gone then."""
@@ -60,7 +57,3 @@ def find(buckets: list[dict[bytes, int]], files: Iterable[DataFile]) -> Generato
                 wanted.add(location)
         yield None
     return pieces
-
-
-def offset_of(location: int) -> int:
-    return location >> OFFSET_SHIFT & OFFSET_MASK

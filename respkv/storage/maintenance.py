@@ -25,8 +25,8 @@ from respkv.storage.columns import SIZE_MASK
 from respkv.storage.datafile import TEMPORARY_SUFFIX, DataFile
 from respkv.storage.frame import FILE_HEAD_BYTES, FRAME_HEAD_BYTES, SEAL_MAGIC, encode_head
 from respkv.storage.hint import Hint
-from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT
-from respkv.storage.live import locations, offset_of
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, offset_of
+from respkv.storage.live import locations
 from respkv.storage.merge import Merge
 from respkv.storage.slices import Steps, Task, slices
 

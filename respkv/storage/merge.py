@@ -29,8 +29,8 @@ from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, 
 from respkv.storage.errors import Damaged
 from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
 from respkv.storage.hint import Hint
-from respkv.storage.keydir import NUMBER_SHIFT, locate
-from respkv.storage.live import Pieces, find, offset_of
+from respkv.storage.keydir import NUMBER_SHIFT, locate, offset_of
+from respkv.storage.live import Pieces, find
 from respkv.storage.slices import SLICE_BYTES, SLICE_RECORDS, Steps, Task, slices, verify_large
 
 if TYPE_CHECKING:
@@ -104,9 +104,11 @@ class Merge:
         return sum(map(len, self._cask.buckets)) <= _KEYS_PER_RECORD * dead
 
     def _copy_in_use(self) -> Steps:
-        found = yield from find(self._cask.buckets, self._run)
-        for file in self._run:
-            yield from self._copy_found(file, found[file.number])
+        used = [file for file in self._run if file.live_bytes]  # a tally is never too low: there is nothing in others
+        if used:
+            found = yield from find(self._cask.buckets, used)
+            for file in used:
+                yield from self._copy_found(file, found[file.number])
 
     def _copy_found(self, file: DataFile, found: Pieces) -> Steps:
         contents = file.contents(ahead_bytes=0)

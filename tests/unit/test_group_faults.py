@@ -24,6 +24,7 @@ from tests.unit.raft_world import Broken, World, WorldNode
 SEEDS = int(os.environ.get("RESPKV_SEEDS", "400"))  # read at import: the tests themselves see no RESPKV_ variables
 SECONDS_MAX = 12.0 if SEEDS == 400 else float("inf")
 STEPS = 30
+FAULTS = ("cut", "silent", "heal", "flap", "crash", "start", "lead", "trim", "pause")
 
 
 def memory_directory(fallback: Path) -> Path:
@@ -33,20 +34,28 @@ def memory_directory(fallback: Path) -> Path:
 
 def disturb(world: World, rng: random.Random) -> None:
     """One thing happens."""
+    event = rng.choice(("write",) * 3 + tuple(fault for fault in FAULTS if fault != "flap"))
+    if event == "write":
+        for leader in world.leaders_now():
+            size = rng.choice((1, 1, 50, 9000))
+            world.write(*[b"%d" % rng.getrandbits(40) * size for _ in range(rng.randint(1, 5))], on=leader)
+    else:
+        inflict(world, rng, event)
+
+
+def inflict(world: World, rng: random.Random, fault: str) -> None:
+    """One of `FAULTS`."""
     up = [node for node in world.nodes.values() if node.up]
-    node = rng.choice(up)
-    names = list(world.names)
-    match rng.choice(("write", "write", "write", "cut", "silent", "heal", "crash", "start", "lead", "trim", "pause")):
-        case "write":
-            for leader in world.leaders_now():
-                size = rng.choice((1, 1, 50, 9000))
-                world.write(*[b"%d" % rng.getrandbits(40) * size for _ in range(rng.randint(1, 5))], on=leader)
+    node, names = rng.choice(up), list(world.names)
+    match fault:
         case "cut" | "silent" as kind:
             rng.shuffle(names)
             split = rng.randint(1, len(names) - 1)
             world.partition("".join(names[:split]), "".join(names[split:]), notice=kind == "cut")
         case "heal":
             world.heal()
+        case "flap":
+            world.relink(*rng.sample(names, 2))
         case "crash" if len(up) > 1:
             node.crash()
         case "start":

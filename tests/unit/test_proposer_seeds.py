@@ -12,7 +12,7 @@ import pytest
 from respkv.raft.group import Clock
 from respkv.reply import RespError
 from tests.unit.raft_world import Broken, Client, Recorder, World, WorldNode, reads, writes
-from tests.unit.test_group_faults import memory_directory, restart
+from tests.unit.test_group_faults import FAULTS, inflict, memory_directory, restart
 from tests.unit.worlds import idle, outcome
 
 
@@ -46,34 +46,16 @@ class Trial:
     def step(self) -> None:
         world, rng = self.world, self.rng
         up = [node for node in world.nodes.values() if node.up]
-        node, names = rng.choice(up), list(world.names)
-        breaks = ("cut", "silent", "heal", "flap", "crash", "start", "lead", "trim", "pause")
-        match rng.choice(("write",) * 5 + ("read",) * 2 + breaks):
+        node = rng.choice(up)
+        match rng.choice(("write",) * 5 + ("read",) * 2 + FAULTS):
             case "write":
                 for writer in rng.sample(up, rng.randint(1, len(up))):
                     self.write(writer)
             case "read":
                 floor = self.acknowledged()
                 self.readers.append((reads(node, 2), node, node.life, floor))
-            case "cut" | "silent" as kind:
-                rng.shuffle(names)
-                split = rng.randint(1, len(names) - 1)
-                world.partition("".join(names[:split]), "".join(names[split:]), notice=kind == "cut")
-            case "heal":
-                world.heal()
-            case "flap":
-                world.relink(*rng.sample(names, 2))
-            case "crash" if len(up) > 1:
-                node.crash()
-            case "start":
-                restart(world, names)
-            case "lead":
-                for leader in world.leaders_now():
-                    leader.group.transfer(rng.choice([name for name in names if name != leader.name]))
-            case "trim":
-                node.trim()
-            case "pause":
-                node.pause(rng.random() * 1.5)
+            case fault:
+                inflict(world, rng, fault)
         world.supply_snapshots()
         world.run(rng.choice((0, 0.001, 0.004, 0.02, 0.1, 0.6)) * rng.random() * 2)
 
