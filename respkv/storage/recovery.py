@@ -295,11 +295,12 @@ class Recovery:
         self._disk.sync(file.fd)
 
     def _write_again(self, file: DataFile) -> None:
-        start, contents = file.length, file.contents()
+        """Writes again what no frame proves to be synced; if there is no such frame, from the head of the file on."""
+        start, contents = 0, file.contents()
         for frame in frames(contents, file.seed, FILE_HEAD_BYTES, file.length):
             if frame.index > self.synced_index:
-                start = frame.offset
                 break
+            start = frame.body_end
         for at in range(start, file.length, _COPY_BYTES):
             self._disk.write(file.fd, contents[at : min(at + _COPY_BYTES, file.length)], at)
 

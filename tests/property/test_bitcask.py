@@ -1,11 +1,13 @@
 """Bitcask against a dictionary, through power cuts: then the state is that of some commit, at least the last synced.
 
 `CrashDisk` keeps, beside the real files, what would be on the disk: synced content, and the writes and names still on
-their way. A power cut keeps any part of those: writes in any combination and torn, truncations and names in order.
+their way. A power cut keeps any part of those: writes in any combination and torn, truncations and names in order. A
+sync that fails drops the writes: they can be read as before, but no later sync takes them to the disk.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -62,6 +64,8 @@ class CrashDisk(Disk):
         self.open_files: dict[int, CrashFile] = {}
         self.calls_left = -1  # the power goes after so many calls; never when negative
         self.calls = 0
+        self.failing_sync = -1  # this sync fails, counted from 0
+        self.syncs = 0
         for path in sorted(root.rglob("*")):
             if path.is_file() and path.name != "lock":
                 self.adopt(path)
@@ -107,6 +111,10 @@ class CrashDisk(Disk):
     def sync(self, fd: int) -> None:
         self._call()
         file = self.open_files[fd]
+        self.syncs += 1
+        if self.syncs - 1 == self.failing_sync:
+            file.pending = [(at, data) for at, data in file.pending if data is None]
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         file.durable = file.after([True] * len(file.pending), _whole)
         file.pending = []
 
@@ -306,6 +314,43 @@ def test_a_power_cut_at_any_call_leaves_a_state_that_was(tmp_path: Path, part: i
             story.tell()
         abandon(story.cask)
         story.states.setdefault(0, {})
+        image = tmp_path / "image"
+        disk.power_cut(rng, image)
+        _survives(image, story, rng)
+        shutil.rmtree(image)
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_what_a_failed_sync_has_dropped_is_on_the_disk_once_the_log_is_open_again(tmp_path: Path, part: int) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    disk = CrashDisk(whole)
+    Story(whole, disk).tell()
+    syncs = disk.syncs
+    assert syncs > 40
+    for at in range(part, syncs, 4):
+        rng = random.Random(at)
+        root = tmp_path / str(at)
+        root.mkdir()
+        disk = CrashDisk(root)
+        disk.failing_sync = at
+        story = Story(root, disk)
+        with pytest.raises(OSError, match="Input/output error"):
+            story.tell()
+        abandon(story.cask)
+        story.states.setdefault(0, {})
+        cask = open_cask(root / "log", disk)
+        assert contents(cask) == story.states[cask.applied]
+        assert cask.applied >= story.synced
+        story.synced = cask.synced
+        assert story.synced == cask.applied
+        disk.calls_left = rng.randint(0, 12)
+        try:
+            cask.merge()
+        except PowerCutError:
+            pass
+        abandon(cask)
         image = tmp_path / "image"
         disk.power_cut(rng, image)
         _survives(image, story, rng)
