@@ -33,7 +33,7 @@ from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
 from respkv.storage.datafile import DataFile, lock
 from respkv.storage.errors import Damaged, Failed
 from respkv.storage.frame import FRAME_HEAD_BYTES, FileHead, encode_head
-from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate, offset_of
 from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
 from respkv.storage.record import Record, pieces_of
@@ -194,7 +194,7 @@ class Bitcask:
         location = self.buckets[self.bucket_of(key) if bucket is None else bucket].get(key)
         if location is None:
             return None
-        size, offset = location & SIZE_MASK, location >> OFFSET_SHIFT & OFFSET_MASK
+        size, offset = location & SIZE_MASK, offset_of(location)
         file = self._file_of(location)
         try:
             if size < SIZE_MASK:
@@ -214,7 +214,7 @@ class Bitcask:
             return b""
         try:
             contents = self._file_of(location).contents(ahead_bytes=0)
-            return record.fingerprint_at(contents, location >> OFFSET_SHIFT & OFFSET_MASK)
+            return record.fingerprint_at(contents, offset_of(location))
         except Damaged as error:
             raise self._damage(location, error) from error
 
@@ -223,7 +223,7 @@ class Bitcask:
         location = self.buckets[bucket].get(key, 0)
         if location & SIZE_MASK < SIZE_MASK:
             return None
-        file, offset = self._file_of(location), location >> OFFSET_SHIFT & OFFSET_MASK
+        file, offset = self._file_of(location), offset_of(location)
         damaged = partial(self._damage, location)
         try:
             record_type, expire_ms, _, value_bytes = record.header_at(file.contents(ahead_bytes=0), offset)
@@ -240,7 +240,7 @@ class Bitcask:
 
     def _damage(self, location: int, error: OSError | Damaged | None = None) -> Damaged:
         reason = "a record that is in use " + ("is not intact" if error is None else f"cannot be read: {error}")
-        damaged = Damaged(self._file_of(location).path, location >> OFFSET_SHIFT & OFFSET_MASK, reason)
+        damaged = Damaged(self._file_of(location).path, offset_of(location), reason)
         self.on_damage(damaged)
         return damaged
 
@@ -280,8 +280,10 @@ class Bitcask:
         if not len(slots) == len(keys) == len(sizes) or sum(sizes) != len(records):
             raise ValueError("slots, keys, sizes and records do not belong together")
         offset = self._append(records, index, term, clock_ms)
-        buckets = self.buckets
-        location = self._active.number << NUMBER_SHIFT | offset << OFFSET_SHIFT
+        buckets, active = self.buckets, self._active
+        active.rows += len(keys)
+        active.put_bytes += len(records)
+        location = active.number << NUMBER_SHIFT | offset << OFFSET_SHIFT
         if not sizes or max(sizes) < SIZE_MASK:
             for slot, key, size in zip(slots, keys, sizes):  # noqa: B905 (checked above)
                 buckets[slot][key] = location | size  # not +: a sum has a spare digit, which takes 16 bytes more
@@ -345,13 +347,15 @@ class Bitcask:
 
     def _take_over(self, batch: Batch, rows: list[tuple[bytes, int, int, int]], offset: int) -> None:
         """Points the keydir at the batch's records, which lie at `offset` of the active file."""
+        active, start, gone_bytes = self._active, offset, 0
         if batch.cleared:
             self._keydir.clear()
             self._cache.clear()
             self.expires = self._keydir.expires
-            offset += len(record.CLEAR_RECORD)
+            gone_bytes = len(record.CLEAR_RECORD)
+            offset += gone_bytes
             self._maintenance.expect_dead()
-        number = self._active.number
+        number = active.number
         put, delete, forget = self._keydir.put, self._keydir.delete, self._cache.pop
         for key, bucket, expire_ms, size in rows:
             forget(key, None)
@@ -360,7 +364,11 @@ class Bitcask:
                 offset += size
             else:
                 delete(bucket, key)
+                gone_bytes += record.OVERHEAD_BYTES + len(key)
                 offset += record.OVERHEAD_BYTES + len(key)
+        active.rows += len(rows) + batch.cleared
+        active.put_bytes += offset - start - gone_bytes
+        active.tombstone_bytes += gone_bytes
 
     def _append(self, body: bytes, index: int, term: int, clock_ms: int) -> int:
         """Writes one frame to the active file, or to a new one, and returns the offset of its first record."""
@@ -524,7 +532,7 @@ class Bitcask:
         Raises `Damaged`, of which `on_damage` is told.
         """
         try:
-            for file in [file for file in self.files if file.hinted]:
+            for file in [file for file in self.files if file.sealed]:
                 for step in slices(file):
                     yield step if isinstance(step, Task) else None
         except Damaged as damaged:

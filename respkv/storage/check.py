@@ -84,7 +84,7 @@ def _check(path: Path) -> list[Finding]:
     findings += [Finding(leftover, 0, "leftover", "will be removed") for leftover in listing.leftovers]
     index = 0
     salt: int | None = None
-    for name in listing.names:
+    for position, name in enumerate(listing.names):
         newest = name == listing.names[-1]
         file, head_findings = _open(path, name, newest)
         findings += head_findings
@@ -97,7 +97,8 @@ def _check(path: Path) -> list[Finding]:
             if file.head.base_index != index:
                 detail = f"starts after index {file.head.base_index}, not after {index}"
                 findings.append(Finding(file.path, 32, "damage" if file.sealed else "torn", detail))
-            findings += _check_content(file, newest, name in listing.hints)
+            behind = None if newest else _base_index(path, listing.names[position + 1])
+            findings += _check_content(file, behind, name in listing.hints)
             index = file.index
         except Damaged as damaged:
             findings.append(Finding(damaged.file, damaged.offset, "damage", damaged.reason))
@@ -122,8 +123,21 @@ def _open(path: Path, name: Name, newest: bool) -> tuple[DataFile | None, list[F
     return DataFile(file_path, name, head, 0, fd, size, Disk()), []
 
 
-def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding]:
-    """Frames, records, seal and hint of one file; leaves its last index in the file."""
+def _base_index(path: Path, name: Name) -> int:
+    """The index that the file before must reach; -1 if the head cannot tell."""
+    file, _ = _open(path, name, newest=True)
+    if file is None:
+        return -1
+    file.close()
+    return file.head.base_index
+
+
+def _check_content(file: DataFile, behind: int | None, has_hint: bool) -> list[Finding]:
+    """Frames, records, seal and hint of one file; leaves its last index in the file.
+
+    `behind` is the index at which the next file goes on, None if this is the newest. Where it goes on at the end of
+    this one's frames only the seal can be torn.
+    """
     offset = FILE_HEAD_BYTES
     bad_record: int | None = None
     expected = hint.Hint()
@@ -155,7 +169,8 @@ def _check_content(file: DataFile, newest: bool, has_hint: bool) -> list[Finding
         findings.append(Finding(file.path, bad_record or offset, "damage", "a sealed file is not whole"))
     elif not _is_zero(contents, offset):
         start = offset if bad_record is None else bad_record
-        findings.append(Finding(file.path, start, "torn" if newest else "damage", "not a whole frame"))
+        torn = behind is None or behind == file.index
+        findings.append(Finding(file.path, start, "torn" if torn else "damage", "not a whole frame"))
     return findings
 
 

@@ -16,8 +16,8 @@ from respkv.contents import Contents
 from respkv.storage import record
 from respkv.storage.record import CRC_RESIDUE, HEADER_BYTES, OVERHEAD_BYTES, PLAIN, BadRecord
 
-PIECE_BYTES = 128 << 10
-"""So much is taken apart at once: about a millisecond's worth of small records."""
+PIECE_BYTES = 32 << 10
+"""So much is taken apart at once: about two milliseconds' worth of the smallest records."""
 LARGE_BYTES = 1 << 20
 """Records from this size on are verified and copied off the loop."""
 
@@ -125,8 +125,13 @@ def _cut(data: bytes, at: int) -> Records:
     )
 
 
+def row_at(buffer: Contents | bytes, at: int, offset: int, size: int) -> Row:
+    """The row of the record at `buffer[at:]`, which has `size` bytes and lies at `offset` of its file."""
+    record_type, expire_ms, key_bytes, _ = record.header_at(buffer, at)
+    return record_type, expire_ms, buffer[at + HEADER_BYTES : at + HEADER_BYTES + key_bytes], offset, size
+
+
 def _large(buffer: Contents | bytes, start: int, size: int) -> Records:
-    record_type, expire_ms, key_bytes, _ = record.header_at(buffer, start)
-    key = buffer[start + HEADER_BYTES : start + HEADER_BYTES + key_bytes]
+    record_type, expire_ms, key, _, _ = row_at(buffer, start, start, size)
     is_plain = (record_type, expire_ms) == (record.STRING, 0)
     return Records([key], [start, start + size], {} if is_plain else {0: (record_type, expire_ms)})

@@ -25,16 +25,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from respkv.contents import AHEAD_BYTES, Contents
 from respkv.disk import Disk
+from respkv.storage import record
 from respkv.storage.errors import Damaged, Locked
 from respkv.storage.frame import FILE_HEAD_BYTES, FileHead
 
 if TYPE_CHECKING:
+    from respkv.storage.columns import Records
     from respkv.storage.hint import Hint
 
 DATA_SUFFIX = ".data"
 HINT_SUFFIX = ".hint"
 TEMPORARY_SUFFIX = ".tmp"
 
+_VALUELESS = (record.TOMBSTONE, record.CLEAR)
 _NAME = re.compile(r"(\d{6,})(?:-(\d{6,}))?\.(\d+)\.(data|hint)")
 
 
@@ -121,6 +124,7 @@ class DataFile:
         "pins",
         "put_bytes",
         "retired",
+        "rows",
         "sealed",
         "seed",
         "size",
@@ -147,8 +151,9 @@ class DataFile:
         self.named = False  # the directory entry is known to be on the disk
         self.sealed = False
         self.hinted = False
-        self.put_bytes = 0  # known once hinted: bytes of all records with a value, alive or not
-        self.tombstone_bytes = 0  # known once hinted
+        self.rows = 0  # of all records, alive or not; behind the last clear alone if they were counted by the hint
+        self.put_bytes = 0  # of all records with a value, alive or not
+        self.tombstone_bytes = 0  # of tombstones and clears
         self.tallied = False
         self.live_bytes = 0  # known once tallied: bytes of the records in use, as of then
         self.pins = 0  # sync points that may still use `fd`
@@ -188,8 +193,16 @@ class DataFile:
         """Whether all records with a value were in use at the last tally."""
         return self.tallied and self.live_bytes == self.put_bytes
 
+    def count(self, records: Records) -> None:
+        """Takes note of records that the file has."""
+        gone = sum(records.row(position)[4] for position, (kind, _) in records.specials.items() if kind in _VALUELESS)
+        self.rows += len(records.keys)
+        self.put_bytes += records.size - gone
+        self.tombstone_bytes += gone
+
     def take_sizes(self, hint: Hint) -> None:
         """Takes over what the file's hint knows about its records."""
+        self.rows = len(hint)
         self.put_bytes = hint.put_bytes
         self.tombstone_bytes = hint.tombstone_bytes
 

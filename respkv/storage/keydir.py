@@ -34,6 +34,10 @@ def locate(number: int, offset: int, size: int) -> int:
     return number << NUMBER_SHIFT | offset << OFFSET_SHIFT | size
 
 
+def offset_of(location: int) -> int:
+    return location >> OFFSET_SHIFT & OFFSET_MASK
+
+
 class Keydir:
     """The buckets and expiries of one `Bitcask`, and the ways in which records change them."""
 

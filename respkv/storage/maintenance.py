@@ -1,7 +1,8 @@
 """Background work on the log: what is to be done next, and doing it in slices.
 
 Files finish in the order of the log. When a new active file begins, the one before is *sealed* (fdatasync, seal frame,
-cut to its length, fdatasync) and gets its hint; from then on it never changes.
+cut to its length, fdatasync); from then on it never changes. It gets its hint unless it is merged first: where the same
+keys are written over and over, most of a file is dead by the time it is full, and is never read again.
 
 A *tally* goes over the keydir and adds up the bytes that live records take in each file; commits keep no such books. By
 the time it is used a tally can only be too high, for sealed files gain no records.
@@ -20,19 +21,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from respkv.storage import record
-from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
+from respkv.storage.columns import SIZE_MASK
 from respkv.storage.datafile import TEMPORARY_SUFFIX, DataFile
 from respkv.storage.frame import FILE_HEAD_BYTES, FRAME_HEAD_BYTES, SEAL_MAGIC, encode_head
 from respkv.storage.hint import Hint
-from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, offset_of
+from respkv.storage.live import locations
 from respkv.storage.merge import Merge
 from respkv.storage.slices import Steps, Task, slices
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
 
-SLICE_KEYS = 4000
-_BUCKET_COST = 4  # an empty bucket takes a while, too; in keys
+NEVER = float("-inf")
+SLICE_HEADERS = 500  # of records whose size the keydir does not know
 SMALL_FILES = 4
 """So many adjacent small files are merged even when nothing in them is dead. Small: an eighth of a segment at most."""
 _EMPTY_BYTES = FILE_HEAD_BYTES + FRAME_HEAD_BYTES
@@ -45,7 +47,7 @@ class Maintenance:
         self._cask = cask
         self._steps: Steps | None = None
         self._task: Task | None = None
-        self._tally_due_at = 0  # when so many bytes have been written
+        self._tallied_at = NEVER  # how many bytes had been written at the last tally
         self._choice_due = False
 
     def run(self) -> Iterator[Task | None]:
@@ -85,34 +87,33 @@ class Maintenance:
 
     def expect_dead(self) -> None:
         """Much may be dead now: has the next run count."""
-        self._tally_due_at = 0
+        self._tallied_at = NEVER
 
     def _work(self) -> Steps:
         cask = self._cask
         while True:
             while cask.discard():
                 yield None
-            file = next((file for file in cask.files[:-1] if not file.hinted), None)
-            if file is not None:
-                yield from self._finish(file)
-            elif len(cask.files) > 1 and cask.written_bytes >= self._tally_due_at:
+            finished = cask.files[:-1]
+            if unsealed := [file for file in finished if not file.sealed]:
+                yield from self._seal(unsealed[0])
+            elif finished and self._tally_is_due(finished):
                 yield from self._tally()
             elif self._choice_due:
                 run = self._choose()
+                self._choice_due = False  # should the merge fail, other work goes on, and the next tally tries again
                 if run:
                     hides = not all(older.clean for older in cask.files[: cask.files.index(run[0])])
                     yield from Merge(cask, run, hides).steps()
-                else:
-                    self._choice_due = False
+                    self._choice_due = True
+            elif unhinted := [file for file in finished if not file.hinted]:
+                yield from self._write_hint(unhinted[0])
             else:
                 return
 
-    # ------------------------------------------------------------------ sealing
+    # ------------------------------------------------------------------ finishing a file
 
-    def _finish(self, file: DataFile) -> Steps:
-        """Seals a file and writes its hint, whichever is missing."""
-        if not file.sealed:
-            yield from self._seal(file)
+    def _write_hint(self, file: DataFile) -> Steps:
         hint = Hint()
         for step in slices(file):
             if isinstance(step, Task):
@@ -167,38 +168,37 @@ class Maintenance:
 
     # ------------------------------------------------------------------ tally
 
+    def _tally_is_due(self, finished: list[DataFile]) -> bool:
+        """When a file is new, so that it is counted before it gets its hint; but seldom if there is much to count."""
+        cask = self._cask
+        every_bytes = cask.segment_bytes if all(file.tallied for file in finished) else cask.segment_bytes // 2
+        return cask.written_bytes - self._tallied_at >= max(every_bytes, cask.file_bytes // 8)
+
     def _tally(self) -> Steps:
         cask = self._cask
-        counted = [file for file in cask.files if file.hinted]
-        self._tally_due_at = cask.written_bytes + max(cask.segment_bytes, cask.file_bytes // 8)
+        counted = [file for file in cask.files if file.sealed]
+        self._tallied_at = cask.written_bytes
         live: Counter[int] = Counter()
-        keys = 0
-        for number in range(len(cask.buckets)):
-            keys += _BUCKET_COST
-            locations = list(cask.buckets[number].values())
-            for start in range(0, len(locations), SLICE_KEYS):
-                part = locations[start : start + SLICE_KEYS]
-                if keys + len(part) > SLICE_KEYS:
-                    keys = 0
-                    yield None
-                self._add_up(part, live)
-                keys += len(part)
-            if keys >= SLICE_KEYS:
-                keys = 0
-                yield None
+        for part in locations(cask.buckets):
+            yield from self._add_up(part, live)
         for file in counted:
             file.live_bytes = live[file.number]
             file.tallied = True
         self._choice_due = True
 
-    def _add_up(self, locations: list[int], live: Counter[int]) -> None:
-        for location in locations:
+    def _add_up(self, part: list[int], live: Counter[int]) -> Steps:
+        headers = 0
+        for location in part:
             size = location & SIZE_MASK
             if size == SIZE_MASK:
+                headers += 1
+                if headers % SLICE_HEADERS == 0:
+                    yield None
                 file = self._cask.numbered[location >> NUMBER_SHIFT]
                 if file is not None:
-                    size = record.size_at(file.contents(ahead_bytes=0), location >> OFFSET_SHIFT & OFFSET_MASK)
+                    size = record.size_at(file.contents(ahead_bytes=0), offset_of(location))
             live[location >> NUMBER_SHIFT] += size
+        yield None
 
     # ------------------------------------------------------------------ choice
 
@@ -209,7 +209,7 @@ class Maintenance:
         run_bytes = 0
         hides = hides_before_run = False
         for file in cask.files:
-            if not (file.hinted and file.tallied):
+            if not (file.sealed and file.tallied):
                 break
             if not run:
                 hides_before_run = hides
@@ -247,7 +247,7 @@ class Maintenance:
         first: DataFile | None = None
         cost = tombstones = 0
         for file in self._cask.files:
-            if not (file.hinted and file.tallied):
+            if not (file.sealed and file.tallied):
                 break
             if first is not None:
                 tombstones += file.tombstone_bytes

@@ -1,7 +1,8 @@
 """One merge: a run of adjacent sealed files becomes one file that stands for all of their ids, of the next generation.
 
 1. What is still needed is copied, in order, to a `.tmp` file: records that the keydir points at; tombstones and clears,
-   unless nothing older can be hiding behind them or (a tombstone) the key is there again.
+   unless nothing older can be hiding behind them or (a tombstone) the key is there again. The files are read from end
+   to end for it; but where the keydir is soon gone over, and no tombstone is needed, what is dead is not looked at.
 2. The whole log is synced: what made the other records dead must be on the disk before they go.
 3. The copy is synced, gets its hint and its name, and the directory is synced. From here on it counts.
 4. The keydir is pointed to the copies, where it still points to the originals.
@@ -15,23 +16,33 @@ from __future__ import annotations
 
 from array import array
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from respkv.checksum import crc32
 from respkv.contents import AHEAD_BYTES, Contents
 from respkv.storage import record
-from respkv.storage.columns import LARGE_BYTES, Records, Row
+from respkv.storage.columns import LARGE_BYTES, SIZE_MASK, Records, Row, row_at
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, TEMPORARY_SUFFIX, DataFile, Name
+from respkv.storage.errors import Damaged
 from respkv.storage.frame import FRAME_HEAD_BYTES, SEAL_MAGIC, FileHead, encode_head
 from respkv.storage.hint import Hint
-from respkv.storage.keydir import NUMBER_SHIFT, locate
-from respkv.storage.slices import SLICE_RECORDS, Steps, Task, slices
+from respkv.storage.keydir import NUMBER_SHIFT, locate, offset_of
+from respkv.storage.live import Pieces, find
+from respkv.storage.slices import SLICE_BYTES, SLICE_RECORDS, Steps, Task, slices, verify_large
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
 
 log = structlog.get_logger(__name__)
+
+_KEYS_PER_RECORD = 8
+"""So many keys of the keydir are gone over in the time that one record takes to be read, looked up and left out."""
+
+_DENSE = 8
+"""Where a smaller part of a stretch is in use each record is read by itself."""
 
 
 class Merge:
@@ -68,7 +79,9 @@ class Merge:
             raise
         yield Task(self._sync_directory)
         yield from self._relocate(merged.number)
-        self._remove_originals()
+        self._retire_originals()
+        for file in self._run:  # one at a time: to free what the system holds of a file takes a while
+            yield Task(partial(self._remove, file))
         before = sum(file.length for file in self._run)
         log.info("merged", file=str(merged.path), files=len(self._run), bytes_before=before, bytes_after=merged.length)
 
@@ -78,6 +91,60 @@ class Merge:
                 self._disk.unlink(path)
         self._fd = self._disk.create(self._data_tmp)
         self._write(self._head.encode())
+        yield from self._copy_in_use() if self._spares_reading() else self._copy_by_reading()
+        self._write(self._frame_head(0, SEAL_MAGIC))
+        last = self._run[-1]
+        self._hint.finish(self._length, last.index, last.term, last.clock_ms)
+
+    def _spares_reading(self) -> bool:
+        """Whether what is in use is found faster by way of the keydir, and is all that is needed."""
+        if self._hides and any(file.tombstone_bytes for file in self._run):
+            return False
+        dead = sum(file.rows * (1 - file.live_bytes / max(1, file.put_bytes)) for file in self._run)
+        return sum(map(len, self._cask.buckets)) <= _KEYS_PER_RECORD * dead
+
+    def _copy_in_use(self) -> Steps:
+        used = [file for file in self._run if file.live_bytes]  # a tally is never too low: there is nothing in others
+        if used:
+            found = yield from find(self._cask.buckets, used)
+            for file in used:
+                yield from self._copy_found(file, found[file.number])
+
+    def _copy_found(self, file: DataFile, found: Pieces) -> Steps:
+        contents = file.contents(ahead_bytes=0)
+        near: list[tuple[int, int]] = []
+        for location in found.in_order():
+            offset, size = offset_of(location), location & SIZE_MASK
+            if size == SIZE_MASK:
+                size = record.size_at(contents, offset)
+            if size >= LARGE_BYTES:
+                yield from verify_large(file, contents, offset, offset + size)
+                yield Task(partial(self._copy_large, file, contents, row_at(contents, offset, offset, size)))
+                continue
+            if near and (len(near) >= SLICE_RECORDS or offset + size - near[0][0] > SLICE_BYTES):
+                self._copy_near(file, contents, near)
+                near = []
+                yield None
+            near.append((offset, size))
+        if near:
+            self._copy_near(file, contents, near)
+            yield None
+
+    def _copy_near(self, file: DataFile, contents: Contents, places: list[tuple[int, int]]) -> None:
+        """Copies the records at these (offset, size), in order and not far apart. Raises `Damaged`."""
+        start, end = places[0][0], sum(places[-1])
+        if sum(size for _, size in places) * _DENSE >= end - start:
+            span = contents[start:end]
+            records = [span[offset - start : offset - start + size] for offset, size in places]
+        else:
+            records = [contents[offset : offset + size] for offset, size in places]
+        for (offset, _), data in zip(places, records, strict=True):
+            if crc32(data) != record.CRC_RESIDUE:
+                raise Damaged(file.path, offset, "a record is not intact")
+        rows = [row_at(data, 0, offset, size) for (offset, size), data in zip(places, records, strict=True)]
+        self._copy_rows(file, rows, records)
+
+    def _copy_by_reading(self) -> Steps:
         for file in self._run:
             if not file.live_bytes and not (self._hides and file.tombstone_bytes):
                 continue  # a tally is never too low: there is nothing in it
@@ -88,13 +155,10 @@ class Merge:
                 else:
                     rows = [row for records in step for row in self._needed(file, records)]
                     if rows and rows[0][4] >= LARGE_BYTES:
-                        yield Task(lambda: self._copy_large(file, contents, rows[0]))  # noqa: B023 (run before the loop goes on)
+                        yield Task(partial(self._copy_large, file, contents, rows[0]))
                     elif rows:
-                        self._copy_rows(file, contents, rows)
+                        self._copy_rows(file, rows, [contents[row[3] : row[3] + row[4]] for row in rows])
                     yield None
-        self._write(self._frame_head(0, SEAL_MAGIC))
-        last = self._run[-1]
-        self._hint.finish(self._length, last.index, last.term, last.clock_ms)
 
     def _needed(self, file: DataFile, records: Records) -> list[Row]:
         """Those that must not go."""
@@ -113,8 +177,8 @@ class Merge:
                     hiding.append(position)
         return [records.row(position) for position in sorted(needed + hiding)]
 
-    def _copy_rows(self, file: DataFile, contents: Contents, rows: list[Row]) -> None:
-        body = b"".join([contents[offset : offset + size] for _type, _expire, _key, offset, size in rows])
+    def _copy_rows(self, file: DataFile, rows: list[Row], records: list[bytes]) -> None:
+        body = b"".join(records)
         at = self._length + FRAME_HEAD_BYTES
         self._write(self._frame_head(len(body)) + body)
         for row in rows:
@@ -189,17 +253,19 @@ class Merge:
                     self._cask.relocate(key, original, base | place)
             yield None
 
-    def _remove_originals(self) -> None:
+    def _retire_originals(self) -> None:
         for file in self._run:
             self._cask.numbered[file.number] = None
             file.retire()
-            for path in (file.hint_path, file.path):
-                try:
-                    self._disk.unlink(path)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:  # a leftover: gone at the next opening
-                    log.warning("merged file not removed", file=str(path), error=str(error))
+
+    def _remove(self, file: DataFile) -> None:
+        for path in (file.hint_path, file.path):
+            try:
+                self._disk.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # a leftover: gone at the next opening
+                log.warning("merged file not removed", file=str(path), error=str(error))
 
     def _give_up(self) -> None:
         """Undoes what has been done, as far as the disk allows."""

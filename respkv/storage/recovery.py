@@ -179,6 +179,7 @@ class Recovery:
                 break
             for records in parts:
                 self._keydir.replay(file.number, records)
+                file.count(records)
             file.index, file.term, file.clock_ms = frame.index, frame.term, frame.clock_ms
             self.synced_index = max(self.synced_index, frame.synced_index)
             offset = frame.body_end

@@ -57,7 +57,7 @@ def slices(file: DataFile) -> Iterator[Task | list[Records]]:
                     yield parts
                     parts, count, size = [], 0, 0
                 if records.is_large:
-                    yield from _verify_large(contents, *records.starts)
+                    yield from verify_large(file, contents, *records.starts)
                     yield [records]
                     continue
                 parts.append(records)
@@ -71,9 +71,10 @@ def slices(file: DataFile) -> Iterator[Task | list[Records]]:
         yield parts
 
 
-def _verify_large(contents: Contents, start: int, end: int) -> Iterator[Task]:
+def verify_large(file: DataFile, contents: Contents, start: int, end: int) -> Iterator[Task]:
+    """The task that verifies the large record there; to be run before going on. Raises `Damaged`."""
     results: list[bool] = []
     task = Task(lambda: results.append(record.intact(contents, start, end - start)))
     yield task
     if results != [True]:
-        raise record.BadRecord(start)
+        raise Damaged(file.path, start, "a record is not intact")

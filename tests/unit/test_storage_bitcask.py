@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from respkv.disk import Disk
-from respkv.storage import Bitcask, Damaged, Failed, Locked, Record, check, encode_puts
+from respkv.storage import Bitcask, Damaged, Failed, Locked, Record, check, encode_puts, merge
 from respkv.storage.frame import SEAL_MAGIC
 
 
@@ -22,6 +22,12 @@ class QuickDisk(Disk):
     def sync(self, fd: int) -> None: ...
 
     def sync_dir(self, path: Path) -> None: ...
+
+
+@pytest.fixture(params=["by reading", "by the keydir"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How merges find what is in use, where they may choose."""
+    monkeypatch.setattr(merge, "_KEYS_PER_RECORD", 1 << 60 if request.param == "by the keydir" else -1)
 
 
 def contents(cask: Bitcask) -> dict[bytes, Record | None]:
@@ -153,6 +159,7 @@ def test_an_index_that_is_not_above_the_last_is_refused(tmp_path: Path, index: i
         cask.commit(cask.batch(), 4, 1, 1)
 
 
+@pytest.mark.usefixtures("way")
 def test_records_larger_than_a_segment_are_stored_merged_and_kept(tmp_path: Path) -> None:
     value = os.urandom(3 << 20)
     with Bitcask(tmp_path, segment_bytes=4096) as cask:
@@ -171,6 +178,7 @@ def test_records_larger_than_a_segment_are_stored_merged_and_kept(tmp_path: Path
         assert contents(cask) == before
 
 
+@pytest.mark.usefixtures("way")
 def test_merging_keeps_the_content_and_gives_back_the_space(tmp_path: Path) -> None:
     with Bitcask(tmp_path, segment_bytes=4096) as cask:
         for number in range(2000):
@@ -234,6 +242,7 @@ def test_maintenance_that_was_dropped_goes_on_where_it_was(tmp_path: Path) -> No
         assert all(file.hinted for file in cask.files[:-1])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("clears", [False, True])
 def test_writes_between_any_two_slices_of_maintenance_are_kept(tmp_path: Path, clears: bool) -> None:
     steps = 0

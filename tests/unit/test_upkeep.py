@@ -54,8 +54,9 @@ def replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica
 
 
 def write(replica: Replica, frames: int) -> None:
+    """Each time other keys."""
     for _ in range(frames):
-        keys = [b"%d" % n for n in range(FRAME_RECORDS)]
+        keys = [b"%d:%04d" % (n, replica.cask.applied) for n in range(FRAME_RECORDS)]
         sizes, records = encode_puts(keys, [bytes(100)] * FRAME_RECORDS)
         replica.cask.append_puts(replica.cask.applied + 1, 1, 0, [0] * FRAME_RECORDS, keys, sizes, records)
 
@@ -85,7 +86,7 @@ def test_what_is_written_during_long_background_work_is_synced_meanwhile(replica
             unsynced.append(cask.applied - cask.synced)
             write(replica, 1)
 
-    write(replica, (64 << 10) // FRAME_BYTES + 2)  # a file is full, and wants to be sealed and hinted
+    write(replica, (64 << 10) // FRAME_BYTES + 2)  # a file is full, and wants to be sealed, counted and hinted
     replica.upkeep._worker.meanwhile = meanwhile  # type: ignore[attr-defined]
     keep_up(replica)
     assert len(unsynced) == 40
