@@ -56,6 +56,7 @@ from respkv.server.news import PUBLISH
 from respkv.server.renaming import RenamingError
 from respkv.server.roll import SHARD, USERS_HAVE, USERS_TELL, Roll
 from respkv.server.server import Server
+from respkv.shard.pace import Pace
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, open_journal
 from respkv.shard.replica import Replica
@@ -88,6 +89,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._dirty: list[Replica] = []
         self._scheduled = False
+        self._pace = Pace()
         self._doors = Doors(self._loop, self.live, self._accept)
         self._tasks: list[asyncio.Task[None]] = []
         self._remote: list[Proposer] = []
@@ -198,6 +200,7 @@ class Node:
             disk=self._disk,
             now=self._loop.time,
             identity=self._identity,
+            pace=self._pace,
         )
 
     def _proposer(self, shard: Any) -> Proposer:
@@ -269,6 +272,7 @@ class Node:
         self._scheduled = False
         self.server.begin_turn()
         dirty, self._dirty = self._dirty, []
+        self._pace.look(sum([replica.proposer.gathered for replica in dirty]))
         try:
             for replica in dirty:
                 replica.pump()

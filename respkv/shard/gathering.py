@@ -44,6 +44,11 @@ class Gathering:
         self._since = 0.0
         self._sequence = 0
 
+    @property
+    def gathered(self) -> int:
+        """About how many writes wait to be sealed."""
+        return len(self.keys) + len(self._sinks)
+
     def begun(self) -> None:
         """The first part has joined."""
         raise NotImplementedError

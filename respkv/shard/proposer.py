@@ -3,7 +3,8 @@ ended.
 
 On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes
 to the leader's node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way, and another
-one only if it holds as much as they do; what comes meanwhile gathers.
+one only if it holds as much as they do; what comes meanwhile gathers. On a shard without other replicas it also gathers
+while clients are still sending (`respkv.shard.pace`).
 
 Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
 was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
@@ -56,6 +57,7 @@ from respkv.shard.long import (
 )
 from respkv.shard.machine import Machine, Watcher, wall_ms
 from respkv.shard.outcomes import Outcomes
+from respkv.shard.pace import Pace
 from respkv.shard.reads import Reads
 from respkv.shard.requests import Expiry, Forwarded
 from respkv.shard.waiting import Batch, Part, Sink, finish, tell_slow
@@ -64,6 +66,7 @@ from respkv.storage.reading import LongRead
 
 IN_FLIGHT_MAX = 3
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
+HELD_BYTES_MAX = 64 << 10  # what is longer is worth an entry
 
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 
@@ -99,8 +102,10 @@ class Proposer(Outcomes):
         now: Callable[[], float],
         offload: Offload = run_here,
         fatal: Callable[[BaseException], None] = _raise,
+        pace: Pace | None = None,
     ) -> None:
         super().__init__(shard, send=send, wake=wake, now=now)
+        self._pace = pace or Pace()
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
         self._watcher: Watcher | None = None
@@ -202,11 +207,14 @@ class Proposer(Outcomes):
             if self._reads:
                 self._reads.serve(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
-                self._close_batch()
-                if self._queue[0].body and not self._reads:
-                    self._propose_long(group)
+                if self._pace.holds and self._can_wait():
+                    self.wake()
                 else:
-                    self._propose(group)
+                    self._close_batch()
+                    if self._queue[0].body and not self._reads:
+                        self._propose_long(group)
+                    else:
+                        self._propose(group)
             group.feed()
         elif self._parts or self._queue or self._reads:
             self._forward_all()
@@ -268,6 +276,9 @@ class Proposer(Outcomes):
         gathered = self._bytes + sum(batch.bytes for batch in self._queue)
         lost = sum(batch.bytes for batch in self._forwards.values() if batch.lost)
         return 2 * gathered >= self.pending_bytes - lost
+
+    def _can_wait(self) -> bool:
+        return not (self.others or self._queue) and self._bytes < HELD_BYTES_MAX
 
     def _take(self) -> list[Batch]:
         """The next batches for one entry."""

@@ -29,6 +29,7 @@ from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN
 from respkv.raft.snapshot import SnapshotReceiver
 from respkv.shard.border import check_append
 from respkv.shard.machine import Machine
+from respkv.shard.pace import Pace
 from respkv.shard.placement import Placement
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import StartError, put_aside
@@ -58,6 +59,7 @@ class Replica:
         disk: Disk,
         now: Callable[[], float],
         identity: Identity | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.shard = shard
         self.node = node
@@ -109,6 +111,7 @@ class Replica:
             now=now,
             offload=self._offload,
             fatal=fatal,
+            pace=pace,
         )
         self.placement = Placement(shard.replicas)
         self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)

@@ -1,0 +1,124 @@
+"""The pace of entries: on shards without other replicas what clients write is gathered while they are still sending."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from respkv.config import load
+from respkv.node import Node
+from respkv.shard.pace import PATIENCE_S, Pace
+from respkv.shard.proposer import HELD_BYTES_MAX
+from respkv.shard.waiting import Part
+from tests.unit.raft_world import World, writes
+from tests.unit.test_cli import free_ports
+from tests.unit.test_peers import until
+from tests.unit.worlds import idle, outcome, worlds
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
+    yield from worlds(tmp_path, monkeypatch, proposers=True)
+
+
+@pytest.mark.parametrize(
+    ("gathered", "held"),
+    [
+        ([0], [False]),
+        ([1], [False]),  # a client that comes alone
+        ([8, 8], [True, False]),
+        ([8, 9], [True, False]),
+        ([8, 10, 30, 30], [True, True, True, False]),
+        ([8, 8, 8, 8], [True, False, True, False]),  # what waits behind others that are under way
+        ([8, 0, 3], [True, False, True]),
+    ],
+)
+def test_it_holds_as_long_as_each_turn_brings_more(gathered: list[int], held: list[bool]) -> None:
+    pace = Pace(lambda: 0.0)
+    found = []
+    for count in gathered:
+        pace.look(count)
+        found.append(pace.holds)
+    assert found == held
+
+
+def test_it_loses_patience_with_clients_that_do_not_end() -> None:
+    now = 7.0
+    pace = Pace(lambda: now)
+    for count, after_s, holds in [(2, 0.0, True), (4, 0.9, True), (6, 1.0, False), (2, 1.1, True), (4, 2.0, True)]:
+        now = 7.0 + after_s * PATIENCE_S
+        pace.look(count)
+        assert pace.holds is holds
+
+
+@pytest.mark.parametrize(
+    ("size", "value_bytes", "entries"),
+    [(1, 1, 1), (1, HELD_BYTES_MAX, 2), (3, 1, 2)],
+    ids=["alone", "long", "replicas"],
+)
+def test_a_shard_waits_if_it_has_no_other_replica_and_not_much_to_write(
+    make: Callable[..., World], size: int, value_bytes: int, entries: int
+) -> None:
+    world = make(size)
+    leader = world.leader()
+    world.settle(0.3)
+    proposer = leader.proposer
+    assert proposer is not None
+    before = proposer.proposed
+    proposer._pace.holds = True
+    clients = [writes(world, leader, [b"a"], plain=True)]
+    proposer.put_more(0, b"a'", b"v", value_bytes)
+    proposer.pump()
+    assert proposer.proposed - before == entries - 1
+    assert leader.scheduled  # it is pumped again in the next turn
+    clients.append(writes(world, leader, [b"b"]))
+    proposer._pace.holds = False
+    world.settle(0.3)
+    assert proposer.proposed - before == entries
+    assert {outcome(client) for client in clients} == {"applied"}
+    idle(world)
+
+
+def test_a_node_gathers_for_all_its_shards_until_a_turn_brings_nothing(tmp_path: Path) -> None:
+    asyncio.run(_turns_of_a_node(tmp_path))
+
+
+async def _turns_of_a_node(tmp_path: Path) -> None:
+    thresholds = gc.get_threshold()
+    node = Node(load(environ={}, flags={"dir": str(tmp_path), "port": str(free_ports(1)), "intake": "no"}))
+    await node.start()
+    try:
+        proposers = node.proposers
+        await until(lambda: all(proposer.leads for proposer in proposers))
+        before = [proposer.proposed for proposer in proposers]
+        part = Waiter()
+        for each_brings, proposed in (1, [0, 0, 0]), (2, [0, 0, 0]), (0, [1, 1, 0]):
+            for proposer in proposers[:2]:
+                for _ in range(each_brings):
+                    proposer.write(part, 0, [b"INCR", b"key"])
+            node._turn()
+            assert [each.proposed - last for each, last in zip(proposers, before, strict=True)] == proposed
+        await asyncio.wait_for(part.ended.wait(), 10)
+        assert part.replies == [1, 2, 3] * 2
+    finally:
+        node.stop()
+        await node.run_until_stopped()
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+class Waiter(Part):
+    def __init__(self) -> None:
+        super().__init__()
+        self.replies: list[object] = []
+        self.ended = asyncio.Event()
+
+    def put(self, token: int, value: object) -> None:
+        self.replies.append(value)
+
+    def done(self) -> None:
+        self.ended.set()
