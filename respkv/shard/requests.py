@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from respkv.cluster.frames import Parts
 from respkv.reply import LongBulk, RespError
-from respkv.shard.border import APPLIED, FAILED, READ_LATER
+from respkv.shard.border import APPLIED, FAILED, READ_DONE, READ_LATER, REFUSED
 from respkv.shard.waiting import Part
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Forwarded(Part):
-    """Another node's batch or reads: its outcome goes back as one message."""
+    """Another node's batch or reads: its outcome goes back as one message. Reads without one are refused: they change
+    nothing, so the other node can ask again."""
 
     __slots__ = ("_kind", "_peer", "_proposer", "_request", "_values", "failed", "value_bytes")
 
@@ -53,9 +54,16 @@ class Forwarded(Part):
         self._proposer.send(self._peer, (READ_LATER, self._proposer.shard, self._request, value_bytes))
 
     def done(self) -> None:
-        status, content = (APPLIED, self._values) if self.failed is None else (FAILED, self.failed)
+        parts: Parts | None = None
+        status: int = APPLIED
+        content: Any = self._values
+        if self.failed is None:
+            parts = Parts(part for value in content if isinstance(value, LongBulk) for part in value.parts)
+        elif self._kind == READ_DONE:
+            status, content = REFUSED, self._proposer.leader()
+        else:
+            status, content = FAILED, self.failed
         message = (self._kind, self._proposer.shard, self._request, status, content)
-        parts = Parts(part for value in self._values if isinstance(value, LongBulk) for part in value.parts)
         self._proposer.send(self._peer, (*message, parts) if parts else message)
 
 

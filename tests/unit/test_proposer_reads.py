@@ -325,3 +325,26 @@ def test_reads_sent_to_a_leader_that_dies_are_asked_again(make: Callable[..., Wo
     world.intercept = lambda source, target, message: True
     world.settle(1.9)
     assert outcome(client) == "applied"
+
+
+def test_reads_in_an_entry_whose_outcome_the_leader_does_not_learn_are_asked_again(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data were damaged, say. What writes cannot be told (`-TIMEOUT`, may have been applied), reads can: anew."""
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+
+    def in_doubt(self: Recorder, args: list[bytes]) -> Any:
+        raise InDoubt
+
+    monkeypatch.setattr(Recorder, "read", in_doubt)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    asked = reads(world.followers()[0], 2)
+    world.run_until(lambda: bool(leader.proposer and leader.proposer._proposals), 1)
+    assert leader.proposer is not None
+    leader.proposer.installed()
+    world.intercept = lambda source, target, message: True
+    world.settle(0.5)
+    assert asked.answers == {0: 0, 1: 0}
+    idle(world)
