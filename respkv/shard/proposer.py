@@ -207,14 +207,11 @@ class Proposer(Outcomes):
             if self._reads:
                 self._reads.serve(group)
             if (self._parts or self._queue) and group.transferring is None and self._may_propose(group):
-                if self._pace.holds and self._can_wait():
-                    self.wake()
+                self._close_batch()
+                if self._queue[0].body and not self._reads:
+                    self._propose_long(group)
                 else:
-                    self._close_batch()
-                    if self._queue[0].body and not self._reads:
-                        self._propose_long(group)
-                    else:
-                        self._propose(group)
+                    self._propose(group)
             group.feed()
         elif self._parts or self._queue or self._reads:
             self._forward_all()
@@ -259,7 +256,7 @@ class Proposer(Outcomes):
             group.apply_committed()
 
     def _may_propose(self, group: Group) -> bool:
-        return not group.appending and self._has_room(len(self._proposals), group.term)
+        return not group.appending and self._has_room(len(self._proposals), group.term) and not self._waits()
 
     def _has_room(self, under_way: int, term: int) -> bool:
         """Whether another batch may leave beside so many."""
@@ -277,8 +274,12 @@ class Proposer(Outcomes):
         lost = sum(batch.bytes for batch in self._forwards.values() if batch.lost)
         return 2 * gathered >= self.pending_bytes - lost
 
-    def _can_wait(self) -> bool:
-        return not (self.others or self._queue) and self._bytes < HELD_BYTES_MAX
+    def _waits(self) -> bool:
+        """Whether what was gathered here is left for the next turn."""
+        if not self._pace.holds or self.others or self._queue or self._bytes >= HELD_BYTES_MAX:
+            return False
+        self.wake()
+        return True
 
     def _take(self) -> list[Batch]:
         """The next batches for one entry."""

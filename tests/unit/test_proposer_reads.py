@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from respkv.raft.messages import ACK
+from respkv.reply import LongBulk
+from respkv.shard.border import FAILED
 from respkv.shard.long import LONG_BYTES
 from respkv.shard.machine import InDoubt
-from respkv.shard.proposer import FORWARDED, READ_DONE
+from respkv.shard.proposer import FORWARDED, READ_DONE, REFUSED
+from respkv.shard.requests import Forwarded
 from tests.unit.raft_world import Client, Recorder, World, reads, writes
 from tests.unit.worlds import idle, outcome, worlds
 
@@ -348,3 +352,16 @@ def test_reads_in_an_entry_whose_outcome_the_leader_does_not_learn_are_asked_aga
     world.settle(0.5)
     assert asked.answers == {0: 0, 1: 0}
     idle(world)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(FORWARDED, [FAILED, "error"]), (READ_DONE, [REFUSED, ("b", 3)])], ids=["writes", "reads"]
+)
+def test_what_has_failed_takes_no_parts_of_long_values_along(kind: int, told: list[Any]) -> None:
+    proposer: Any = MagicMock(shard=0)
+    proposer.leader.return_value = ("b", 3)
+    part = Forwarded(proposer, "c", kind, 7, 2)
+    part.put(0, LongBulk(5, [b"value"]))
+    part.fail(b"", "error")  # type: ignore[arg-type]
+    part.done()
+    proposer.send.assert_called_once_with("c", (kind, 0, 7, *told))
