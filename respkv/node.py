@@ -268,12 +268,13 @@ class Node:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """What others wait for leaves first; what is applied, and commands that were put off, come behind it."""
-        self._scheduled = False
-        self.server.begin_turn()
-        dirty, self._dirty = self._dirty, []
-        self._pace.look(sum([replica.proposer.gathered for replica in dirty]))
+        """Runs what clients have sent. What others wait for leaves first then; what is applied, and commands that were
+        put off, come behind it."""
         try:
+            self.server.run_arrivals()
+            self._scheduled = False
+            dirty, self._dirty = self._dirty, []
+            self._pace.look(sum([replica.proposer.gathered for replica in dirty]))
             for replica in dirty:
                 replica.pump()
             for proposer in self._remote:

@@ -110,6 +110,8 @@ class Sending:
     def feed(self) -> None:
         """Sends the connected followers the new entries."""
         core = self._core
+        if not core.nodes:
+            return
         last, following, connected = core.log[-1][1], core.next, core.connected_nodes
         hungry = [(name, node) for name, node in core.nodes.items() if following[node] <= last and node in connected]
         if hungry:

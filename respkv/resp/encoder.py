@@ -37,8 +37,8 @@ NULL_ARRAY2: Final = b"*-1\r\n"
 CRLF: Final = b"\r\n"
 EMPTY_ARRAY: Final = b"*0\r\n"
 
-BULK_HEADERS: Final = tuple(b"$%d\r\n" % length for length in range(1024))
-"""`BULK_HEADERS[len(value)]`, for values shorter than 1024 bytes."""
+BULK_HEADERS: Final = tuple(b"$%d\r\n" % length for length in range(4096))
+"""`BULK_HEADERS[len(value)]`, for values shorter than 4096 bytes."""
 ARRAY_HEADERS: Final = tuple(b"*%d\r\n" % length for length in range(1024))
 INTEGERS: Final = tuple(b":%d\r\n" % value for value in range(1024))
 """`INTEGERS[value]`, for 0 <= value < 1024."""
@@ -50,7 +50,7 @@ def encode(reply: Reply, protocol: int) -> bytes:
     kind = type(value)
     if kind is bytes:
         length = len(value)
-        return b"%b%b\r\n" % (BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length, value)
+        return b"%b%b\r\n" % (BULK_HEADERS[length] if length < 4096 else b"$%d\r\n" % length, value)
     if kind is Simple:
         return b"+%b\r\n" % (value.text,)
     if kind is int:
@@ -81,7 +81,7 @@ def encode_commands(commands: Iterable[list[bytes]]) -> bytes:
         append(b"*%d\r\n" % len(arguments))
         for argument in arguments:
             length = len(argument)
-            append(BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length)
+            append(BULK_HEADERS[length] if length < 4096 else b"$%d\r\n" % length)
             append(argument)
             append(CRLF)
     return b"".join(parts)
@@ -99,7 +99,7 @@ def _write(parts: list[bytes], reply: Reply, protocol: int) -> None:
 
 def _write_bulk(parts: list[bytes], value: bytes, protocol: int) -> None:
     length = len(value)
-    parts += (BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length, value, CRLF)
+    parts += (BULK_HEADERS[length] if length < 4096 else b"$%d\r\n" % length, value, CRLF)
 
 
 def _write_long_bulk(parts: list[bytes], value: LongBulk, protocol: int) -> None:
@@ -155,7 +155,7 @@ def _write_items(parts: list[bytes], items: Iterable[Any], protocol: int) -> Non
     for item in items:
         if type(item) is bytes:  # by far the most common, worth its own line
             length = len(item)
-            append(BULK_HEADERS[length] if length < 1024 else b"$%d\r\n" % length)
+            append(BULK_HEADERS[length] if length < 4096 else b"$%d\r\n" % length)
             append(item)
             append(CRLF)
         else:

@@ -19,7 +19,6 @@ _length_of: Final = _LENGTHS.get
 _CRLF: Final = b"\r\n"
 _WORDS_OF_TWO: Final = 6
 _WORDS_OF_THREE: Final = 8
-_GET_NAME: Final = slice(8, 11)
 
 
 def _get_heads() -> list[tuple[bytes, ...]]:
@@ -34,26 +33,32 @@ def _get_heads() -> list[tuple[bytes, ...]]:
 
 
 _GET_HEADS: Final = _get_heads()
-_SET_HEADS: Final = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
+SET_HEADS: Final = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
 
 
-def lone_plain(data: bytes) -> list[bytes] | None:
-    """The command if `data` is one GET of a short key, or one SET of such to a short value without options; None if it
-    is anything else."""
+def lone_get(data: bytes) -> bytes | None:
+    """The key if `data` is one GET of a short one; None if it is anything else."""
     length = len(data)
     if length < len(_GET_HEADS) and data.startswith(heads := _GET_HEADS[length]) and data.endswith(_CRLF):
-        return [data[_GET_NAME], data[len(heads[0]) : -len(_CRLF)]]
-    if data.startswith(_SET_HEADS):
-        words = data.split(_CRLF, _WORDS_OF_THREE)
-        if len(words) == _WORDS_OF_THREE:
-            _, _, name, key_bytes, key, value_bytes, value, rest = words
-            if not rest and _length_of(key_bytes) == len(key) and _length_of(value_bytes) == len(value):
-                return [name, key, value]
+        return data[len(heads[0]) : -len(_CRLF)]
     return None
 
 
-def no_lone(data: bytes) -> None:
-    """In the place of `lone_plain` where no chunk may be taken for a command."""
+def get_chunks(key: bytes) -> tuple[bytes, bytes]:
+    """The chunks of which `lone_get` says that they are a GET of `key`."""
+    head = b"*2\r\n$3\r\n%b\r\n$%d\r\n%b\r\n"
+    return head % (b"GET", len(key), key), head % (b"get", len(key), key)
+
+
+def lone_set(data: bytes) -> tuple[bytes, bytes] | None:
+    """Key and value if `data`, which starts with one of `SET_HEADS`, is one SET of short ones without options; None if
+    it is anything else."""
+    words = data.split(_CRLF, _WORDS_OF_THREE)
+    if len(words) == _WORDS_OF_THREE:
+        _, _, _, key_bytes, key, value_bytes, value, rest = words
+        if not rest and _length_of(key_bytes) == len(key) and _length_of(value_bytes) == len(value):
+            return key, value
+    return None
 
 
 def lone_command(data: bytes) -> list[bytes] | None:

@@ -23,7 +23,7 @@ into chunks (a login in the middle apart: see `StrictParser`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from typing import Final
 
@@ -31,7 +31,7 @@ import hiredis
 
 from respkv.resp.encoder import encode_commands
 from respkv.resp.limits import Limits, ProtocolError
-from respkv.resp.lone import lone_command, lone_plain, no_lone
+from respkv.resp.lone import lone_command
 from respkv.resp.strict import StrictParser
 
 __all__ = ["Limits", "Parser", "ProtocolError"]
@@ -55,11 +55,11 @@ class Parser:
     After a ProtocolError the parser is of no more use: every further `feed` raises the same error again.
 
     Attributes:
-        lone: gives the command, if the next chunk of the stream is one plain GET or SET and nothing else: it counts as
-            taken then. If it gives None, the chunk is for `feed`.
+        at_boundary: whether the next chunk begins a command, of a client that may send any: then it need not go
+            through `feed` if it is known to be one command and no more (`respkv.resp.lone`).
     """
 
-    __slots__ = ("_failure", "_limits", "_reader", "_strict", "_strict_only", "lone")
+    __slots__ = ("_failure", "_limits", "_reader", "_strict", "at_boundary")
 
     def __init__(self, limits: Limits, authenticated: bool = True) -> None:
         self._limits = limits
@@ -93,7 +93,7 @@ class Parser:
 
         Raises ProtocolError, which carries the commands that came before the bad frame.
         """
-        if self._strict_only or not data or data[0] != _STAR or len(data) > self._limits.uncritical_bytes:
+        if not self.at_boundary or not data or data[0] != _STAR or len(data) > self._limits.uncritical_bytes:
             return self._feed_strict(data)
         last_star = data.rfind(_STAR)
         if last_star == 0 and (lone := lone_command(data)) is not None:
@@ -148,7 +148,7 @@ class Parser:
         commands = [] if before is None else before
         if self._failure is not None:
             raise ProtocolError(self._failure)
-        resumable = self._strict_only and self._strict.authenticated
+        resumable = not self.at_boundary and self._strict.authenticated
         try:
             if resumable:
                 # A command was cut by the end of the last chunk: with it complete the fast tier may go on.
@@ -169,8 +169,7 @@ class Parser:
     def _choose_tier(self) -> None:
         strict = self._strict
         # Also within a command that it has begun.
-        self._strict_only = self._failure is not None or not strict.authenticated or strict.pending_bytes > 0
-        self.lone: Callable[[bytes], list[bytes] | None] = no_lone if self._strict_only else lone_plain
+        self.at_boundary = self._failure is None and strict.authenticated and strict.pending_bytes == 0
 
 
 def _announces_too_much(data: bytes) -> bool:

@@ -106,9 +106,16 @@ class LonePuts(Part):
         self._reply = encode(error, 2)
 
     def done(self) -> None:
-        reply = self._reply
+        reply, server = self._reply, self.connections[0].server
+        server.wake()
+        post = server.posted.append
         for connection in self.connections:
-            connection.settled_alone(self, reply)
+            waiting = connection.waiting
+            if len(waiting) == 1 and connection.reading and not (connection.closing or connection.half_closed):
+                waiting.clear()
+                post((connection, reply))
+            else:
+                server.finished(connection)
 
     def wire(self) -> bytes:
         """The reply to each of them."""

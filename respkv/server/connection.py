@@ -1,7 +1,8 @@
 """A client's connection: bytes in, commands run in order, replies out in order.
 
-What one readable event brings becomes a `Burst` (several if it is long). Plain GET and SET take a short way
-(`respkv.server.plain`, and `_run` among others); everything else goes through `respkv.server.dispatch`. A burst whose
+What one readable event brings waits for the turn if it is short (`respkv.server.arrivals`), and becomes a `Burst`
+(several if it is long). Plain GET and SET take a short way (`respkv.server.arrivals` where they come alone, else
+`respkv.server.plain`, and `_run` among others); everything else goes through `respkv.server.dispatch`. A burst whose
 replies are all there at once is written at once; otherwise it waits in line, and is written, with those behind it, when
 its last reply has come.
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from os import write
 from typing import TYPE_CHECKING, Any, cast
 
 from respkv import errors
@@ -23,6 +23,7 @@ from respkv.raft.group import Clock
 from respkv.resp.encoder import encode
 from respkv.resp.limits import ProtocolError
 from respkv.resp.parser import Parser
+from respkv.server.arrivals import SHORT_BYTES
 from respkv.server.burst import Burst, LonePuts, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import dispatch
 from respkv.server.plain import ALIKE, PlainCommands
@@ -36,7 +37,6 @@ BURST_COMMANDS = 512
 OPEN_BURSTS_MAX = 64
 OPEN_BYTES_MAX = 1 << 20
 WRITE_BUFFER_BYTES = 1 << 20
-DIRECT_BYTES = 64 << 10  # what is longer may have to wait in part, and would be copied
 REPLY_BYTES_MAX = 1 << 20  # of large replies, before the client has to take some
 
 # Why a connection may not take the fast way (`Connection.hinder`); `respkv.server.server` has those of all at once.
@@ -48,25 +48,27 @@ class Connection(PlainCommands):
     """One client. Created by the listeners; `cluster_view` says which door."""
 
     __slots__ = (
+        "_arrived",
         "_backlog",
-        "_ended",
-        "_fd",
         "_open_bytes",
-        "_parser",
-        "_reading",
         "_running",
-        "_transport",
         "_write_blocked",
+        "chunk",
         "closing",
+        "direct_fd",
         "fast",
         "flush_scheduled",
+        "half_closed",
         "held",
         "hindrances",
         "lent",
+        "parser",
         "pipelines",
         "protocol_error",
+        "reading",
         "server",
         "session",
+        "transport",
         "waiting",
     )
 
@@ -82,13 +84,15 @@ class Connection(PlainCommands):
         self.pipelines = 0  # bursts of plain SETs since it was read here
         self.flush_scheduled = False
         self.protocol_error: str | None = None
-        self._parser = Parser(server.limits, authenticated=self.session.authenticated)
-        self._transport: asyncio.Transport | None = None
-        self._fd = -1  # to write to; -1 if only the transport can
+        self.parser = Parser(server.limits, authenticated=self.session.authenticated)
+        self.chunk = b""  # waits to be run, in this turn
+        self._arrived = server.arrivals[cluster_view].connections
+        self.transport: asyncio.Transport | None = None
+        self.direct_fd = -1  # to write to; -1 if only the transport can
         self._backlog: list[list[bytes]] = []
-        self._ended = False
+        self.half_closed = False  # the client has closed its side, and has still replies to get
         self._open_bytes = 0
-        self._reading = True
+        self.reading = True
         self._running = False  # commands are being run, of which some may still be to come
         self._write_blocked = False
         self.hinder_by_session()
@@ -96,14 +100,14 @@ class Connection(PlainCommands):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast("asyncio.Transport", transport)
+        self.transport = transport = cast("asyncio.Transport", transport)
         session = self.session
         here = transport.get_extra_info("sockname")
         session.is_unix = not isinstance(here, tuple)
         there = here if session.is_unix else transport.get_extra_info("peername")  # a path is the only one there is
         session.address, session.local_address = address_of(there), address_of(here)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._fd = self.fd if transport.get_extra_info("sslcontext") is None else -1
+        self.direct_fd = self.fd if transport.get_extra_info("sslcontext") is None else -1
         keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
         access = self.server.access
         session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
@@ -114,24 +118,33 @@ class Connection(PlainCommands):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.chunk:
+            self.server.run_arrivals()
         self.server.traffic.gone(self.socket)
         if self.lent:
             hang_up(self.socket)
             self._recall()
-        self._transport = None
+        self.transport = None
         self.closing = True
         self._backlog.clear()
         self.server.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.fast and self._reading and not (self.waiting or self._backlog or self.closing):
-            args = self._parser.lone(data)
-            if args is not None and (self._answer_lone(args) if len(args) == 2 else self._put_lone(args, len(data))):
-                return
+        if self.chunk or len(data) > SHORT_BYTES:
+            self.server.run_arrivals()
+            self.take(data)
+            return
+        self.chunk = data
+        if not self._arrived:
+            self.server.wake()
+        self._arrived.append(self)
+
+    def take(self, data: bytes) -> None:
+        """Runs what one read has brought, or puts it off."""
         if self.closing:
             return
         try:
-            commands = self._parser.feed(data)
+            commands = self.parser.feed(data)
         except ProtocolError as error:
             commands = error.commands
             self.protocol_error = error.text
@@ -144,7 +157,7 @@ class Connection(PlainCommands):
         stats = self.server.stats
         stats.burst_reads += 1
         stats.burst_commands += len(commands)
-        if self._backlog or not self._reading:
+        if self._backlog or not self.reading:
             self._backlog += commands
         elif commands:
             if self.fast and commands[0][0] in ALIKE and self._run_alike(commands, size):
@@ -154,17 +167,14 @@ class Connection(PlainCommands):
 
     def eof_received(self) -> bool:
         """A client that closes its side still gets the replies of what it sent."""
-        self._ended = bool(self.waiting or self._backlog)
-        return self._ended
-
-    @property
-    def half_closed(self) -> bool:
-        """Whether the client has closed its side, and has still replies to get."""
-        return self._ended
+        if self.chunk:
+            self.server.run_arrivals()
+        self.half_closed = bool(self.waiting or self._backlog)
+        return self.half_closed
 
     def pause_writing(self) -> None:
         self._write_blocked = True
-        self._pause()
+        self.pause()
 
     def resume_writing(self) -> None:
         self._write_blocked = False
@@ -186,8 +196,8 @@ class Connection(PlainCommands):
             self._running = False
         if commands and not self.closing:
             self._backlog = commands
-            self._pause()
-        elif not self.waiting and (self.closing or (self._ended and self.protocol_error is None)):
+            self.pause()
+        elif not self.waiting and (self.closing or (self.half_closed and self.protocol_error is None)):
             self._close()
 
     def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
@@ -240,7 +250,7 @@ class Connection(PlainCommands):
             self.waiting.append(burst)
             self._open_bytes += burst.size
             if len(self.waiting) >= OPEN_BURSTS_MAX or self._open_bytes > OPEN_BYTES_MAX or self.server.crowded(burst):
-                self._pause()
+                self.pause()
             if not burst.pending:
                 self.flush()
         else:
@@ -250,19 +260,10 @@ class Connection(PlainCommands):
 
     # -- replies
 
-    def settled_alone(self, puts: LonePuts, reply: bytes) -> None:
-        """A plain SET that came alone has its reply: all that most clients wait for who wait for each."""
-        waiting = self.waiting
-        if len(waiting) == 1 and waiting[0] is puts and self._reading and not (self.closing or self._ended):
-            waiting.clear()
-            self.server.post(self, reply)
-        else:
-            self.server.finished(self)
-
     def settled(self, burst: Burst | PutBurst) -> None:
         """A burst has all its replies."""
         waiting = self.waiting
-        if len(waiting) == 1 and waiting[0] is burst and self._reading and not (self.closing or self._ended):
+        if len(waiting) == 1 and waiting[0] is burst and self.reading and not (self.closing or self.half_closed):
             waiting.clear()
             self._open_bytes = 0
             self._write(burst.wire())
@@ -288,10 +289,10 @@ class Connection(PlainCommands):
             self._write(out if long else b"".join(out))
         if self._running:  # whoever runs them goes on, or closes
             return
-        if not waiting and (self.closing or self._ended) and not self._backlog:
+        if not waiting and (self.closing or self.half_closed) and not self._backlog:
             self._close()
             return
-        if not self._reading and not self._write_blocked:
+        if not self.reading and not self._write_blocked:
             self._continue()
 
     def _write(self, data: bytes | list[bytes]) -> None:
@@ -305,20 +306,10 @@ class Connection(PlainCommands):
                 self.send(part)
 
     def send(self, data: bytes) -> None:
-        """Hands `data` to the socket: past the transport, which takes longer, as long as that holds nothing back."""
-        transport = self._transport
+        """Hands `data` to the transport, and closes the connection if the client takes too little of it."""
+        transport = self.transport
         if transport is None:
             return
-        if len(data) <= DIRECT_BYTES and self._fd >= 0 and not (
-            transport.get_write_buffer_size() or transport.is_closing()
-        ):
-            try:
-                sent = write(self._fd, data)
-            except OSError:  # the transport will meet it, too, and knows what to do
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
         transport.write(data)
         limit = self.server.output_bytes_max
         if limit and transport.get_write_buffer_size() > limit:
@@ -338,18 +329,19 @@ class Connection(PlainCommands):
 
     # -- flow control
 
-    def _pause(self) -> None:
-        if self._reading and self._transport is not None:
-            self._reading = False
+    def pause(self) -> None:
+        """Reads no more for now."""
+        if self.reading and self.transport is not None:
+            self.reading = False
             if self.lent:
                 self._recall()
             else:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
 
     def hold(self) -> None:
         """No further command is run before `release`: one that is under way must have ended."""
         self.held = True
-        self._pause()
+        self.pause()
 
     def release(self) -> None:
         """To be called before the burst that the command belongs to has its last reply: then the rest is run."""
@@ -357,7 +349,7 @@ class Connection(PlainCommands):
 
     def _go_on(self) -> None:
         """What was put off is taken up at once if nothing is under way that will do so."""
-        if not (self.waiting or self._reading):
+        if not (self.waiting or self.reading):
             self._continue()
 
     def _continue(self) -> None:
@@ -371,10 +363,10 @@ class Connection(PlainCommands):
             return
         if self.protocol_error is not None and not self.closing:
             self._end_with_protocol_error()
-        if not self._reading and self._transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
-            self._reading = True
+        if not self.reading and self.transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
+            self.reading = True
             if not self.lent:
-                self._transport.resume_reading()
+                self.transport.resume_reading()
 
     def resume(self) -> None:
         """The same, where nothing of that command is under way."""
@@ -406,19 +398,21 @@ class Connection(PlainCommands):
 
     def lend(self) -> int:
         """The socket's descriptor, if somebody else may read it from now on; -1 if not now."""
-        if self.lent or not self._reading or self._parser.pending_bytes or self._fd < 0 or self._backlog or self._ended:
+        if self.lent or self.chunk or not self.reading or self.direct_fd < 0:
             return -1
-        assert self._transport is not None
-        self._transport.pause_reading()
+        if self.parser.pending_bytes or self._backlog or self.half_closed:
+            return -1
+        assert self.transport is not None
+        self.transport.pause_reading()
         self.lent = True
-        return self._fd
+        return self.direct_fd
 
     def takes_puts(self, leads: bool) -> bool:
         """Whether plain SETs that the intake has read may join their batches unseen; `leads`: this node leads all
         their shards."""
         return (
             self.fast
-            and self._reading
+            and self.reading
             and not (self._backlog or self.closing)
             and (leads or not self.session.cluster_view)
         )
@@ -432,10 +426,10 @@ class Connection(PlainCommands):
     def come_back(self, data: bytes) -> None:
         """The intake reads no more, and `data` is what comes next."""
         self.lent = False
-        if self._transport is None:
+        if self.transport is None:
             return
-        if self._reading:
-            self._transport.resume_reading()
+        if self.reading:
+            self.transport.resume_reading()
         if data and not self.closing:
             self.data_received(data)
 
@@ -460,8 +454,8 @@ class Connection(PlainCommands):
     def abort(self) -> None:
         self.closing = True
         self.fast = False
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def _end_with_protocol_error(self) -> None:
         text, self.protocol_error = self.protocol_error or "", None
@@ -473,13 +467,13 @@ class Connection(PlainCommands):
 
     def _close(self) -> None:
         self.server.send_posted()
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
 
     @property
     def socket(self) -> Any:
         """The client's socket, None when it is closed."""
-        return self._transport.get_extra_info("socket") if self._transport is not None else None
+        return self.transport.get_extra_info("socket") if self.transport is not None else None
 
     def authenticated(self, user: User) -> None:
         """The client has shown that it is `user`."""
@@ -496,7 +490,7 @@ class Connection(PlainCommands):
     def permissions_changed(self) -> None:
         """The session's user is another one, or may do other things."""
         session = self.session
-        session.authenticated = self._parser.authenticated = session.logged_in or self.server.access.open
+        session.authenticated = self.parser.authenticated = session.logged_in or self.server.access.open
         self.hinder_by_session()
 
     @property
@@ -520,18 +514,18 @@ class Connection(PlainCommands):
     @property
     def unsent_bytes(self) -> int:
         """What was handed to the socket and has not left."""
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     @property
     def input_bytes(self) -> int:
-        return self._parser.pending_bytes
+        return self.parser.pending_bytes
 
     def taken_in(self) -> tuple[int, int]:
         """The bytes of what was not taken up, the beginning of an argument and commands that were put off; and of the
         arguments of commands that have not all their replies, or are not complete."""
-        query_bytes, argument_bytes = self._parser.pending_bytes, 0
+        query_bytes, argument_bytes = self.parser.pending_bytes, 0
         if query_bytes:
-            argument_bytes = self._parser.argument_bytes
+            argument_bytes = self.parser.argument_bytes
         if self._backlog:
             query_bytes += sum(sum(map(len, args)) for args in self._backlog)
         return query_bytes - argument_bytes, argument_bytes + self._open_bytes

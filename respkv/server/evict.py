@@ -133,7 +133,7 @@ class Evictor:
                 if type(machine.db.usage) is not self._usage:
                     machine.db.usage = self._usage()
                 usage: Usage = machine.db.usage
-                proposer.get_plain = usage.watching(machine.get_plain)
+                proposer.read_by(usage.watching(machine.get_plain))
             if machine.db.usage is not None:
                 machine.db.usage.now_ms = wall_ms()
             if isinstance(machine.db.usage, Frequency):

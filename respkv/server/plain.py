@@ -1,4 +1,4 @@
-"""Plain GET and SET: the few functions that the speed of the server hangs on.
+"""Plain GET and SET in bursts: the few functions that the speed of pipelines hangs on.
 
 They run for clients that nothing hinders, and only where the answer is at hand, the write can join its batch at once,
 or it is known what a GET waits for; in every other case they do nothing, and the commands go the long way.
@@ -16,7 +16,7 @@ from respkv.intake import PIPELINE_MIN
 from respkv.keyspace.values import KEY_BYTES_MAX
 from respkv.raft.group import Clock
 from respkv.resp.encoder import BULK_HEADERS, CRLF, NIL2, NIL3
-from respkv.server.burst import Burst, LonePuts, PutBurst
+from respkv.server.burst import Burst, PutBurst
 from respkv.server.dispatch import has_open_writes
 from respkv.server.session import Session
 from respkv.storage.errors import Damaged
@@ -39,57 +39,13 @@ class PlainCommands(asyncio.Protocol):
     server: Server
     session: Session
     waiting: deque[Any]
-    _transport: asyncio.Transport | None
+    transport: asyncio.Transport | None
 
     def _write(self, data: bytes) -> None:
         raise NotImplementedError
 
     def _line_up(self, burst: PutBurst) -> None:
         raise NotImplementedError
-
-    def _pause(self) -> None:
-        raise NotImplementedError
-
-    def _answer_lone(self, args: list[bytes]) -> bool:
-        """A GET that came alone, with nothing before it. False: it cannot be answered now, and nothing was done."""
-        now, key, server = Clock.now(), args[1], self.server
-        slot = slot_of(key)
-        proposer = server.proposer_of_slot[slot]
-        if proposer.lease.lease_until <= now or (reply := self._reply(proposer, slot, key)) is None:
-            return False
-        session = self.session
-        proposer.asked[session.cluster_view] += 1
-        server.stats.lone += 1
-        session.last_at, session.last_words = now, args
-        server.post(self, reply)  # type: ignore[arg-type]  # a Connection
-        return True
-
-    def _put_lone(self, args: list[bytes], size: int) -> bool:
-        """A SET that came alone, with nothing before it. False: it cannot be run now, and nothing was done."""
-        _, key, value = args
-        slot = slot_of(key)
-        server, session = self.server, self.session
-        proposer = server.proposer_of_slot[slot]
-        if proposer.refusal is not None or (session.cluster_view and not proposer.leads):
-            return False
-        now = Clock.now()
-        part = proposer.part
-        if type(part) is not LonePuts:
-            part = LonePuts()
-            proposer.join(part)
-        proposer.asked[session.cluster_view] += 1
-        part.connections.append(self)  # type: ignore[arg-type]  # a Connection
-        proposer.put_more(slot, key, value, size)
-        self.waiting.append(part)
-        stats = server.stats
-        stats.lone += 1
-        stats.plain_sets += 1
-        session.last_at, session.last_words = now, (b"SET", key)
-        if proposer.pending_bytes > server.pending_bytes_max:
-            self._pause()
-        if server.watch.sample_puts:
-            server.watch.plain_puts(Clock.now() - now, 1)
-        return True
 
     def _run_alike(self, commands: list[list[bytes]], size: int) -> bool:
         """Runs commands that are nothing but plain GETs, or nothing but plain SETs, column by column: without what
@@ -106,7 +62,7 @@ class PlainCommands(asyncio.Protocol):
 
     def _answer(self, keys: Sequence[bytes]) -> bool:
         """GET of each of `keys`, if all can be answered now."""
-        if self.waiting or self._transport is None:
+        if self.waiting or self.transport is None:
             return False
         server, session, now = self.server, self.session, Clock.now()
         slots = list(map(slot_of, keys))

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from os import write
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -22,6 +23,8 @@ from respkv.reply import RespError
 from respkv.resp.limits import Limits
 from respkv.server.access import Access
 from respkv.server.announce import Endpoints
+from respkv.server.answers import Answers
+from respkv.server.arrivals import Arrivals
 from respkv.server.channels import Channels
 from respkv.server.clientlimits import ClientLimits
 from respkv.server.evict import Evictor
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from respkv.server.roll import Roll
 
 log = structlog.get_logger()
+
+DIRECT_BYTES: Final = 64 << 10  # what is longer may have to wait in part, and would be copied
 
 # Reasons that concern every client for which a connection may not take the fast way (`Connection.hinder`).
 MONITORED: Final = 1 << 0
@@ -119,9 +124,12 @@ class Server:
         self.started_at = time.time()
         self.cron_paused = False  # by DEBUG PAUSE-CRON
         self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
-        self._wake = wake
+        self.wake = wake
+        self.answers = Answers(self.proposers)
+        self.arrivals = (Arrivals(self, cluster_view=False), Arrivals(self, cluster_view=True))
+        self.fault: Callable[[Connection, Exception], None] = _drop  # told of what escapes a client's commands
         self._finished: list[Connection] = []
-        self._posted: list[tuple[Connection, bytes]] = []
+        self.posted: list[tuple[Connection, bytes]] = []  # to be sent at the end of this turn
         self.output_bytes_max = 0
         self.pending_bytes_max = 0
         for proposer in self.proposers:
@@ -257,35 +265,44 @@ class Server:
         if not connection.flush_scheduled:
             connection.flush_scheduled = True
             self._finished.append(connection)
-            self._wake()
+            self.wake()
 
     def post(self, connection: Connection, data: bytes) -> None:
         """`data` is sent at the end of this turn: so what many clients get leaves in a row, and one that waits for the
         next reply on another core is not put to sleep and woken again for each."""
-        if not self._posted:
-            self._wake()
-        self._posted.append((connection, data))
+        if not self.posted:
+            self.wake()
+        self.posted.append((connection, data))
 
     def posted_bytes(self) -> Counter[Connection]:
         """What leaves at the end of this turn."""
         found: Counter[Connection] = Counter()
-        for connection, data in self._posted:
+        for connection, data in self.posted:
             found[connection] += len(data)
         return found
 
-    def begin_turn(self) -> None:
-        """What clients have sent was run: looks at what lone GETs took, with one clock for all of them."""
-        posted = self._posted
-        if posted:
-            now = Clock.now()
-            if now - posted[0][0].session.last_at >= self.watch.notable_s:
-                self.watch.lone_gets([connection for connection, _ in posted], now)
+    def run_arrivals(self) -> None:
+        """Runs what clients have sent: at the beginning of each turn, and before what must not overtake it."""
+        for arrivals in self.arrivals:
+            arrivals.run()
 
     def send_posted(self) -> None:
-        posted, self._posted = self._posted, []
+        posted, self.posted = self.posted, []
         self.stats.writes += len(posted)
         for connection, data in posted:
-            connection.send(data)
+            transport, sent = connection.transport, 0
+            if transport is None:
+                continue
+            # Past the transport, which takes longer, as long as that holds nothing back.
+            if len(data) <= DIRECT_BYTES and connection.direct_fd >= 0 and not (
+                transport.get_write_buffer_size() or transport.is_closing()
+            ):
+                try:
+                    sent = write(connection.direct_fd, data)
+                except OSError:  # the transport will meet it, too, and knows what to do
+                    sent = 0
+            if sent < len(data):
+                connection.send(data[sent:])
 
     def end_turn(self) -> None:
         """Sends the replies that this turn has brought."""
@@ -334,6 +351,11 @@ class Server:
 
     def log_output_limit(self, connection: Connection) -> None:
         log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
+
+
+def _drop(connection: Connection, error: Exception) -> None:
+    log.error("connection_failed", client=connection.session.id, address=connection.session.address, exc_info=error)
+    connection.abort()
 
 
 def _listens(connection: Connection) -> bool:

@@ -1,11 +1,11 @@
 """Finds what is slow: hands times to the counters, the slow log and the latency monitor.
 
 What goes through `respkv.server.dispatch` is measured command by command. Plain GETs and SETs cost too little for that:
-a burst of GETs reads the clock once more when it is done, and tells of itself if it took `notable_s` or longer; for
-lone GETs the clock is read once in a turn of the loop. `notable_s` is the shortest time that anybody wants to know of;
-once every `SAMPLE_S` it is 0, so that one burst becomes a sample. SETs only join a batch and cannot be slow: they are
-measured only as a sample. Who wants to know of commands that take less than `EXACT_BELOW_US` gets all of them through
-dispatch (`exact`).
+a burst of GETs reads the clock once more when it is done, and tells of itself if it took `notable_s` or longer.
+`notable_s` is the shortest time that anybody wants to know of; once every `SAMPLE_S` it is 0, so that one burst becomes
+a sample. SETs only join a batch and cannot be slow: they are measured only as a sample. Of what clients send one by one
+all that comes in a turn becomes a sample; among its GETs only one whose value has to be read can be slow. Who wants to
+know of commands that take less than `EXACT_BELOW_US` gets all of them through dispatch (`exact`).
 
 A write is run when its entry is applied. Applying is measured (`Machine.slow_s`), and the leader of the shard, which
 proposed it, adds a slow one to its slow log. What another node leads is measured here as far as this node works for it.
@@ -100,19 +100,18 @@ class Watch:
             more = [b"... (%d more GETs)" % (len(keys) - 1)] if len(keys) > 1 else []
             self._slow(connection, COMMANDS[b"GET"], [b"GET", keys[0], *more], seconds)
 
-    def lone_gets(self, connections: Sequence[Connection], now: float) -> None:
-        """At the beginning of a turn: `connections` have got replies since the last one, in this order, some of them to
-        a lone GET. Each took until the next one's command was begun, the last one until `now`."""
-        ends = [connection.session.last_at for connection in connections[1:]] + [now]
-        for connection, end in zip(connections, ends, strict=True):
-            words, seconds = connection.session.last_words, end - connection.session.last_at
-            if type(words) is not list or seconds < 0:  # others keep a tuple, and are measured where they run
-                continue
-            if self.notable_s == 0.0:
-                self.stats.plain_ran(b"GET", seconds, 1)
-                self.notable_s = self.slow_s
-            if seconds >= self.slow_s:
-                self._slow(connection, COMMANDS[b"GET"], words, seconds)
+    def lone(self, gets: int, sets: int, seconds: float) -> None:
+        """So many came one by one, and took so long together."""
+        each_s = seconds / (gets + sets)
+        if gets and self.notable_s == 0.0:
+            self.stats.plain_ran(b"GET", each_s * gets, gets)
+            self.notable_s = self.slow_s
+        if sets and self.sample_puts:
+            self.plain_puts(each_s * sets, sets)
+
+    def slow_get(self, connection: Connection, key: bytes, seconds: float) -> None:
+        """One of them took longer than `slow_s`."""
+        self._slow(connection, COMMANDS[b"GET"], [b"GET", key], seconds)
 
     def plain_puts(self, seconds: float, count: int) -> None:
         self.sample_puts = False

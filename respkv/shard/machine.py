@@ -70,6 +70,7 @@ class Machine:
         self.cask = cask
         self.db = Db(cask)
         self.get_plain = cask.get_plain
+        self.cache = cask.cache
         self.leads = False  # so that only one replica counts what entries look for
         self.hits = self.misses = 0
         """Keys that commands looked for in order to read them, and found or not."""

@@ -61,6 +61,7 @@ from respkv.shard.pace import Pace
 from respkv.shard.reads import Reads
 from respkv.shard.requests import Expiry, Forwarded
 from respkv.shard.waiting import Batch, Part, Sink, finish, tell_slow
+from respkv.storage.cache import ReadCache
 from respkv.storage.errors import Damaged
 from respkv.storage.reading import LongRead
 
@@ -71,6 +72,7 @@ HELD_BYTES_MAX = 64 << 10  # what is longer is worth an entry
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
+Told = Callable[[bytes | None], int]
 
 
 class _NoLease:
@@ -109,6 +111,7 @@ class Proposer(Outcomes):
         self.group = group
         self.lease: Group | _NoLease = group or _NoLease()
         self._watcher: Watcher | None = None
+        self.cache = ReadCache(0)
         self.use(machine)
         self.refusal: RespError | None = None
         self.on_slow: Callable[[Part, list[bytes], float], None] = lambda part, args, seconds: None
@@ -133,7 +136,24 @@ class Proposer(Outcomes):
         self.machine = machine
         if machine is not None:
             machine.watcher = self._watcher
-        self.get_plain: GetPlain = machine.get_plain if machine is not None else _not_here
+        if machine is None:
+            self.read_by(_not_here)
+        else:
+            self.read_by(machine.get_plain, machine.cache)
+
+    def read_by(self, get_plain: GetPlain, cache: ReadCache | None = None) -> None:
+        """How plain values are read from now on, and which of them need not be read: none without a `cache`."""
+        told, self.cache.told = self.cache.told, None
+        self.get_plain = get_plain
+        self.cache = ReadCache(0) if cache is None else cache
+        self.at_hand = self.cache.at_hand
+        self.tell_of_cache(told)
+
+    def tell_of_cache(self, told: Told | None) -> None:
+        """`told` hears of every value that is at hand no longer (`ReadCache.told`), beginning with all of them."""
+        self.cache.told = told
+        if told is not None:
+            told(None)
 
     def watch(self, watcher: Watcher | None) -> None:
         """`watcher` is told what is applied here from now on."""
@@ -143,7 +163,7 @@ class Proposer(Outcomes):
 
     def avoid_plain_reads(self) -> None:
         """Until the next `use`: a read of this state may fail, and only the long way leaves it to another replica."""
-        self.get_plain = _not_here
+        self.read_by(_not_here)
 
     @property
     def leads(self) -> bool:

@@ -29,6 +29,7 @@ from respkv.checksum import crc32
 from respkv.disk import Disk
 from respkv.storage import record, snapshot
 from respkv.storage.batch import Batch
+from respkv.storage.cache import ReadCache
 from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
 from respkv.storage.datafile import DataFile, lock
 from respkv.storage.errors import Damaged, Failed
@@ -42,7 +43,6 @@ from respkv.storage.slices import Task, slices
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
 
-CACHE_ENTRY_BYTES = 160  # about what the cache takes for an entry beside the bytes of key and value
 _JOIN_BYTES_MAX = 1 << 20
 _PLAIN = record.PLAIN
 _CRC_RESIDUE = record.CRC_RESIDUE
@@ -59,7 +59,7 @@ class Bitcask:
         segment_bytes: the size at which a data file is finished and a new one begun; a larger batch gets a larger file.
         disk: what makes the changes.
         merge_dead_ratio: a finished file is merged when more than this share of its bytes is dead.
-        cache_bytes: memory for values that `get_plain` has read and verified; it is emptied whenever it is full.
+        cache_bytes: memory for values that `get_plain` has read and verified (`respkv.storage.cache`).
 
     Raises `Locked`, `Damaged`, `OSError`.
 
@@ -86,9 +86,9 @@ class Bitcask:
         self.path = Path(path)
         self.segment_bytes = segment_bytes
         self._merge_dead_ratio = merge_dead_ratio
-        self._cache_bytes = cache_bytes
-        self._cache: dict[bytes, bytes] = {}
-        self._cache_room = cache_bytes
+        self.cache = ReadCache(cache_bytes)
+        """Values that `get_plain` gives without reading them."""
+        self._at_hand = self.cache.at_hand
         self.disk = disk or Disk()
         self._read = self.disk.read
         self.failed = False
@@ -159,7 +159,7 @@ class Bitcask:
 
         None when `key` is absent; False when it is something else, or large (then ask `get`). Raises `Damaged`.
         """
-        value = self._cache.get(key)
+        value = self._at_hand(key)
         if value is not None:
             return value
         location = self.buckets[bucket].get(key)
@@ -177,17 +177,9 @@ class Bitcask:
             raise self._damage(location)
         if data.startswith(_PLAIN):
             value = data[17 + len(key) : -4]
-            if self._cache_bytes:
-                self._remember(key, value)
+            self.cache.add(key, value)
             return value
         return False
-
-    def _remember(self, key: bytes, value: bytes) -> None:
-        self._cache_room -= len(key) + len(value) + CACHE_ENTRY_BYTES
-        if self._cache_room < 0:
-            self._cache.clear()
-            self._cache_room = self._cache_bytes
-        self._cache[key] = value
 
     def get(self, key: bytes, bucket: int | None = None) -> Record | None:
         """What is stored under `key`, expired or not; None when it is absent. Raises `Damaged`."""
@@ -292,11 +284,12 @@ class Bitcask:
             for slot, key, size in zip(slots, keys, sizes, strict=True):
                 buckets[slot][key] = location | min(size, SIZE_MASK)
                 location += size << OFFSET_SHIFT
-        for known in (self.expires, self._cache):
-            if known:
-                forget = known.pop
-                for key in keys:
-                    forget(key, None)
+        if self.expires:
+            forget = self.expires.pop
+            for key in keys:
+                forget(key, None)
+        if self.cache:
+            self.cache.forget(keys)
 
     def batch(self) -> Batch:
         """A new, empty batch for `commit`. Only one at a time makes sense: it reads through to the store as it is."""
@@ -350,15 +343,16 @@ class Bitcask:
         active, start, gone_bytes = self._active, offset, 0
         if batch.cleared:
             self._keydir.clear()
-            self._cache.clear()
+            self.cache.clear()
             self.expires = self._keydir.expires
             gone_bytes = len(record.CLEAR_RECORD)
             offset += gone_bytes
             self._maintenance.expect_dead()
         number = active.number
-        put, delete, forget = self._keydir.put, self._keydir.delete, self._cache.pop
+        put, delete = self._keydir.put, self._keydir.delete
+        if self.cache:
+            self.cache.forget([row[0] for row in rows])
         for key, bucket, expire_ms, size in rows:
-            forget(key, None)
             if size:
                 put(bucket, key, locate(number, offset, size), expire_ms)
                 offset += size

@@ -80,12 +80,19 @@ def encode_puts(keys: Sequence[bytes], values: Sequence[bytes]) -> tuple[list[in
 
     Returns the size of each record in bytes, and the records joined in order. Keys may repeat: the last wins.
     """
-    heads = map(_PLAIN_HEADER.pack, repeat(PLAIN), map(len, keys), map(len, values))
+    count, key_sizes, value_sizes = len(keys), list(map(len, keys)), list(map(len, values))
+    heads: Iterable[bytes]
+    if count and key_sizes.count(key_sizes[0]) == value_sizes.count(value_sizes[0]) == count:  # as many clients write
+        heads = repeat(_PLAIN_HEADER.pack(PLAIN, key_sizes[0], value_sizes[0]), count)
+        sizes = [OVERHEAD_BYTES + key_sizes[0] + value_sizes[0]] * count
+    else:
+        heads = map(_PLAIN_HEADER.pack, repeat(PLAIN), key_sizes, value_sizes)
+        sizes = [OVERHEAD_BYTES + key + value for key, value in zip(key_sizes, value_sizes, strict=True)]
     bodies = list(map(b"".join, zip(heads, keys, values, strict=True)))
     parts: list[bytes] = bodies * 2  # of the right length: bodies and checksums alternate
     parts[::2] = bodies
     parts[1::2] = map(_CRC.pack, map(crc32, bodies))
-    return [len(body) + TRAILER_BYTES for body in bodies], b"".join(parts)
+    return sizes, b"".join(parts)
 
 
 class LongRecord:

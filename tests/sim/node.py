@@ -35,6 +35,10 @@ TICK_S = 0.025
 UPKEEP_S = 0.5
 
 
+def _raise(_connection: Any, error: Exception) -> None:
+    raise error
+
+
 class SimReplica(Replica):
     """A replica whose doings are watched."""
 
@@ -189,6 +193,7 @@ class SimNode:
             Live(config), world.topology, self.name, self.proposers, list(self.replicas.values()), self.journal,
             self.peers, wake=self.schedule, stop=lambda: None,
         )  # fmt: skip
+        self.server.fault = _raise
         world.later(world.rng.random() * TICK_S, partial(self._tick, 0))
         world.later(world.rng.random() * UPKEEP_S, self._keep_up)
 
@@ -269,10 +274,11 @@ class SimNode:
             self.world.later(0.0, self._turn)
 
     def _turn(self) -> None:
-        self._scheduled = False
-        dirty, self._dirty = self._dirty, []
         assert self.journal is not None
         try:
+            self.server.run_arrivals()
+            self._scheduled = False
+            dirty, self._dirty = self._dirty, []
             for replica in dirty:
                 replica.pump()
             for proposer in self._remote:

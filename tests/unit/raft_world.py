@@ -33,6 +33,7 @@ from respkv.shard.proposer import Proposer
 from respkv.shard.transaction import EXEC_OP, transaction_of
 from respkv.shard.waiting import Part
 from respkv.shard.watches import Watches
+from respkv.storage.cache import ReadCache
 from tests.sim.seams import SortedNodes
 from tests.sim.watch import Broken
 
@@ -78,6 +79,7 @@ class Recorder:
 
     def __init__(self, history: list[tuple[int, int, bytes]]) -> None:
         self.watches = Watches()
+        self.cache = ReadCache(0)
         self.history = history
         self.ops: list[bytes] = []
         for _, _, command in history:

@@ -101,10 +101,10 @@ def test_what_is_no_reply_is_refused(value: Any) -> None:
 
 def test_tables_hold_what_their_index_says() -> None:
     for number in (0, 1, 9, 10, 999, 1023):
-        assert encoder.BULK_HEADERS[number] == b"$%d\r\n" % number
+        assert encoder.BULK_HEADERS[4 * number] == b"$%d\r\n" % (4 * number)
         assert encoder.ARRAY_HEADERS[number] == b"*%d\r\n" % number
         assert encoder.INTEGERS[number] == b":%d\r\n" % number
-    for size in (1023, 1024, 5000):
+    for size in (1023, 1024, 4095, 4096, 5000):
         assert encode([bytes(size)], 2) == b"*1\r\n$%d\r\n%b\r\n" % (size, bytes(size))
         assert encode([0] * size, 2) == b"*%d\r\n" % size + b":0\r\n" * size
 

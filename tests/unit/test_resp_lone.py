@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from respkv.resp.limits import Limits, ProtocolError
-from respkv.resp.lone import lone_command, lone_plain
+from respkv.resp.lone import SET_HEADS, get_chunks, lone_command, lone_get, lone_set
 from respkv.resp.parser import Parser
 
 GET = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
@@ -48,11 +48,12 @@ def test_a_header_that_does_not_say_what_is_there_is_left_to_others(data: bytes)
 def test_a_get_is_known_by_its_length_whatever_is_in_its_key(name: bytes, key_bytes: int) -> None:
     for key in (b"k" * key_bytes, (b"\r\n$*" * key_bytes)[:key_bytes]):
         whole = b"*2\r\n$3\r\n%b\r\n$%d\r\n%b\r\n" % (name, key_bytes, key)
-        assert lone_plain(whole) == [name, key]
+        assert lone_get(whole) == key
+        assert whole in get_chunks(key)
         assert Parser(Limits()).feed(whole) == [[name, key]]
-        assert lone_plain(whole[:-1]) is None
-        assert lone_plain(whole + b"\r") is None
-        assert lone_plain(whole[:-1] + b"\r") is None
+        assert lone_get(whole[:-1]) is None
+        assert lone_get(whole + b"\r") is None
+        assert lone_get(whole[:-1] + b"\r") is None
 
 
 @pytest.mark.parametrize(
@@ -70,17 +71,21 @@ def test_a_get_is_known_by_its_length_whatever_is_in_its_key(name: bytes, key_by
     ],
 )
 def test_what_is_not_one_get_and_nothing_else_is_left_to_others(data: bytes) -> None:
-    assert lone_plain(data) is None
+    assert lone_get(data) is None
+
+
+def only_set(data: bytes) -> tuple[bytes, bytes] | None:
+    return lone_set(data) if data.startswith(SET_HEADS) else None
 
 
 def test_a_set_is_taken_if_it_is_one_and_nothing_else() -> None:
-    assert lone_plain(SET) == [b"SET", b"key", b"value"]
-    assert lone_plain(SET.replace(b"SET", b"set")) == [b"set", b"key", b"value"]
-    assert lone_plain(b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$0\r\n\r\n") == [b"SET", b"", b""]
+    assert only_set(SET) == (b"key", b"value")
+    assert only_set(SET.replace(b"SET", b"set")) == (b"key", b"value")
+    assert only_set(b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$0\r\n\r\n") == (b"", b"")
     for end in range(len(SET)):
-        assert lone_plain(SET[:end]) is None
+        assert only_set(SET[:end]) is None
     for extra in (b"\r", b"\n", b"\r\n", b"*", GET, SET):
-        assert lone_plain(SET + extra) is None
+        assert only_set(SET + extra) is None
     for other in (
         SET.replace(b"$5", b"$6"),
         SET.replace(b"$5", b"$05"),
@@ -91,21 +96,19 @@ def test_a_set_is_taken_if_it_is_one_and_nothing_else() -> None:
         SET.replace(b"value", b"va\r\ne"),
         SET.replace(b"$5\r\nvalue", b"$4096\r\n" + bytes(4096)),
     ):
-        assert lone_plain(other) is None
+        assert only_set(other) is None
 
 
 def test_neither_is_taken_within_a_command_nor_before_a_login_nor_after_an_error() -> None:
     parser = Parser(Limits())
-    assert parser.lone(GET) == [b"GET", b"key"]
+    assert parser.at_boundary
     assert parser.feed(b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % len(GET)) == []
-    assert parser.lone(GET) is None
-    assert parser.lone(SET) is None
+    assert not parser.at_boundary
     assert parser.feed(GET) == []
+    assert not parser.at_boundary
     assert parser.feed(b"\r\n") == [[b"ECHO", GET]]
-    assert parser.lone(GET) == [b"GET", b"key"]
-    assert parser.lone(SET) == [b"SET", b"key", b"value"]
-    assert Parser(Limits(), authenticated=False).lone(GET) is None
-    assert Parser(Limits(), authenticated=False).lone(SET) is None
+    assert parser.at_boundary
+    assert not Parser(Limits(), authenticated=False).at_boundary
     with pytest.raises(ProtocolError):
         parser.feed(b"*x\r\n")
-    assert parser.lone(GET) is None
+    assert not parser.at_boundary

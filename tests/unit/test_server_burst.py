@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 
 from respkv import errors
 from respkv.commands.spread import Spread
-from respkv.server.burst import Burst, LonePuts, PutBurst
+from respkv.server.burst import Burst, LonePuts, Pushed, PutBurst
 from respkv.server.dispatch import Call, Spanning, has_open_writes
 from respkv.server.steps import Steps
 
@@ -46,15 +47,24 @@ def test_the_error_of_a_shard_stands_in_the_places_of_its_keys() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_sets_that_came_alone_get_the_same_reply(fails: bool) -> None:
-    settled: list[tuple[LonePuts, bytes]] = []
+def test_sets_that_came_alone_get_the_same_reply_at_once_or_in_their_turn(fails: bool) -> None:
+    finished: list[Any] = []
+    server = SimpleNamespace(posted=[], wake=lambda: None, finished=finished.append)
     puts = LonePuts()
-    connection: Any = SimpleNamespace(settled_alone=lambda puts, reply: settled.append((puts, reply)))
-    puts.connections += [connection] * 3
+    states: list[dict[str, Any]] = [{}, {"reading": False}, {"closing": True}, {"half_closed": True}, {"others": 1}, {}]
+    for state in states:
+        client = {"reading": True, "closing": False, "half_closed": False, "server": server, **state}
+        waiting = deque([puts] + [Pushed()] * client.pop("others", 0))
+        puts.connections.append(cast("Any", SimpleNamespace(waiting=waiting, **client)))
     if fails:
         puts.fail(b"", errors.timeout())
     puts.done()
-    assert settled == [(puts, puts.wire())] * 3
+    first, *others, last = puts.connections
+    assert server.posted == [(first, puts.wire()), (last, puts.wire())]
+    assert not first.waiting
+    assert not last.waiting
+    assert finished == others
+    assert all(connection.waiting[0] is puts for connection in others)
     assert puts.wire().startswith(b"-TIMEOUT" if fails else b"+OK\r\n")
 
 

@@ -14,7 +14,8 @@ from typing import Any, cast
 import hiredis
 import pytest
 
-from respkv.server.connection import DIRECT_BYTES, Connection
+from respkv.server.connection import Connection
+from respkv.server.server import DIRECT_BYTES, Server
 from tests.unit.running import Wire, eventually, respkv
 
 
@@ -358,10 +359,15 @@ def outlet() -> Iterator[tuple[Callable[[bytes], None], Held, socket.socket]]:
         here.setblocking(False)
         there.setblocking(False)
         transport = Held()
-        connection = SimpleNamespace(
-            _transport=transport, _fd=here.fileno(), server=SimpleNamespace(output_bytes_max=0)
-        )
-        yield lambda data: Connection.send(cast("Any", connection), data), transport, there
+        server = cast("Any", SimpleNamespace(output_bytes_max=0, posted=[], stats=SimpleNamespace(writes=0)))
+        connection = cast("Any", SimpleNamespace(transport=transport, direct_fd=here.fileno(), server=server))
+        connection.send = lambda data: Connection.send(connection, data)
+
+        def send(data: bytes) -> None:
+            server.posted.append((connection, data))
+            Server.send_posted(server)
+
+        yield send, transport, there
 
 
 def arrived(end: socket.socket) -> bytes:

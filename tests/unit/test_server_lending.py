@@ -440,7 +440,7 @@ def test_what_cannot_be_taken_unseen_is_run_as_commands(
 def test_a_cluster_client_has_its_bursts_looked_at_where_another_node_leads() -> None:
     for cluster_view, leads, taken in ((True, False, False), (True, True, True), (False, False, True)):
         connection = SimpleNamespace(
-            fast=True, _reading=True, _backlog=[], closing=False, session=SimpleNamespace(cluster_view=cluster_view)
+            fast=True, reading=True, _backlog=[], closing=False, session=SimpleNamespace(cluster_view=cluster_view)
         )
         assert Connection.takes_puts(cast("Any", connection), leads) is taken
 

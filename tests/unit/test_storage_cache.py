@@ -59,4 +59,4 @@ def test_a_full_cache_starts_over(tmp_path: Path) -> None:
         for number in range(100):
             cask.put(b"%d" % number, b"x" * 100)
             assert cask.get_plain(0, b"%d" % number) == b"x" * 100
-        assert len(cask._cache) <= 4
+        assert len(cask.cache) <= 4
