@@ -27,6 +27,7 @@ from respkv.raft.messages import ACK
 from respkv.raft.receiving import Receiving
 from respkv.raft.sending import Sending
 from respkv.server import dispatch, plain
+from respkv.server.answers import Answers
 from respkv.shard import border
 from respkv.shard import replica as replica_module
 from respkv.shard.machine import Machine
@@ -102,6 +103,8 @@ FOUND_BY: dict[str, int] = {
     "reads_without_majority": 13,
     "log_not_reset": 0,
     "own_writes_unseen": 1,
+    "known_without_lease": 1,
+    "known_for_ever": 1,
     "reads_left_behind": 2,
     "proposes_twice": 2,
     "forwards_of_any_term": 2,
@@ -380,6 +383,16 @@ def log_not_reset(replace: Callable[..., None]) -> None:
 def own_writes_unseen(replace: Callable[..., None]) -> None:
     for module in (dispatch, plain):
         replace(module, "has_open_writes", lambda connection, burst, proposer: False)
+
+
+@mutation("a reply that is known is given without a lease", **_LONELY, burst_max=1, read_mode="lease")
+def known_without_lease(replace: Callable[..., None]) -> None:
+    replace(Answers, "known_at", lambda self, now: self._find)
+
+
+@mutation("a reply stays known when its value has changed", **_SMALL, **_BUSY, burst_max=1, kinds=("string",), keys=1)
+def known_for_ever(replace: Callable[..., None]) -> None:
+    replace(Answers, "_forget", lambda self, key: 0)
 
 
 @mutation("a read without an answer stays behind when its client's writes go", **_LEADERS, **_BUSY, burst_max=8)
