@@ -221,6 +221,8 @@ class Proposer(Outcomes):
                 self._forward_all()
             return
         if group.leader:
+            if self._parts and not (self._proposals or self._reads) and self._waits():
+                return  # for there is nothing else to do
             group.move_commit()
             if not self._answer_puts(group):
                 group.apply_committed()
