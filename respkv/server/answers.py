@@ -1,9 +1,9 @@
 """Answers that are known already: the replies to GETs, by the very bytes that asked for them.
 
 Most reads ask for what was asked for before, in the same words. Then nothing has to be taken apart, looked up and put
-together again: the bytes of the request lead to the bytes of the reply. A reply is known as long as its value is at
-hand in the read cache of its shard (`respkv.storage.cache`), on whose account it is kept, and counts only while this
-node has the leases of all shards that have replies here.
+together again: the bytes of the request lead to the bytes of the reply. A reply is known as long as its value is in
+the read cache of its shard (`respkv.storage.cache`), which counts it in its limit, and is given only while this node
+has the leases of all shards that have replies here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 
 from respkv.resp.lone import get_chunks
 from respkv.shard.proposer import Proposer
-from respkv.storage.cache import ENTRY_BYTES
 
 Find = Callable[[bytes], bytes | None]
 
@@ -43,22 +42,16 @@ class Answers:
                 return _find_nothing
         return self._find
 
-    def add(self, proposer: Proposer, key: bytes, chunk: bytes, reply: bytes) -> None:
-        """`reply` is what `chunk`, a GET of `key`, is to be answered, for as long as its value is at hand: it is now if
-        it was when `proposer` gave it."""
-        if proposer.at_hand(key) is not None:
+    def add(self, proposer: Proposer, chunk: bytes, reply: bytes) -> None:
+        """`reply` is what `chunk`, a GET, is to be answered with the value that `proposer` has just read."""
+        if proposer.cache.limit_bytes:  # then the value is in there
             self._replies[chunk] = reply
             self._shards.add(proposer)
-            proposer.cache.charge(len(chunk) + len(reply) + ENTRY_BYTES)
 
-    def _forget(self, key: bytes | None) -> int:
+    def _forget(self, key: bytes | None) -> None:
         if key is None:
             self._replies.clear()
             self._shards.clear()
-            return 0
-        freed = 0
+            return
         for chunk in get_chunks(key):
-            reply = self._replies.pop(chunk, None)
-            if reply is not None:
-                freed += len(chunk) + len(reply) + ENTRY_BYTES
-        return freed
+            self._replies.pop(chunk, None)

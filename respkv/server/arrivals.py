@@ -96,9 +96,7 @@ class Arrivals:
         if (key := lone_get(chunk)) is not None:
             slot = slot_of(key)
             proposer = server.proposer_of_slot[slot]
-            reply = self._look_up(connection, proposer, slot, key)
-            if reply is not None:
-                server.answers.add(proposer, key, chunk, reply)
+            reply = self._look_up(connection, proposer, slot, key, chunk)
         elif chunk.startswith(SET_HEADS) and (put := lone_set(chunk)) is not None:
             slot = slot_of(put[0])
             proposer = server.proposer_of_slot[slot]
@@ -110,7 +108,9 @@ class Arrivals:
             server.stats.lone += 1
         return reply
 
-    def _look_up(self, connection: Connection, proposer: Proposer, slot: int, key: bytes) -> bytes | None:
+    def _look_up(
+        self, connection: Connection, proposer: Proposer, slot: int, key: bytes, chunk: bytes
+    ) -> bytes | None:
         began_at = Clock.now()
         if proposer.lease.lease_until <= began_at:
             return None
@@ -127,6 +127,7 @@ class Arrivals:
         else:
             stats.hits += 1
             reply = BULK_HEADERS[len(value)] + value + CRLF
+            self._server.answers.add(proposer, chunk, reply)
         if (took_s := Clock.now() - began_at) >= watch.slow_s:
             watch.slow_get(connection, key, took_s)
         return reply

@@ -72,7 +72,7 @@ HELD_BYTES_MAX = 64 << 10  # what is longer is worth an entry
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
-Told = Callable[[bytes | None], int]
+Told = Callable[[bytes | None], None]
 
 
 class _NoLease:

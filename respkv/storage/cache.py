@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-ENTRY_BYTES: Final = 160
-"""About what an entry takes beside the bytes of key and value."""
+ENTRY_BYTES: Final = 320
+"""About what an entry takes beside twice the bytes of key and value: the caller may keep a reply made of it."""
 
 
 class ReadCache:
-    """Emptied whenever it holds more than `limit_bytes`; 0 keeps nothing.
+    """Emptied whenever it holds `limit_bytes`, or more by one entry; 0 keeps nothing.
 
     Attributes:
         at_hand: called with a key: its value, None if it is not here.
-        told: called with a key that goes, and with None where all go; returns how many bytes it had kept for the key on
-            the account of this cache (`charge`). None: nobody wants to know.
+        told: called with each key that goes, and with None where all go.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self.told: Callable[[bytes | None], int] | None = None
+        self.told: Callable[[bytes | None], None] | None = None
         self._values: dict[bytes, bytes] = {}
         self._room = limit_bytes
         self.at_hand: Callable[[bytes], bytes | None] = self._values.get
@@ -29,27 +28,22 @@ class ReadCache:
         return len(self._values)
 
     def add(self, key: bytes, value: bytes) -> None:
-        """`value` is what is stored under `key`."""
+        """`value` is what is stored under `key`. It is here afterwards, unless nothing is kept."""
         if self.limit_bytes:
+            if self._room <= 0:
+                self.clear()
             self._values[key] = value
-            self.charge(len(key) + len(value) + ENTRY_BYTES)
-
-    def charge(self, size: int) -> None:
-        """So many bytes more are kept, here or by who is told. May empty the cache."""
-        self._room -= size
-        if self._room < 0:
-            self.clear()
+            self._room -= 2 * (len(key) + len(value)) + ENTRY_BYTES
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Something else is stored under `keys` now, or nothing."""
-        values, told, freed = self._values, self.told, 0
+        pop, told = self._values.pop, self.told
         for key in keys:
-            value = values.pop(key, None)
+            value = pop(key, None)
             if value is not None:
-                freed += len(key) + len(value) + ENTRY_BYTES
+                self._room += 2 * (len(key) + len(value)) + ENTRY_BYTES
                 if told is not None:
-                    freed += told(key)
-        self._room += freed
+                    told(key)
 
     def clear(self) -> None:
         self._values.clear()
