@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from respkv.shard.proposer import Proposer
 
 SHORT_BYTES: Final = 4096
-"""What is longer is run at once, behind what waits."""
+"""What is longer is run at once, and so is what comes while something of the same client waits, behind that."""
 
 _GET: Final = (b"GET",)
 _SET: Final = (b"SET",)

@@ -130,14 +130,15 @@ class Connection(PlainCommands):
         self.server.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.chunk or len(data) > SHORT_BYTES:
+        if self.chunk:
             self.server.run_arrivals()
-            self.take(data)
+        elif len(data) <= SHORT_BYTES:
+            self.chunk = data
+            if not self._arrived:
+                self.server.wake()
+            self._arrived.append(self)
             return
-        self.chunk = data
-        if not self._arrived:
-            self.server.wake()
-        self._arrived.append(self)
+        self.take(data)
 
     def take(self, data: bytes) -> None:
         """Runs what one read has brought, or puts it off."""
@@ -169,6 +170,7 @@ class Connection(PlainCommands):
         """A client that closes its side still gets the replies of what it sent."""
         if self.chunk:
             self.server.run_arrivals()
+            self.server.send_posted()
         self.half_closed = bool(self.waiting or self._backlog)
         return self.half_closed
 

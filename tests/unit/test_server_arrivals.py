@@ -75,6 +75,7 @@ class World:
         self.proposer_of_slot = [self.proposers[slot * 2 // SLOTS] for slot in range(SLOTS)]
         self.answers = Answers(cast("Any", self.proposers))
         self.posted: list[tuple[Connection, bytes]] = []
+        self.sent: list[tuple[Connection, bytes]] = []
         self.pending_bytes_max = 1 << 30
         self.stats = Stats()
         self.watch = Watch(self.stats)
@@ -93,6 +94,9 @@ class World:
 
     def wake(self) -> None:
         self.woken += 1
+
+    def send_posted(self) -> None:
+        self.sent, self.posted = self.posted, []
 
     def run_arrivals(self) -> None:
         Server.run_arrivals(cast("Any", self))
@@ -151,8 +155,11 @@ def test_a_client_that_sends_more_is_run_in_order(world: World) -> None:
     long = put(b"a", bytes(SHORT_BYTES))
     other.data_received(get(b"a"))
     client.data_received(long)
-    assert other.replies() == b"$1\r\n1\r\n"
     assert world.taken[-1] == (client, long)
+    assert other.replies() == b""  # it has not sent more
+    other.data_received(long)
+    assert other.replies() == b"$1\r\n1\r\n"
+    assert world.taken[-1] == (other, long)
 
 
 @pytest.mark.parametrize("end", [Connection.eof_received, lambda client: client.connection_lost(None)])
@@ -161,6 +168,14 @@ def test_what_a_client_has_sent_is_run_before_it_is_gone(world: World, end: Call
     client.data_received(put(b"a"))
     end(client)
     assert world.shard(b"a").keys == [b"a"]
+
+
+def test_a_client_that_closes_its_side_at_once_gets_its_reply_before_the_transport_closes(world: World) -> None:
+    client = world.client()
+    world.shard(b"a").stored[b"a"] = b"1"
+    client.data_received(get(b"a"))
+    assert client.eof_received() is False
+    assert world.sent == [(client, b"$1\r\n1\r\n")]
 
 
 def test_gets_are_answered_whether_there_is_a_value_or_not(world: World) -> None:
