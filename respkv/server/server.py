@@ -127,7 +127,7 @@ class Server:
         self.wake = wake
         self.answers = Answers(self.proposers)
         self.arrivals = (Arrivals(self, cluster_view=False), Arrivals(self, cluster_view=True))
-        self.fault: Callable[[Connection, Exception], None] = _drop  # told of what escapes a client's commands
+        self.fault: Callable[[Connection, Exception], None] = drop  # told of what escapes a client's commands
         self._finished: list[Connection] = []
         self.posted: list[tuple[Connection, bytes]] = []  # to be sent at the end of this turn
         self.output_bytes_max = 0
@@ -353,7 +353,8 @@ class Server:
         log.warning("client_output_limit", client=connection.session.id, address=connection.session.address)
 
 
-def _drop(connection: Connection, error: Exception) -> None:
+def drop(connection: Connection, error: Exception) -> None:
+    """What a fault of ours costs: the connection of the client whose command met it."""
     log.error("connection_failed", client=connection.session.id, address=connection.session.address, exc_info=error)
     connection.abort()
 

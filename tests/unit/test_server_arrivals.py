@@ -12,11 +12,12 @@ from respkv import errors
 from respkv.cluster.slots import SLOTS, slot_of
 from respkv.raft.clock import Clock
 from respkv.resp.limits import Limits
+from respkv.server import server as server_module
 from respkv.server.answers import Answers
 from respkv.server.arrivals import SHORT_BYTES, Arrivals
 from respkv.server.burst import LonePuts
 from respkv.server.connection import Connection
-from respkv.server.server import Server
+from respkv.server.server import Server, drop
 from respkv.server.stats import Stats
 from respkv.server.watch import Watch
 from respkv.shard.gathering import Gathering
@@ -293,6 +294,18 @@ def test_a_fault_costs_the_client_that_met_it_and_nobody_else(world: World) -> N
     world.run_arrivals()
     assert [connection for connection, _ in world.faults] == [clients[1]]
     assert world.shard(b"a").keys + world.shard(b"b").keys == [b"a", b"b"]
+
+
+def test_who_meets_a_fault_is_disconnected_and_it_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    aborted: list[bool] = []
+    logged: list[tuple[str, Any]] = []
+    monkeypatch.setattr(
+        server_module, "log", SimpleNamespace(error=lambda event, **fields: logged.append((event, fields)))
+    )
+    session, error = SimpleNamespace(id=7, address="1.2.3.4:5"), RuntimeError("a fault")
+    drop(cast("Any", SimpleNamespace(session=session, abort=lambda: aborted.append(True))), error)
+    assert aborted == [True]
+    assert logged == [("connection_failed", {"client": 7, "address": "1.2.3.4:5", "exc_info": error})]
 
 
 def test_a_client_that_has_sent_something_is_not_lent(world: World) -> None:
