@@ -83,25 +83,25 @@ class LongAppend:
         log.add(_LAST_HEAD.pack(LAST, self._count) + self._head, log[-1][1] + 1, term)
 
 
-def is_whole(log: ShardLog, entries: list[Entry], position: int) -> bool:
-    """Whether the long command that `entries[position]` ends has its pieces right before it: among `entries`, which
-    follow each other and what is in `log`, or there.
+def pieces_before(log: ShardLog, entries: list[Entry], position: int, new_from: int) -> list[memoryview] | None:
+    """The body of the long command that `entries[position]` ends, in pieces, None if they are not right before it:
+    among `entries`, which follow each other and of which those from `new_from` on go into `log`, or there.
 
     No piece is at the base of the log or before it, as nothing is trimmed before its end is applied."""
     command, index, term = entries[position]
-    base, last, first = log[0][1], log[-1][1], entries[0][1]
+    base, first = log[0][1], entries[0][1]
     if len(command) < LAST_HEAD_BYTES:
-        return False
+        return None
     count: int = _LAST_HEAD.unpack_from(command)[1]
     if index - count <= base:
-        return False
+        return None
+    pieces = []
     for number in range(index - count, index):
-        pieces = entries[number - first : number - first + 1] if number >= first else []
-        if number <= last and (not pieces or log[number - base][2] == pieces[0][2]):
-            pieces = [*pieces, log[number - base]]  # it stays when the leader sends it again
-        if any(piece[0][0] != PIECE or piece[2] != term for piece in pieces):
-            return False
-    return True
+        piece = entries[number - first] if number - first >= new_from else log[number - base]
+        if piece[0][0] != PIECE or piece[2] != term:
+            return None
+        pieces.append(memoryview(piece[0])[1:])
+    return pieces
 
 
 def collect(log: ShardLog, index: int) -> tuple[bytes, list[memoryview]]:

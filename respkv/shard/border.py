@@ -17,10 +17,10 @@ import msgspec
 from respkv.border import BadMessage, Count, Shape, require
 from respkv.cluster.slots import SLOTS
 from respkv.raft.log import ShardLog
-from respkv.raft.long import LAST, LAST_HEAD_BYTES, is_whole
+from respkv.raft.long import LAST, LAST_HEAD_BYTES, pieces_before
 from respkv.reply import LongBulk, NullArray, RespError, Simple, Verbatim
-from respkv.shard.batch import Entry, Guarded, Ops, Puts, Run, decode_entry, decode_runs
-from respkv.shard.long import LongEntry, LongRun, decode_head, decode_long_runs, values_of
+from respkv.shard.batch import Guarded, Ops, Puts, Run, decode_entry, decode_runs
+from respkv.shard.long import LongRun, decode_head, decode_long_runs, values_of
 from respkv.shard.transaction import EXEC_OP
 
 FORWARD = 20  # shard, request, term or -1, runs
@@ -105,25 +105,37 @@ def check_append(log: ShardLog, message: Sequence[Any], possible: Possible) -> N
     _, _, _, _, prev, prev_term, _, entries = message
     if prev > log.last_index or log.term_at(prev) not in {None, prev_term}:
         return
-    is_new = False  # from the first entry that is not there on, all go into the log
+    new_from = None  # from the first entry that is not there on, all go into the log
     for position, (command, index, term) in enumerate(entries):
-        is_new = is_new or (index > log.base_index and log.term_at(index) != term)
-        if not is_new:
-            continue
+        if new_from is None:
+            if index <= log.base_index or log.term_at(index) == term:
+                continue
+            new_from = position
         try:
             if command[0] == 0:
-                entry: Entry | LongEntry = decode_entry(command)
+                _check_runs(decode_entry(command).runs, possible)
             elif command[0] == LAST:
-                if not is_whole(log, entries, position):
+                pieces = pieces_before(log, entries, position, new_from)
+                if pieces is None:
                     raise BadMessage(f"Append: entry {index} ends a long command that is not there")
-                if len(command) == LAST_HEAD_BYTES:
-                    continue
-                entry = decode_head(memoryview(command)[LAST_HEAD_BYTES:])
-            else:
-                continue
-        except (msgspec.DecodeError, RecursionError) as error:
+                _check_long(command[LAST_HEAD_BYTES:], pieces, possible)
+        except (ValueError, RecursionError) as error:
             raise BadMessage(f"Append: entry {index}: {error}") from None
-        _check_runs(entry.runs, possible)
+
+
+def _check_long(head: bytes, pieces: list[memoryview], possible: Possible) -> None:
+    """Raises BadMessage or ValueError for a long command that cannot be applied."""
+    if head:
+        runs = decode_head(head).runs
+        for _ in values_of(runs, pieces):
+            pass
+        _check_runs(runs, possible)
+        return
+    command = b"".join(pieces)
+    if not command:
+        raise BadMessage("Append: a command without a byte")
+    if command[0] == 0:
+        _check_runs(decode_entry(command).runs, possible)
 
 
 def checked_runs(encoded: bytes, possible: Possible) -> list[Run]:

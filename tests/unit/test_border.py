@@ -16,6 +16,7 @@ from respkv.raft.long import LAST, PIECE
 from respkv.reply import LongBulk, RespError, Simple, Verbatim
 from respkv.shard import border
 from respkv.shard.batch import Entry, Guarded, Ops, Puts, encode_entry, encode_runs
+from respkv.shard.long import LongEntry, LongPut, encode_head
 from respkv.shard.machine import EXPIRE_OP, Machine
 from respkv.shard.transaction import EXEC_OP, Watched, exec_args
 from respkv.storage.record import encode_puts
@@ -154,7 +155,7 @@ def test_what_can_be_applied_passes() -> None:
         ([(b"\x01", 5, 3), (bytes([LAST, 1, 0, 0, 0]), 6, 3)], False),
         ([(bytes([PIECE]), 3, 3), (bytes([PIECE]), 4, 3), (bytes([LAST, 2, 0, 0, 0]), 5, 3)], False),  # 3 is another
         ([(bytes([LAST, 4, 0, 0, 0]), 4, 3)], True),  # nothing comes of it: there is an entry of that index and term
-        ([(bytes([PIECE]), 3, 4), (bytes([LAST, 1, 0, 0, 0]), 4, 4)], True),  # which this one replaces
+        ([(bytes([PIECE, 1]), 3, 4), (bytes([LAST, 1, 0, 0, 0]), 4, 4)], True),  # which this one replaces
     ],
 )
 def test_a_long_command_without_its_pieces_gets_into_no_log(entries: list[Any], whole: bool) -> None:
@@ -163,6 +164,43 @@ def test_a_long_command_without_its_pieces_gets_into_no_log(entries: list[Any], 
     else:
         with pytest.raises(BadMessage):
             check_append(entries)
+
+
+def last(head: bytes, pieces: int = 1) -> bytes:
+    return bytes([LAST, pieces, 0, 0, 0]) + head
+
+
+GOOD = encode_entry(Entry(1, 2, [], [Ops([[b"INCR", b"n"]])]))
+BAD = encode_entry(Entry(1, 2, [], [Ops([[b"QUIT"]])]))
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "possible"),
+    [
+        (b"", [GOOD], True),
+        (b"", [GOOD[:5], GOOD[5:]], True),
+        (b"", [b""], False),
+        (b"", [], False),
+        (b"", [b"\0rubbish"], False),
+        (b"", [BAD], False),
+        (b"", [NO_OP], True),
+        (encode_head(LongEntry(1, 2, [], [LongPut(7, b"k", 5)])), [b"12", b"345"], True),
+        (encode_head(LongEntry(1, 2, [], [LongPut(7, b"k", 5)])), [b"12", b"3456"], False),
+        (encode_head(LongEntry(1, 2, [], [LongPut(7, b"k", 5)])), [b"12"], False),
+        (encode_head(LongEntry(1, 2, [], [LongPut(7, b"k", 2)])), [b"12", b"345"], False),
+        (encode_head(LongEntry(1, 2, [], [LongPut(7, b"k", 1), Ops([[b"QUIT"]])])), [b"1"], False),
+        (b"rubbish", [b"1"], False),
+    ],
+)
+def test_a_long_command_that_cannot_be_applied_gets_into_no_log(head: bytes, body: list[bytes], possible: bool) -> None:
+    pieces = [(bytes([PIECE]) + part, 5 + number, 3) for number, part in enumerate(body)]
+    end = (last(head, len(body)), 5 + len(body), 3)
+    for sent, known in (([*pieces, end], []), ([end], pieces)):  # all at once, and its end behind the rest
+        if possible:
+            check_append(sent, more=known)
+        else:
+            with pytest.raises(BadMessage):
+                check_append(sent, more=known)
 
 
 def test_what_comes_behind_an_entry_that_is_replaced_is_judged_even_if_the_log_has_its_like() -> None:
