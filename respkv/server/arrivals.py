@@ -53,7 +53,7 @@ class Arrivals:
         server, stats, watch = self._server, self._server.stats, self._server.watch
         began_at = Clock.now()  # no shard's state changes before this is over: what is read is what it was now
         known, post = server.answers.known_at(began_at), server.posted.append
-        hits, sets, newest, lone_before, others_s = 0, 0, b"", stats.lone, 0.0
+        hits, looked_up, sets, newest, others_s = 0, 0, 0, b"", 0.0
         for connection in connections:
             chunk, connection.chunk = connection.chunk, b""
             if connection.fast and connection.reading and not connection.waiting and connection.parser.at_boundary:
@@ -63,6 +63,7 @@ class Arrivals:
                     newest = chunk
                 else:
                     reply = self._begin(connection, chunk)
+                    looked_up += bool(reply)
                 if reply is not None:
                     session = connection.session
                     session.last_at = began_at
@@ -85,7 +86,7 @@ class Arrivals:
             stats.lone += hits
             # The newest stands for all of this turn: over many turns each shard gets its share.
             server.proposer_of_slot[slot_of(lone_get(newest) or b"")].asked[self._cluster_view] += hits
-        gets = stats.lone - lone_before - sets
+        gets = hits + looked_up
         if (gets and watch.notable_s == 0.0) or (sets and watch.sample_puts):
             watch.lone(gets, sets, Clock.now() - began_at - others_s)
 

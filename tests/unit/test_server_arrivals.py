@@ -117,6 +117,8 @@ class Client(Connection):
 
     def take(self, data: bytes) -> None:
         self.server.taken.append((self, data))
+        if data == b"reset":
+            self.server.stats.reset()
         if data == b"fault":
             raise RuntimeError("a fault of ours")
         self.parser.feed(data)
@@ -294,6 +296,23 @@ def test_a_fault_costs_the_client_that_met_it_and_nobody_else(world: World) -> N
     world.run_arrivals()
     assert [connection for connection, _ in world.faults] == [clients[1]]
     assert world.shard(b"a").keys + world.shard(b"b").keys == [b"a", b"b"]
+
+
+def test_a_sample_is_right_even_if_statistics_begin_anew_meanwhile(world: World) -> None:
+    clients = [world.client() for _ in range(3)]
+    for _ in range(5):
+        clients[0].data_received(get(b"a"))
+    world.run_arrivals()
+    world.watch.want_samples()
+    clients[1].data_received(b"reset")
+    world.run_arrivals()
+    assert world.stats.plain[b"GET"].calls == 0
+    assert world.watch.notable_s == 0.0  # a sample is wanted still
+    for client, chunk in zip(clients, (get(b"a"), b"reset", get(b"b")), strict=True):
+        client.data_received(chunk)
+    world.run_arrivals()
+    assert world.stats.plain[b"GET"].calls == 2
+    assert world.stats.plain[b"GET"].seconds > 0
 
 
 def test_who_meets_a_fault_is_disconnected_and_it_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
