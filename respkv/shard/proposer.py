@@ -146,7 +146,6 @@ class Proposer(Outcomes):
         told, self.cache.told = self.cache.told, None
         self.get_plain = get_plain
         self.cache = ReadCache(0) if cache is None else cache
-        self.at_hand = self.cache.at_hand
         self.tell_of_cache(told)
 
     def tell_of_cache(self, told: Told | None) -> None:
