@@ -6,7 +6,8 @@ in the opposite order. What cannot be trusted any more (a failed fdatasync, an e
 once with status 1.
 
 The turn: whatever happened marks its replica dirty; `_turn` then lets each dirty replica propose, send and apply,
-sends one frame per peer, writes the journal once, and writes the replies that are complete.
+sends one frame per peer, writes the journal once, and writes the replies that are complete. Where the disk is quick it
+waits for that to be synced, and sends what has waited for it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ TICK_S = 0.025
 UPKEEP_S = 0.5
 STOP_S = 5.0
 EVERYSEC_S = 1.0
+SYNC_BYTES_AT_ONCE = 1 << 20  # what is longer is synced in the thread, however quick the disk
+SYNC_BYTES_ALONE = 16 << 10  # where no other node waits for it, and pipelines can be read meanwhile
 TRIM_TURNS = 40  # of the upkeep, at the least, between two returns of free memory
 QUIET_COMMANDS = 100  # between two turns of the upkeep: so few clients notice a pause
 DESCRIPTORS_MAX = 1 << 20  # what Linux allows unless told otherwise
@@ -90,6 +93,7 @@ class Node:
         self._dirty: list[Replica] = []
         self._scheduled = False
         self._pace = Pace()
+        self._sync_bytes_at_once = SYNC_BYTES_AT_ONCE if len(self.topology.nodes) > 1 else SYNC_BYTES_ALONE
         self._doors = Doors(self._loop, self.live, self._accept)
         self._tasks: list[asyncio.Task[None]] = []
         self._remote: list[Proposer] = []
@@ -282,6 +286,8 @@ class Node:
             self.peers.flush()
             self.journal.flush()
             self.server.send_posted()
+            self._syncer.end_turn()
+            self.peers.flush()  # what has waited for that
             for replica in dirty:
                 replica.catch_up()
         except Exception as error:  # noqa: BLE001 - what escapes apply leaves a state nobody may trust
@@ -294,10 +300,16 @@ class Node:
     def _choose_sync(self) -> None:
         """`always` asks for an fdatasync after each write; otherwise what is written counts at once."""
         if self.config.appendfsync == "always":
-            self.journal.sync_request = self._syncer.request
+            self.journal.sync_request = self._request_sync
         else:
             self.journal.sync_request = lambda _descriptors, _sequence: self._durable(self.journal.count_written())
             self._tasks.append(self._loop.create_task(self._sync_every_second()))
+
+    def _request_sync(self, descriptors: tuple[int, ...], sequence: int) -> None:
+        if self.journal.frame_bytes <= self._sync_bytes_at_once:
+            self._syncer.request_at_once(descriptors, sequence)
+        else:
+            self._syncer.request(descriptors, sequence)
 
     def _ask_sync(self) -> None:
         if self.journal.sequence > self.journal.synced:

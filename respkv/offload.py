@@ -1,6 +1,7 @@
 """What must not hold the event loop: waiting for the disk. Jobs run in threads, completions come back to the loop.
 
-A hop to a thread and back costs 50-150 us, so only fdatasync and its like go there.
+A hop to a thread and back costs 50-150 us, so only fdatasync and its like go there; and not even that where the disk
+takes no longer than the hop.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ Wait = Callable[[], object]
 
 
 SLICE_PAUSE_S = 0.002
+
+QUICK_S = 0.0005
+STALL_S = 0.01
+SAMPLES = 32
 
 
 class Worker:
@@ -87,10 +92,14 @@ class Worker:
 
 
 class Syncer:
-    """Group commit: one thread that fdatasyncs the newest request whenever it is free; requests in between are one.
+    """Group commit: fdatasyncs the newest request whenever it is free; requests in between are one.
 
-    `done(sequence, error or None)` is called on the loop once everything up to `sequence` is on the disk; `observe`
-    gets the seconds that each took, on the thread.
+    A thread does that, or, with `request_at_once`, the loop itself at the end of its turn as long as the disk is quick:
+    of the last `SAMPLES` syncs a quarter took less than `QUICK_S` (the others may have waited for the processor, or for
+    another's), and none since then `STALL_S`. So one sync that stalls holds the loop, not the next ones.
+
+    `done(sequence, error or None)` is called on the loop once everything up to `sequence` is on the disk, behind
+    `observe` with the seconds that it took.
     """
 
     def __init__(
@@ -104,12 +113,30 @@ class Syncer:
         self._done = done
         self._sync = sync
         self._observe = observe
+        self._quick = False
+        self._took: list[float] = []
+        self._asked = self._answered = -1  # sequence numbers, of the thread
+        self._due: tuple[tuple[int, ...], int] | None = None
         self._requests: SimpleQueue[tuple[tuple[int, ...], int] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
         self._thread.start()
 
     def request(self, descriptors: tuple[int, ...], sequence: int) -> None:
+        """In the thread."""
+        self._asked = sequence
         self._requests.put((descriptors, sequence))
+
+    def request_at_once(self, descriptors: tuple[int, ...], sequence: int) -> None:
+        """At the `end_turn` that follows, if that is no worse."""
+        if self._quick and self._answered == self._asked:
+            self._due = (descriptors, sequence)
+        else:
+            self.request(descriptors, sequence)
+
+    def end_turn(self) -> None:
+        if self._due is not None:
+            (descriptors, sequence), self._due = self._due, None
+            self._ended(sequence, *self._sync_all(descriptors))
 
     def stop(self) -> None:
         """Waits for what is under way."""
@@ -126,15 +153,38 @@ class Syncer:
                     break
                 request = newer
             descriptors, sequence = request
-            error: BaseException | None = None
-            started = time.monotonic()
+            error, seconds = self._sync_all(descriptors)
             try:
-                for descriptor in descriptors:
-                    self._sync(descriptor)
-            except BaseException as caught:  # noqa: BLE001 - handed to the loop, whatever it is
-                error = caught
-            self._observe(time.monotonic() - started)
-            try:
-                self._loop.call_soon_threadsafe(self._done, sequence, error)
+                self._loop.call_soon_threadsafe(self._thread_ended, sequence, error, seconds)
             except RuntimeError:  # the loop is closed
                 return
+
+    def _sync_all(self, descriptors: tuple[int, ...]) -> tuple[BaseException | None, float]:
+        error: BaseException | None = None
+        started = time.monotonic()
+        try:
+            for descriptor in descriptors:
+                self._sync(descriptor)
+        except BaseException as caught:  # noqa: BLE001 - handed to the loop, whatever it is
+            error = caught
+        return error, time.monotonic() - started
+
+    def _thread_ended(self, sequence: int, error: BaseException | None, seconds: float) -> None:
+        self._answered = sequence
+        self._ended(sequence, error, seconds)
+
+    def _ended(self, sequence: int, error: BaseException | None, seconds: float) -> None:
+        self._judge(seconds)
+        self._observe(seconds)
+        self._done(sequence, error)
+
+    def _judge(self, seconds: float) -> None:
+        """Whether the disk is quick."""
+        if seconds >= STALL_S:
+            self._quick = False
+            self._took.clear()
+        else:
+            self._took.append(seconds)
+            if len(self._took) == SAMPLES:
+                self._quick = sorted(self._took)[SAMPLES // 4] < QUICK_S
+                self._took.clear()

@@ -305,7 +305,7 @@ class Group(Core):
         """More of the log, or the term and vote, are on the disk: what waited for that may leave."""
         self.elections.durable_moved()
         self.receiving.durable_moved()
-        if not self.leader or self._has_work():
+        if self.leader and self._has_work():
             self._wake()
 
     # -- the lease

@@ -72,12 +72,14 @@ class Journal:
         logs: shard number to its `ShardLog`.
         sequence: number of the newest frame written.
         synced: number of the newest frame known to be on the disk.
+        frame_bytes: length of the newest frame.
     """
 
     def __init__(self, directory: Path, shards: Iterable[int], *, segment_bytes: int, disk: Disk) -> None:
         self.directory = directory
         self.sequence = 0
         self.synced = 0
+        self.frame_bytes = 0
         self.sync_request: SyncRequest | None = None
         self.on_failure: Callable[[BaseException], None] = _raise
         self._disk = disk
@@ -306,6 +308,7 @@ class Journal:
     def _append(self, frame: bytes) -> None:
         self._disk.write(self._segments[-1].fd, frame, self._at)
         self.sequence += 1
+        self.frame_bytes = len(frame)
         self._segments[-1].last = self.sequence
         self._at += len(frame)
 

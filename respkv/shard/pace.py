@@ -1,10 +1,9 @@
 """The pace of a node's entries: as long as each turn brings more writes, they are gathered.
 
-An entry costs the same whatever it holds, and a turn costs the same however many shards have one in it. Where a shard
-has no other replica only the disk stands between an entry and its replies, so clients that were answered together come
-back together, while those that came in between are being written: two halves, each of which would find the other under
-way for ever. So what has been gathered waits for a turn that brings nothing new, as the loop is busy until then
-anyway. A client that comes alone does not wait.
+An entry costs the same whatever it holds, on every replica, and a turn costs the same however many shards have one in
+it. Clients that were answered together come back together, while those that came in between are being written: two
+halves, each of which would find the other under way for ever. So what has been gathered waits for a turn that brings
+nothing new, as the loop is busy until then anyway. A client that comes alone does not wait.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ ended.
 
 On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes
 to the leader's node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way, and another
-one only if it holds as much as they do; what comes meanwhile gathers. On a shard without other replicas it also gathers
-while clients are still sending (`respkv.shard.pace`).
+one only if it holds as much as they do; what comes meanwhile gathers, and so does what
+comes while clients are still sending (`respkv.shard.pace`).
 
 Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
 was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
@@ -297,7 +297,7 @@ class Proposer(Outcomes):
 
     def _waits(self) -> bool:
         """Whether what was gathered here is left for the next turn."""
-        if not self._pace.holds or self.others or self._queue or self._bytes >= HELD_BYTES_MAX:
+        if not self._pace.holds or self._queue or self._bytes >= HELD_BYTES_MAX:
             return False
         self.wake()
         return True

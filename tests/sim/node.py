@@ -20,6 +20,7 @@ from respkv.raft.messages import REPLICA_KIND_MAX
 from respkv.server.holders import HOLDERS_ASK
 from respkv.server.news import PUBLISH
 from respkv.server.server import Server
+from respkv.shard.pace import Pace
 from respkv.shard.proposer import Proposer
 from respkv.shard.repair import open_journal
 from respkv.shard.replica import Replica
@@ -163,6 +164,8 @@ class SimNode:
         self._dirty: list[SimReplica] = []
         self._syncing = False
         self._sync_wanted: tuple[tuple[int, ...], int] | None = None
+        self._sync_due: tuple[tuple[int, ...], int] | None = None
+        self._pace = Pace(self.clock)
         self.replicas = {}
         world.story.tell(self.name, "starts")
         world.act(self, self._open)
@@ -183,7 +186,7 @@ class SimNode:
             SimReplica.host = self  # for the constructor, which opens files
             replica = SimReplica(
                 shard, self.name, config, self.journal, send=self.peers.send, wake=self._wake, worker=Worker(world),
-                fatal=self.fatal, disk=self.disk, now=self.clock, identity=identity,
+                fatal=self.fatal, disk=self.disk, now=self.clock, identity=identity, pace=self._pace,
             )  # fmt: skip
             replica.host = self
             replica.group._SyncObj__otherNodes = SortedNodes(replica.group._SyncObj__otherNodes)
@@ -279,6 +282,8 @@ class SimNode:
             self.server.run_arrivals()
             self._scheduled = False
             dirty, self._dirty = self._dirty, []
+            if self.world.in_step:
+                self._pace.look(sum([replica.proposer.gathered for replica in dirty]))
             for replica in dirty:
                 replica.pump()
             for proposer in self._remote:
@@ -286,6 +291,8 @@ class SimNode:
             self.peers.flush()
             self.journal.flush()
             self.server.send_posted()
+            self._sync_at_once()
+            self.peers.flush()
             for replica in dirty:
                 replica.catch_up()
         except Exception as error:  # noqa: BLE001 - as the node does
@@ -343,9 +350,17 @@ class SimNode:
 
     def _request_sync(self, descriptors: tuple[int, ...], sequence: int) -> None:
         """As `respkv.offload.Syncer`: one at a time, and what is asked for meanwhile is one."""
+        if self.world.in_step and not self._syncing and self.sync_s[0] < 0.001 and self.world.rng.random() < 0.9:
+            self._sync_due = (descriptors, sequence)
+            return
         self._sync_wanted = (descriptors, sequence)
         if not self._syncing:
             self._begin_sync()
+
+    def _sync_at_once(self) -> None:
+        if self._sync_due is not None:
+            (descriptors, sequence), self._sync_due = self._sync_due, None
+            self._sync(descriptors, sequence, self.disk.begin_sync())
 
     def _begin_sync(self) -> None:
         assert self._sync_wanted is not None
@@ -355,6 +370,12 @@ class SimNode:
         self.world.later(self.world.rng.uniform(*self.sync_s), partial(self._end_sync, descriptors, sequence, begun))
 
     def _end_sync(self, descriptors: tuple[int, ...], sequence: int, begun: int) -> None:
+        self._sync(descriptors, sequence, begun)
+        self._syncing = False
+        if self._sync_wanted is not None:
+            self._begin_sync()
+
+    def _sync(self, descriptors: tuple[int, ...], sequence: int, begun: int) -> None:
         error: BaseException | None = None
         try:
             for descriptor in descriptors:
@@ -364,9 +385,6 @@ class SimNode:
         assert self.journal is not None
         for shard_log in self.journal.sync_done(sequence, error):
             self.replicas[shard_log.shard].group.durable_moved()
-        self._syncing = False
-        if self._sync_wanted is not None:
-            self._begin_sync()
 
     # -- at the end
 

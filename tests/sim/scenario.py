@@ -56,6 +56,7 @@ class Scenario:
     busy_per_s: float = 500.0  # see respkv.shard.placement
     crowd: bool = False  # most clients are at one node
     sync_s: tuple[float, float] = (0.0005, 0.004)
+    in_step: bool = False  # nodes sync within their turns if the disk is quick, and gather while clients are sending
     latency_s: tuple[float, float] = (0.0005, 0.003)
     drop: float = 0.0
     duplicate: float = 0.0
@@ -126,6 +127,8 @@ def choose(seed: int, bias: dict[str, Any] | None = None) -> Scenario:
         scenario = replace(scenario, **LONG_VALUES)
     if not bias and seed % 5 == 0:
         scenario = replace(scenario, busy_per_s=2.0, crowd=True)
+    if not bias and seed % 8 in {4, 5, 7}:  # none of those that once found something
+        scenario = replace(scenario, in_step=True)
     if bias:
         merged = dict(bias)
         if "faults" in bias:

@@ -59,6 +59,7 @@ class World:
         self.timeout_ms = scenario.timeout_ms
         self.return_after_s = scenario.return_after_s
         self.sync_s = scenario.sync_s
+        self.in_step = scenario.in_step
         self.names = "abcde"[: scenario.nodes]
         self.topology = _topology(self.names, scenario.shards, scenario.replicas)
         self.story = Story(lambda: self.now)

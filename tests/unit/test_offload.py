@@ -1,18 +1,22 @@
-"""Syncing away from the loop: every request has its outcome, the newest stands for those before it, errors arrive."""
+"""Syncing, away from the loop or at the end of its turn: every request has its outcome, the newest stands for those
+before it, errors arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from respkv import offload
 from respkv.disk import Disk
-from respkv.offload import Syncer, Worker
+from respkv.offload import QUICK_S, SAMPLES, STALL_S, Syncer, Worker
 
 Outcomes = list[tuple[int, BaseException | None]]
 Body = Callable[[Syncer], object]
@@ -92,6 +96,120 @@ def test_what_was_asked_is_done_before_the_end(descriptor: int) -> None:
 
     asyncio.run(run())
     assert disk.synced
+
+
+class TimedDisk:
+    """Its syncs take `seconds`, by the clock that the syncer looks at."""
+
+    def __init__(self) -> None:
+        self.seconds = QUICK_S / 2
+        self.error: OSError | None = None
+        self.threads: list[threading.Thread] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sync(self, _descriptor: int) -> None:
+        self.threads.append(threading.current_thread())
+        assert self.may_go_on.wait(20)
+        self._now += self.seconds
+        if self.error is not None:
+            raise self.error
+
+
+class Turns:
+    """A syncer whose requests are each followed by the end of a turn. `outcomes` and `took` are what it told."""
+
+    def __init__(self, disk: TimedDisk) -> None:
+        self.outcomes: Outcomes = []
+        self.took: list[float] = []
+        self.disk = disk
+        self.loop = asyncio.new_event_loop()
+        self.syncer = Syncer(self.loop, lambda *outcome: self.outcomes.append(outcome), disk.sync, self.took.append)
+        self._sequence = 0
+
+    def sync(self) -> bool:
+        """One request and its outcome; tells whether the loop itself has synced."""
+        self._sequence += 1
+        self.syncer.request_at_once((7,), self._sequence)
+        assert not self.outcomes or self.outcomes[-1][0] < self._sequence
+        self.syncer.end_turn()
+        at_once = bool(self.outcomes) and self.outcomes[-1][0] == self._sequence
+        self.wait()
+        assert (self.disk.threads[-1] is threading.current_thread()) is at_once
+        return at_once
+
+    def wait(self) -> None:
+        """Until the newest request has its outcome."""
+        for _ in range(2000):
+            if self.outcomes and self.outcomes[-1][0] == self._sequence:
+                return
+            self.loop.run_until_complete(asyncio.sleep(0.005))
+        raise AssertionError("no outcome")
+
+    def become_quick(self) -> None:
+        while not self.sync():
+            assert len(self.took) < 3 * SAMPLES
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
+    disk = TimedDisk()
+    monkeypatch.setattr(offload, "time", SimpleNamespace(monotonic=disk.monotonic))
+    turns = Turns(disk)
+    yield turns
+    turns.syncer.stop()
+    turns.loop.close()
+
+
+def test_a_quick_disk_is_synced_at_the_end_of_the_turn_once_it_is_known(turns: Turns) -> None:
+    assert [turns.sync() for _ in range(SAMPLES + 3)] == [False] * SAMPLES + [True] * 3
+    assert turns.outcomes == [(sequence, None) for sequence in range(1, SAMPLES + 4)]
+    assert turns.took == pytest.approx([QUICK_S / 2] * (SAMPLES + 3))
+
+
+def test_a_quarter_of_the_syncs_tells_how_quick_a_disk_is(turns: Turns) -> None:
+    quick, slow, quarter = QUICK_S / 2, QUICK_S * 2, SAMPLES // 4
+    for quicks, at_once in (quarter, False), (quarter + 1, True), (quarter, False):
+        for position in range(SAMPLES):
+            turns.disk.seconds = quick if position < quicks else slow
+            turns.sync()
+        assert turns.syncer._quick is at_once
+
+
+def test_a_sync_that_stalls_holds_the_loop_once(turns: Turns) -> None:
+    turns.become_quick()
+    turns.disk.seconds = STALL_S
+    assert turns.sync()
+    assert [turns.sync() for _ in range(3)] == [False] * 3
+    turns.disk.seconds = QUICK_S / 2
+    assert [turns.sync() for _ in range(SAMPLES + 1)] == [False] * SAMPLES + [True]
+
+
+def test_what_the_thread_has_under_way_is_not_overtaken(turns: Turns) -> None:
+    turns.become_quick()
+    turns.disk.may_go_on.clear()
+    turns._sequence += 1
+    turns.syncer.request((7,), turns._sequence)
+    turns._sequence += 1
+    turns.syncer.request_at_once((7,), turns._sequence)
+    turns.syncer.end_turn()
+    turns.disk.may_go_on.set()
+    turns.wait()
+    sequences = [sequence for sequence, _ in turns.outcomes]
+    assert sequences == sorted(sequences)
+    assert turns.disk.threads[-1] is not threading.current_thread()
+    assert turns.sync()
+
+
+def test_an_error_at_the_end_of_the_turn_arrives(turns: Turns) -> None:
+    turns.become_quick()
+    turns.disk.error = OSError(errno.EIO, "the disk is gone")
+    assert turns.sync()
+    assert turns.outcomes[-1] == (turns._sequence, turns.disk.error)
 
 
 def test_slices_of_many_on_the_loop_come_one_at_a_time_with_a_pause_between_any_two(

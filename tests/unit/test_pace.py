@@ -1,4 +1,4 @@
-"""The pace of entries: on shards without other replicas what clients write is gathered while they are still sending."""
+"""The pace of entries: what clients write is gathered while they are still sending."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_it_loses_patience_with_clients_that_do_not_end() -> None:
 
 @pytest.mark.parametrize(
     ("size", "value_bytes", "entries"),
-    [(1, 1, 1), (1, HELD_BYTES_MAX, 2), (3, 1, 2)],
-    ids=["alone", "long", "replicas"],
+    [(1, 1, 1), (1, HELD_BYTES_MAX, 2), (3, 1, 1), (3, HELD_BYTES_MAX, 2)],
+    ids=["alone", "alone and long", "replicas", "replicas and long"],
 )
-def test_a_shard_waits_if_it_has_no_other_replica_and_not_much_to_write(
+def test_a_shard_waits_if_it_has_not_much_to_write(
     make: Callable[..., World], size: int, value_bytes: int, entries: int
 ) -> None:
     world = make(size)

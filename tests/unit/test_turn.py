@@ -1,0 +1,147 @@
+"""The turn of a node: what its disk has by its end, and what leaves before what."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respkv.cli.cluster import Wanted
+from respkv.cli.cluster import run as write_cluster
+from respkv.config import Config, load
+from respkv.node import SYNC_BYTES_ALONE, Node
+from respkv.raft.messages import ACK
+from respkv.shard.waiting import Part
+from tests.unit.test_cli import free_ports
+from tests.unit.test_peers import until
+
+
+class Waiter(Part):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
+
+    def put(self, token: int, value: object) -> None:
+        assert value == 1
+
+    def done(self) -> None:
+        self.ended = True
+
+
+@asynccontextmanager
+async def serving(*configs: Config) -> AsyncIterator[list[Node]]:
+    """Nodes on this loop, when each shard has a leader, and every disk counts as quick."""
+    thresholds = gc.get_threshold()
+    nodes = [Node(config) for config in configs]
+    await asyncio.gather(*(node.start() for node in nodes))
+    try:
+        shards = nodes[0].topology.shards
+        await until(lambda: all(any(node.proposers[shard.id].leads for node in nodes) for shard in shards), 20)
+        await until(lambda: all(node.journal.synced == node.journal.sequence for node in nodes), 20)
+        for node in nodes:
+            node._syncer._quick = True
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()
+        await asyncio.gather(*(node.run_until_stopped() for node in nodes))
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+def alone(tmp_path: Path) -> Config:
+    return load(environ={}, flags={"dir": str(tmp_path), "port": str(free_ports(1)), "intake": "no"})
+
+
+def cluster(tmp_path: Path) -> list[Config]:
+    wanted = Wanted(nodes=3, shards=1, replicas=3, port=free_ports(3), hosts=None)
+    assert write_cluster(tmp_path, wanted, init_only=True) == 0
+    return [load(tmp_path / f"node-{i}" / "respkv.toml", environ={}, flags={"intake": "no"}) for i in (1, 2, 3)]
+
+
+def incr(node: Node, key: bytes) -> Waiter:
+    part = Waiter()
+    node.proposers[0].write(part, 0, [b"INCR", key])
+    return part
+
+
+@pytest.mark.parametrize(("key_bytes", "at_once"), [(1, True), (SYNC_BYTES_ALONE, False)])
+def test_a_quick_disk_has_short_writes_at_the_end_of_the_turn(tmp_path: Path, key_bytes: int, at_once: bool) -> None:
+    async def scenario() -> None:
+        async with serving(alone(tmp_path)) as (node,):
+            part = incr(node, b"k" * key_bytes)
+            node._turn()
+            assert (node.journal.synced == node.journal.sequence) is at_once
+            assert not part.ended  # before it is applied
+            await until(lambda: part.ended)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_written_without_waiting_for_the_disk_is_not_synced_in_the_turn(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        flags = {"dir": str(tmp_path), "port": str(free_ports(1)), "intake": "no", "appendfsync": "no"}
+        thresholds = gc.get_threshold()
+        node = Node(load(environ={}, flags=flags))
+        await node.start()
+        try:
+            node._syncer._quick = True
+            await until(lambda: node.proposers[0].leads)
+            synced = node.journal.synced
+            part = incr(node, b"key")
+            await until(lambda: part.ended)
+            assert node.journal.synced == synced < node.journal.sequence
+        finally:
+            node.stop()
+            await node.run_until_stopped()
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
+
+    asyncio.run(scenario())
+
+
+def test_a_follower_with_a_quick_disk_acknowledges_in_the_turn_that_brought_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story: list[tuple[Any, ...]] = []
+
+    def follow(follower: Node, leader: str) -> None:
+        """Notes the turns of `follower`, its syncs and what it acknowledges."""
+        turn, sync_all, link = follower._turn, follower._syncer._sync_all, follower.peers.links[leader]
+        send_now = link.send_now
+
+        def noted_turn() -> None:
+            story.append(("turn",))
+            turn()
+            story.append(("end",))
+
+        def noted_sync(descriptors: tuple[int, ...]) -> Any:
+            story.append(("sync",))
+            return sync_all(descriptors)
+
+        def noted_send(messages: list[Any]) -> None:
+            story.extend(("ack", message[3]) for message in messages if message[0] == ACK)
+            send_now(messages)
+
+        monkeypatch.setattr(follower, "_turn", noted_turn)
+        monkeypatch.setattr(follower._syncer, "_sync_all", noted_sync)
+        monkeypatch.setattr(link, "send_now", noted_send)
+
+    async def scenario() -> None:
+        async with serving(*cluster(tmp_path)) as nodes:
+            (leader,) = [node for node in nodes if node.proposers[0].leads]
+            follower = nodes[nodes.index(leader) - 1]
+            follow(follower, leader.config.node)
+            part = incr(leader, b"key")
+            index = leader.replicas[0].group.log[-1][1] + 1
+            await until(lambda: part.ended and ("ack", index + 1) in story)
+            at = story.index(("ack", index + 1))
+            began = len(story[:at]) - story[:at][::-1].index(("turn",))
+            assert story[began:at] == [("sync",)]
+
+    asyncio.run(scenario())
