@@ -286,8 +286,12 @@ class Node:
             self.peers.flush()
             self.journal.flush()
             self.server.send_posted()
+            scheduled, self._scheduled = self._scheduled, True  # what waits for the disk leaves in this turn
             self._syncer.end_turn()
-            self.peers.flush()  # what has waited for that
+            self.peers.flush()
+            self._scheduled = scheduled
+            if self._dirty:
+                self._schedule()
             for replica in dirty:
                 replica.catch_up()
         except Exception as error:  # noqa: BLE001 - what escapes apply leaves a state nobody may trust

@@ -23,7 +23,6 @@ from respkv.storage.errors import Damaged
 if TYPE_CHECKING:
     from respkv.server.connection import Connection
     from respkv.server.server import Server
-    from respkv.shard.proposer import Proposer
 
 SHORT_BYTES: Final = 4096
 """What is longer is run at once, and so is what comes while something of the same client waits, behind that."""
@@ -32,6 +31,18 @@ _GET: Final = (b"GET",)
 _SET: Final = (b"SET",)
 _NILS: Final = {2: NIL2, 3: NIL3}
 _HEADERS: Final = len(BULK_HEADERS)
+
+
+class _Lane:
+    """The SETs of one run that go to one shard. `part` stands for their clients; None: they may not be run here."""
+
+    __slots__ = ("keys", "part", "slots", "values")
+
+    def __init__(self, part: LonePuts | None) -> None:
+        self.part = part
+        self.slots: list[int] = []
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
 
 
 class Arrivals:
@@ -53,26 +64,37 @@ class Arrivals:
         server, stats, watch = self._server, self._server.stats, self._server.watch
         began_at = Clock.now()  # no shard's state changes before this is over: what is read is what it was now
         known, post = server.answers.known_at(began_at), server.posted.append
-        hits, looked_up, sets, newest, others_s = 0, 0, 0, b"", 0.0
+        shard_of_slot = server.shard_of_slot
+        lanes: dict[int, _Lane] = {}
+        hits, looked_up, newest, others_s = 0, 0, b"", 0.0
         for connection in connections:
             chunk, connection.chunk = connection.chunk, b""
             if connection.fast and connection.reading and not connection.waiting and connection.parser.at_boundary:
-                reply = known(chunk)
-                if reply is not None:
+                if (reply := known(chunk)) is not None:
                     hits += 1
                     newest = chunk
-                else:
-                    reply = self._begin(connection, chunk)
-                    looked_up += bool(reply)
+                elif chunk.startswith(SET_HEADS):
+                    if (put := lone_set(chunk)) is not None:
+                        key, value = put
+                        slot = slot_of(key)
+                        shard = shard_of_slot[slot]
+                        lane = lanes.get(shard) or self._open(lanes, shard)
+                        if (part := lane.part) is not None:
+                            lane.slots.append(slot)
+                            lane.keys.append(key)
+                            lane.values.append(value)
+                            part.size += len(chunk)
+                            part.connections.append(connection)
+                            connection.waiting.append(part)
+                            session = connection.session
+                            session.last_at, session.last_words = began_at, _SET
+                            continue
+                elif (reply := self._look_up(connection, chunk)) is not None:
+                    looked_up += 1
                 if reply is not None:
                     session = connection.session
-                    session.last_at = began_at
-                    if reply:
-                        session.last_words = _GET
-                        post((connection, reply))
-                    else:
-                        session.last_words = _SET
-                        sets += 1
+                    session.last_at, session.last_words = began_at, _GET
+                    post((connection, reply))
                     continue
             at = Clock.now()
             try:
@@ -81,6 +103,7 @@ class Arrivals:
                 server.fault(connection, error)
             others_s += Clock.now() - at
             post = server.posted.append
+        sets = sum([self._close(shard, lane) for shard, lane in lanes.items()])
         if hits:
             stats.hits += hits
             stats.lone += hits
@@ -90,28 +113,13 @@ class Arrivals:
         if (gets and watch.notable_s == 0.0) or (sets and watch.sample_puts):
             watch.lone(gets, sets, Clock.now() - began_at - others_s)
 
-    def _begin(self, connection: Connection, chunk: bytes) -> bytes | None:
-        """The reply to `chunk` if it is a plain GET, empty if it is a plain SET that has joined its batch; None if it
-        is anything else, or cannot be run so now."""
-        server = self._server
-        if (key := lone_get(chunk)) is not None:
-            slot = slot_of(key)
-            proposer = server.proposer_of_slot[slot]
-            reply = self._look_up(connection, proposer, slot, key, chunk)
-        elif chunk.startswith(SET_HEADS) and (put := lone_set(chunk)) is not None:
-            slot = slot_of(put[0])
-            proposer = server.proposer_of_slot[slot]
-            reply = self._put(connection, proposer, slot, *put, len(chunk))
-        else:
+    def _look_up(self, connection: Connection, chunk: bytes) -> bytes | None:
+        """The reply to `chunk` if it is a plain GET that can be answered now."""
+        key = lone_get(chunk)
+        if key is None:
             return None
-        if reply is not None:
-            proposer.asked[self._cluster_view] += 1
-            server.stats.lone += 1
-        return reply
-
-    def _look_up(
-        self, connection: Connection, proposer: Proposer, slot: int, key: bytes, chunk: bytes
-    ) -> bytes | None:
+        slot = slot_of(key)
+        proposer = self._server.proposer_of_slot[slot]
         began_at = Clock.now()
         if proposer.lease.lease_until <= began_at:
             return None
@@ -129,23 +137,33 @@ class Arrivals:
             stats.hits += 1
             reply = BULK_HEADERS[len(value)] + value + CRLF
             self._server.answers.add(proposer, chunk, reply)
+        stats.lone += 1
+        proposer.asked[self._cluster_view] += 1
         if (took_s := Clock.now() - began_at) >= watch.slow_s:
             watch.slow_get(connection, key, took_s)
         return reply
 
-    def _put(
-        self, connection: Connection, proposer: Proposer, slot: int, key: bytes, value: bytes, size: int
-    ) -> bytes | None:
-        if proposer.refusal is not None or (self._cluster_view and not proposer.leads):
-            return None
-        part = proposer.part
-        if type(part) is not LonePuts:
-            part = LonePuts()
-            proposer.join(part)
-        part.connections.append(connection)
-        proposer.put_more(slot, key, value, size)
-        connection.waiting.append(part)
-        self._server.stats.plain_sets += 1
-        if proposer.pending_bytes > self._server.pending_bytes_max:
-            connection.pause()
-        return b""
+    def _open(self, lanes: dict[int, _Lane], shard: int) -> _Lane:
+        """The lane of the first SET to a shard."""
+        proposer = self._server.proposers[shard]
+        may_join = proposer.refusal is None and (proposer.leads or not self._cluster_view)
+        lane = lanes[shard] = _Lane(LonePuts() if may_join else None)
+        return lane
+
+    def _close(self, shard: int, lane: _Lane) -> int:
+        """What is in the lane joins the shard's batch; returns how many SETs that are."""
+        part, count = lane.part, len(lane.keys)
+        if part is None:
+            return 0
+        server, proposer = self._server, self._server.proposers[shard]
+        proposer.join(part)
+        proposer.slots += lane.slots
+        proposer.keys += lane.keys
+        proposer.values += lane.values
+        proposer.asked[self._cluster_view] += count
+        server.stats.plain_sets += count
+        server.stats.lone += count
+        if proposer.pending_bytes > server.pending_bytes_max:
+            for connection in part.connections:
+                connection.pause()
+        return count

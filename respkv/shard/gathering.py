@@ -74,14 +74,6 @@ class Gathering:
         self.keys.append(key)
         self.values.append(value)
 
-    def put_more(self, slot: int, key: bytes, value: bytes, size: int) -> None:
-        """The same, where the part weighs so many bytes more for it."""
-        self.slots.append(slot)
-        self.keys.append(key)
-        self.values.append(value)
-        self._bytes += size
-        self.pending_bytes += size
-
     def put_encoded(self, parts: list[Part], puts: Puts) -> None:
         """Adds plain puts of `parts` that have been made a run of already: as if each part had joined, and its
         `pending` and `joined` say so."""

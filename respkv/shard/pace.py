@@ -3,7 +3,8 @@
 An entry costs the same whatever it holds, on every replica, and a turn costs the same however many shards have one in
 it. Clients that were answered together come back together, while those that came in between are being written: two
 halves, each of which would find the other under way for ever. So what has been gathered waits for a turn that brings
-nothing new, as the loop is busy until then anyway. A client that comes alone does not wait.
+nothing new, as the loop is busy until then anyway. A client that comes alone does not wait, nor do as many as came
+together lately.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ class Pace:
         self.holds = False
         self._now = now
         self._gathered = 0
+        self._step = 0  # how many came together lately
         self._until = 0.0
 
     def look(self, gathered: int) -> None:
         """So many writes wait to be proposed. To be called once per turn, before it proposes anything."""
-        if gathered < self._gathered + _MORE:
+        if gathered < self._gathered + _MORE or gathered >= self._step > 0:
             self.holds = False
+            if gathered:
+                self._step = max(gathered, self._step - (self._step >> 3))
         elif self._gathered:
             self.holds = self._now() < self._until
         else:

@@ -33,8 +33,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         ([8, 8], [True, False]),
         ([8, 9], [True, False]),
         ([8, 10, 30, 30], [True, True, True, False]),
-        ([8, 8, 8, 8], [True, False, True, False]),  # what waits behind others that are under way
+        ([8, 8, 8, 8], [True, False, False, False]),  # what waits behind others that are under way
         ([8, 0, 3], [True, False, True]),
+        ([8, 8, 0, 6, 8], [True, False, False, True, False]),  # all are there again
+        ([16, 16, 0, 4, 4, 0, 14], [True, False, False, True, False, False, False]),  # nearly all
+        ([16, 16, 0, 4, 4, 0, 13], [True, False, False, True, False, False, True]),
     ],
 )
 def test_it_holds_as_long_as_each_turn_brings_more(gathered: list[int], held: list[bool]) -> None:
@@ -71,7 +74,10 @@ def test_a_shard_waits_if_it_has_not_much_to_write(
     before = proposer.proposed
     proposer._pace.holds = True
     clients = [writes(world, leader, [b"a"], plain=True)]
-    proposer.put_more(0, b"a'", b"v", value_bytes)
+    long = Waiter()
+    long.size = value_bytes
+    proposer.join(long)
+    proposer.put(0, b"a'", b"v")
     proposer.pump()
     assert proposer.proposed - before == entries - 1
     assert leader.scheduled  # it is pumped again in the next turn

@@ -73,7 +73,8 @@ class World:
 
     def __init__(self) -> None:
         self.proposers = [Shard(), Shard()]
-        self.proposer_of_slot = [self.proposers[slot * 2 // SLOTS] for slot in range(SLOTS)]
+        self.shard_of_slot = bytes(slot * 2 // SLOTS for slot in range(SLOTS))
+        self.proposer_of_slot = [self.proposers[shard] for shard in self.shard_of_slot]
         self.answers = Answers(cast("Any", self.proposers))
         self.posted: list[tuple[Connection, bytes]] = []
         self.sent: list[tuple[Connection, bytes]] = []
@@ -240,9 +241,10 @@ def test_sets_join_the_batches_of_their_shards(world: World) -> None:
         assert shard.keys == [keys[n] for n in mine]
         assert shard.values == [b"of " + keys[n] for n in mine]
         assert shard.slots == [slot_of(keys[n]) for n in mine]
-        assert isinstance(shard.part, LonePuts)
-        assert shard.part.connections == [clients[n] for n in mine]
-        assert all(list(clients[n].waiting) == [shard.part] for n in mine)
+        parts = [part for part in shard._parts if isinstance(part, LonePuts)]
+        assert [client for part in parts for client in part.connections] == [clients[n] for n in mine]
+        assert all(list(client.waiting) == [part] for part in parts for client in part.connections)
+        assert len(parts) == len({clients[n].session.cluster_view for n in mine})  # one for each door
         assert shard.pending_bytes == sum(len(put(keys[n], b"of " + keys[n])) for n in mine)
     assert sum(shard.asked[0] for shard in world.proposers) == 3
     assert sum(shard.asked[1] for shard in world.proposers) == 1
