@@ -19,7 +19,7 @@ from respkv.cluster.slots import SLOTS
 from respkv.raft.log import ShardLog
 from respkv.raft.long import LAST, LAST_HEAD_BYTES, pieces_before
 from respkv.reply import LongBulk, NullArray, RespError, Simple, Verbatim
-from respkv.shard.batch import Guarded, Ops, Puts, Run, decode_entry, decode_runs
+from respkv.shard.batch import Entry, Guarded, Ops, Puts, Run, decode_entry, decode_runs
 from respkv.shard.long import LongRun, decode_head, decode_long_runs, values_of
 from respkv.shard.transaction import EXEC_OP
 
@@ -98,8 +98,11 @@ def check_commands(commands: list[list[bytes]], possible: Possible) -> None:
             raise BadMessage(f"a command that cannot be: {args[:1]!r:.60} with {len(args)} words")
 
 
-def check_append(log: ShardLog, message: Sequence[Any], possible: Possible) -> None:
-    """Raises BadMessage for entries of a leader that could not be applied here: they must not get into the log.
+def check_append(
+    log: ShardLog, message: Sequence[Any], possible: Possible, decoded: Callable[[int, bytes, Entry], None]
+) -> None:
+    """Raises BadMessage for entries of a leader that could not be applied here: they must not get into the log. What
+    was decoded to find out is handed to `decoded(index, command, entry)`.
 
     An `APPEND` that does not follow what is in the log is refused by the group, which asks for what comes before."""
     _, _, _, _, prev, prev_term, _, entries = message
@@ -113,7 +116,9 @@ def check_append(log: ShardLog, message: Sequence[Any], possible: Possible) -> N
             new_from = position
         try:
             if command[0] == 0:
-                _check_runs(decode_entry(command).runs, possible)
+                entry = decode_entry(command)
+                _check_runs(entry.runs, possible)
+                decoded(index, command, entry)
             elif command[0] == LAST:
                 pieces = pieces_before(log, entries, position, new_from)
                 if pieces is None:

@@ -69,6 +69,7 @@ IN_FLIGHT_MAX = 3
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 HELD_BYTES_MAX = 64 << 10  # what is longer is worth an entry
 
+FORESEEN_MAX = 16  # entries kept as they were decoded for the border, until they are applied
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 
 GetPlain = Callable[[int, bytes], bytes | Literal[False] | None]
@@ -130,6 +131,7 @@ class Proposer(Outcomes):
         self._led_in = -1
         self._answered = 0
         self._applied_term = 0
+        self._foreseen: dict[int, tuple[bytes, Entry]] = {}
 
     def use(self, machine: Machine | None) -> None:
         """The state to read from and to apply to (None: this node holds no replica)."""
@@ -362,12 +364,21 @@ class Proposer(Outcomes):
 
     # -- the group applies
 
+    def foresee(self, index: int, command: bytes, entry: Entry) -> None:
+        """`command`, which may be applied here as `index`, was decoded already."""
+        if len(self._foreseen) >= FORESEEN_MAX:
+            self._foreseen.clear()
+        self._foreseen[index] = command, entry
+
     def apply(self, index: int, term: int, command: bytes) -> None:
         """Called by the group for each committed entry. What escapes is fatal to the node."""
         machine = self.machine
         assert machine is not None
         proposal = self._proposals.pop(index, None)
         entry = self._entries_by_index.pop(index, None)
+        foreseen = self._foreseen.pop(index, None)
+        if foreseen is not None and foreseen[0] is command:
+            entry = foreseen[1]
         if proposal is not None and proposal[0] != term:
             self._requeue(proposal[1])
             proposal = entry = None

@@ -240,7 +240,7 @@ class Replica:
         check(message)
         kind = message[0]
         if kind == APPEND and message[7]:
-            check_append(self.group.log, message, self.machine.can_apply)
+            check_append(self.group.log, message, self.machine.can_apply, self.proposer.foresee)
         if kind >= INTRODUCE:
             self.membership.receive(peer, message)
         elif kind < SNAPSHOT_BEGIN:

@@ -30,7 +30,7 @@ def check_append(entries: list[Any], prev_term: int = 3, more: Sequence[Any] = (
     for entry in (*ENTRIES[1:], *more):
         log.add(*entry)
     message = (messages.APPEND, 0, 5, 1, entries[0][1] - 1, prev_term, 0.0, entries)
-    border.check_append(log, message, Machine.can_apply)
+    border.check_append(log, message, Machine.can_apply, lambda *_: None)
 
 
 def puts(**changes: Any) -> Puts:

@@ -8,14 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from respkv.cli.cluster import Wanted
 from respkv.cli.cluster import run as write_cluster
+from respkv.cluster.topology import Shard
 from respkv.config import Config, load
 from respkv.node import SYNC_BYTES_ALONE, Node
 from respkv.raft.messages import ACK
+from respkv.shard import border, proposer
+from respkv.shard.batch import Entry, Ops, decode_entry, encode_entry
+from respkv.shard.proposer import FORESEEN_MAX, Proposer
 from respkv.shard.waiting import Part
 from tests.unit.test_cli import free_ports
 from tests.unit.test_peers import until
@@ -145,3 +150,48 @@ def test_a_follower_with_a_quick_disk_acknowledges_in_the_turn_that_brought_an_e
             assert story[began:at] == [("sync",)]
 
     asyncio.run(scenario())
+
+
+def test_a_follower_decodes_an_entry_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[tuple[str, bytes]] = []
+    for module in border, proposer:
+        decode = module.decode_entry
+
+        def noted(command: bytes, *, name: str = module.__name__, decode: Any = decode) -> Entry:
+            decoded.append((name, command))
+            return decode(command)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(module, "decode_entry", noted)
+
+    async def scenario() -> None:
+        async with serving(*cluster(tmp_path)) as nodes:
+            (leader,) = [node for node in nodes if node.proposers[0].leads]
+            part = incr(leader, b"key")
+            index = leader.replicas[0].group.log[-1][1] + 1
+            await until(lambda: part.ended and all(node.replicas[0].group.applied >= index for node in nodes))
+            command = leader.replicas[0].group.log[index - leader.replicas[0].group.log[0][1]][0]
+            assert [name for name, each in decoded if each == command] == [border.__name__] * 2
+
+    asyncio.run(scenario())
+
+
+def test_only_the_very_command_that_was_decoded_is_not_decoded_again() -> None:
+    machine = MagicMock(slow=[])
+    machine.apply.return_value = []
+    shard = Shard(0, (), ("a", "b", "c"))
+    applying = Proposer(shard, "b", None, machine, send=MagicMock(), wake=MagicMock(), now=lambda: 0.0)
+    first, second = (Entry(1, seed, [], [Ops([[b"INCR", b"key"]])]) for seed in (1, 2))
+    command = encode_entry(first)
+    foreseen = decode_entry(command)
+    applying.foresee(5, command, foreseen)
+    applying.foresee(6, command, foreseen)
+    applying.apply(5, 1, command)
+    assert machine.apply.call_args.args[2] is foreseen
+    applying.apply(6, 1, encode_entry(second))  # another leader's
+    assert machine.apply.call_args.args[2] == second
+    assert not applying._foreseen
+    for index in range(7, 8 + FORESEEN_MAX):
+        applying.foresee(index, command, foreseen)
+        assert len(applying._foreseen) <= FORESEEN_MAX
+    applying.apply(7, 1, command)
+    assert machine.apply.call_args.args[2] == first
