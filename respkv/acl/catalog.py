@@ -7,6 +7,7 @@ respkv does not have. Bit `FUTURE` stands for commands that come with a later ve
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cache
 
 from respkv.acl.foreign import FOREIGN
@@ -19,14 +20,16 @@ class Catalog:
     subcommands for each container, the mask of its subcommands
     members     for each category, the mask of the commands that are in it
     reach       for each category, the mask of those that a rule about it changes: a container and all in it
+    weighed     the mask of those that Redis 7.0 has: what describes a user is chosen by these alone, as there
     future      the mask of the commands that are not there yet
     every       all of them, future ones included
     """
 
-    def __init__(self, commands: dict[str, frozenset[str]]) -> None:
+    def __init__(self, commands: dict[str, frozenset[str]], newer: Iterable[str] = ()) -> None:
         self.bits = {name: bit for bit, name in enumerate(sorted(commands))}
         self.future = 1 << len(self.bits)
         self.every = self.future * 2 - 1
+        self.weighed = (self.future - 1) & ~sum(1 << self.bits[name] for name in newer)
         self.subcommands: dict[str, int] = defaultdict(int)
         for name, bit in self.bits.items():
             container, _, child = name.partition("|")
@@ -71,4 +74,5 @@ def _foreign() -> dict[str, frozenset[str]]:
 @cache
 def catalog() -> Catalog:
     """The catalog of the full command table, which must be filled by the first call."""
-    return Catalog(_foreign() | _known())
+    newer = [spec.name for spec in known_specs() if tuple(map(int, spec.since.split("."))) >= (7, 1)]
+    return Catalog(_foreign() | _known(), newer)

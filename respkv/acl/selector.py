@@ -283,7 +283,7 @@ class Selector:
         while True:
             best, fewest, most = "", 1 << 30, 0
             for category in CATEGORIES:
-                members = known.members[category]
+                members = known.members[category] & known.weighed
                 on = (left & members).bit_count()
                 off = members.bit_count() - on
                 same, different = (on, off) if add else (off, on)
