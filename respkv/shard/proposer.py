@@ -3,8 +3,8 @@ ended.
 
 On the leader a batch becomes one Raft entry, together with the batches that other nodes forwarded; elsewhere it goes
 to the leader's node as one message. At most `IN_FLIGHT_MAX` entries (or forwarded batches) are under way, and another
-one only if it holds as much as they do; what comes meanwhile gathers, and so does what
-comes while clients are still sending (`respkv.shard.pace`).
+one only if it holds as much as they do; what comes meanwhile gathers, and so does what comes while clients are still
+sending (`respkv.shard.pace`).
 
 Order: batches of one node are appended in the order in which they were gathered. A forwarded batch names the term it
 was meant for and is refused in any other, so that after a refusal no later batch of the same term can slip in front.
@@ -68,7 +68,6 @@ from respkv.storage.reading import LongRead
 IN_FLIGHT_MAX = 3
 ENTRY_BYTES_MAX = 16 << 20  # a batch closes at this size; one client's read may go beyond it
 HELD_BYTES_MAX = 64 << 10  # what is longer is worth an entry
-
 FORESEEN_MAX = 16  # entries kept as they were decoded for the border, until they are applied
 REPLY_BYTES_MAX = 4 << 20  # a message of replies to forwarded reads ends when it has more
 

@@ -11,7 +11,7 @@ import pytest
 
 from respkv.config import load
 from respkv.node import Node
-from respkv.shard.pace import PATIENCE_S, Pace
+from respkv.shard.pace import PATIENCE_S, TRUSTED, Pace
 from respkv.shard.proposer import HELD_BYTES_MAX
 from respkv.shard.waiting import Part
 from tests.unit.raft_world import World, writes
@@ -47,6 +47,26 @@ def test_it_holds_as_long_as_each_turn_brings_more(gathered: list[int], held: li
         pace.look(count)
         found.append(pace.holds)
     assert found == held
+
+
+def test_halves_that_have_parted_find_each_other() -> None:
+    pace = Pace(lambda: 0.0)
+    for gathered in 1, 25:  # after a client that was alone, the first half comes
+        pace.look(gathered)
+    held = []
+    for _ in range(2 * TRUSTED):
+        pace.look(25)
+        held.append(pace.holds)
+        if pace.holds:
+            break
+    assert held == [False] * (len(held) - 1) + [True]
+    assert len(held) <= TRUSTED + 1
+    pace.look(50)  # the other half has come back meanwhile
+    pace.look(50)
+    assert not pace.holds
+    pace.look(0)
+    pace.look(25)
+    assert pace.holds
 
 
 def test_it_loses_patience_with_clients_that_do_not_end() -> None:
