@@ -23,6 +23,7 @@ SLICE_PAUSE_S = 0.002
 
 QUICK_S = 0.0005
 STALL_S = 0.01
+REST = 20
 SAMPLES = 32
 
 
@@ -96,7 +97,8 @@ class Syncer:
 
     A thread does that, or, with `request_at_once`, the loop itself at the end of its turn as long as the disk is quick:
     of the last `SAMPLES` syncs a quarter took less than `QUICK_S` (the others may have waited for the processor, or for
-    another's), and none since then `STALL_S`. So one sync that stalls holds the loop, not the next ones.
+    another's), and none since then `STALL_S`. So one sync that stalls holds the loop, not the next ones: what is beyond
+    `STALL_S` is followed by a rest `REST` times as long.
 
     `done(sequence, error or None)` is called on the loop once everything up to `sequence` is on the disk, behind
     `observe` with the seconds that it took.
@@ -115,6 +117,7 @@ class Syncer:
         self._observe = observe
         self._quick = False
         self._took: list[float] = []
+        self._rests_until = 0.0
         self._asked = self._answered = -1  # sequence numbers, of the thread
         self._due: tuple[tuple[int, ...], int] | None = None
         self._requests: SimpleQueue[tuple[tuple[int, ...], int] | None] = SimpleQueue()
@@ -183,7 +186,8 @@ class Syncer:
         if seconds >= STALL_S:
             self._quick = False
             self._took.clear()
-        else:
+            self._rests_until = time.monotonic() + REST * (seconds - STALL_S)
+        elif time.monotonic() >= self._rests_until:
             self._took.append(seconds)
             if len(self._took) == SAMPLES:
                 self._quick = sorted(self._took)[SAMPLES // 4] < QUICK_S

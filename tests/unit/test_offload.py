@@ -16,7 +16,7 @@ import pytest
 
 from respkv import offload
 from respkv.disk import Disk
-from respkv.offload import QUICK_S, SAMPLES, STALL_S, Syncer, Worker
+from respkv.offload import QUICK_S, REST, SAMPLES, STALL_S, Syncer, Worker
 
 Outcomes = list[tuple[int, BaseException | None]]
 Body = Callable[[Syncer], object]
@@ -112,6 +112,9 @@ class TimedDisk:
     def monotonic(self) -> float:
         return self._now
 
+    def pass_s(self, seconds: float) -> None:
+        self._now += seconds
+
     def sync(self, _descriptor: int) -> None:
         self.threads.append(threading.current_thread())
         assert self.may_go_on.wait(20)
@@ -186,6 +189,16 @@ def test_a_sync_that_stalls_holds_the_loop_once(turns: Turns) -> None:
     assert turns.sync()
     assert [turns.sync() for _ in range(3)] == [False] * 3
     turns.disk.seconds = QUICK_S / 2
+    assert [turns.sync() for _ in range(SAMPLES + 1)] == [False] * SAMPLES + [True]
+
+
+def test_a_long_stall_is_followed_by_a_long_rest(turns: Turns) -> None:
+    turns.become_quick()
+    turns.disk.seconds = STALL_S + 0.05
+    assert turns.sync()
+    turns.disk.seconds = QUICK_S / 2
+    assert not any(turns.sync() for _ in range(2 * SAMPLES))
+    turns.disk.pass_s(REST * 0.05)
     assert [turns.sync() for _ in range(SAMPLES + 1)] == [False] * SAMPLES + [True]
 
 
