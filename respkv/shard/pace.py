@@ -15,7 +15,7 @@ from typing import Final
 from respkv.raft.clock import Clock
 
 PATIENCE_S: Final = 0.0005
-TRUSTED: Final = 15
+TRUSTED: Final = 15  # so often in a row; then they wait as if there might be more
 _MORE: Final = 2  # a turn that brings fewer writes brings nothing new
 
 

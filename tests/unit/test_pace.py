@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from respkv.config import load
-from respkv.node import Node
 from respkv.shard.pace import PATIENCE_S, TRUSTED, Pace
 from respkv.shard.proposer import HELD_BYTES_MAX
-from respkv.shard.waiting import Part
+from tests.unit.nodes import Waiter, alone, serving
 from tests.unit.raft_world import World, writes
-from tests.unit.test_cli import free_ports
-from tests.unit.test_peers import until
 from tests.unit.worlds import idle, outcome, worlds
 
 
@@ -94,9 +89,7 @@ def test_a_shard_waits_if_it_has_not_much_to_write(
     before = proposer.proposed
     proposer._pace.holds = True
     clients = [writes(world, leader, [b"a"], plain=True)]
-    long = Waiter()
-    long.size = value_bytes
-    proposer.join(long)
+    proposer.join(Waiter(value_bytes))
     proposer.put(0, b"a'", b"v")
     proposer.pump()
     assert proposer.proposed - before == entries - 1
@@ -110,42 +103,19 @@ def test_a_shard_waits_if_it_has_not_much_to_write(
 
 
 def test_a_node_gathers_for_all_its_shards_until_a_turn_brings_nothing(tmp_path: Path) -> None:
-    asyncio.run(_turns_of_a_node(tmp_path))
+    async def scenario() -> None:
+        async with serving(alone(tmp_path)) as (node,):
+            node._pace._now = lambda: 0.0  # however slow the machine is
+            proposers = node.proposers
+            before = [proposer.proposed for proposer in proposers]
+            part = Waiter()
+            for each_brings, proposed in (1, [0, 0, 0]), (2, [0, 0, 0]), (0, [1, 1, 0]):
+                for proposer in proposers[:2]:
+                    for _ in range(each_brings):
+                        proposer.write(part, 0, [b"INCR", b"key"])
+                node._turn()
+                assert [each.proposed - last for each, last in zip(proposers, before, strict=True)] == proposed
+            await part.wait()
+            assert part.replies == [1, 2, 3] * 2
 
-
-async def _turns_of_a_node(tmp_path: Path) -> None:
-    thresholds = gc.get_threshold()
-    node = Node(load(environ={}, flags={"dir": str(tmp_path), "port": str(free_ports(1)), "intake": "no"}))
-    node._pace._now = lambda: 0.0  # however slow the machine is
-    await node.start()
-    try:
-        proposers = node.proposers
-        await until(lambda: all(proposer.leads for proposer in proposers))
-        before = [proposer.proposed for proposer in proposers]
-        part = Waiter()
-        for each_brings, proposed in (1, [0, 0, 0]), (2, [0, 0, 0]), (0, [1, 1, 0]):
-            for proposer in proposers[:2]:
-                for _ in range(each_brings):
-                    proposer.write(part, 0, [b"INCR", b"key"])
-            node._turn()
-            assert [each.proposed - last for each, last in zip(proposers, before, strict=True)] == proposed
-        await asyncio.wait_for(part.ended.wait(), 10)
-        assert part.replies == [1, 2, 3] * 2
-    finally:
-        node.stop()
-        await node.run_until_stopped()
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
-
-
-class Waiter(Part):
-    def __init__(self) -> None:
-        super().__init__()
-        self.replies: list[object] = []
-        self.ended = asyncio.Event()
-
-    def put(self, token: int, value: object) -> None:
-        self.replies.append(value)
-
-    def done(self) -> None:
-        self.ended.set()
+    asyncio.run(scenario())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -21,46 +18,9 @@ from respkv.raft.messages import ACK
 from respkv.shard import border, proposer
 from respkv.shard.batch import Entry, Ops, decode_entry, encode_entry
 from respkv.shard.proposer import FORESEEN_MAX, Proposer
-from respkv.shard.waiting import Part
+from tests.unit.nodes import Waiter, alone, serving
 from tests.unit.test_cli import free_ports
 from tests.unit.test_peers import until
-
-
-class Waiter(Part):
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended = False
-
-    def put(self, token: int, value: object) -> None:
-        assert value == 1
-
-    def done(self) -> None:
-        self.ended = True
-
-
-@asynccontextmanager
-async def serving(*configs: Config) -> AsyncIterator[list[Node]]:
-    """Nodes on this loop, when each shard has a leader, and every disk counts as quick."""
-    thresholds = gc.get_threshold()
-    nodes = [Node(config) for config in configs]
-    await asyncio.gather(*(node.start() for node in nodes))
-    try:
-        shards = nodes[0].topology.shards
-        await until(lambda: all(any(node.proposers[shard.id].leads for node in nodes) for shard in shards), 20)
-        await until(lambda: all(node.journal.synced == node.journal.sequence for node in nodes), 20)
-        for node in nodes:
-            node._syncer._quick = True
-        yield nodes
-    finally:
-        for node in nodes:
-            node.stop()
-        await asyncio.gather(*(node.run_until_stopped() for node in nodes))
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
-
-
-def alone(tmp_path: Path) -> Config:
-    return load(environ={}, flags={"dir": str(tmp_path), "port": str(free_ports(1)), "intake": "no"})
 
 
 def cluster(tmp_path: Path) -> list[Config]:
@@ -70,6 +30,7 @@ def cluster(tmp_path: Path) -> list[Config]:
 
 
 def incr(node: Node, key: bytes) -> Waiter:
+    """Writes to the first shard."""
     part = Waiter()
     node.proposers[0].write(part, 0, [b"INCR", key])
     return part
@@ -79,33 +40,24 @@ def incr(node: Node, key: bytes) -> Waiter:
 def test_a_quick_disk_has_short_writes_at_the_end_of_the_turn(tmp_path: Path, key_bytes: int, at_once: bool) -> None:
     async def scenario() -> None:
         async with serving(alone(tmp_path)) as (node,):
+            node._syncer._quick = True
             part = incr(node, b"k" * key_bytes)
             node._turn()
             assert (node.journal.synced == node.journal.sequence) is at_once
-            assert not part.ended  # before it is applied
-            await until(lambda: part.ended)
+            assert not part.ended.is_set()  # before it is applied
+            await part.wait()
+            assert part.replies == [1]
 
     asyncio.run(scenario())
 
 
 def test_what_is_written_without_waiting_for_the_disk_is_not_synced_in_the_turn(tmp_path: Path) -> None:
     async def scenario() -> None:
-        flags = {"dir": str(tmp_path), "port": str(free_ports(1)), "intake": "no", "appendfsync": "no"}
-        thresholds = gc.get_threshold()
-        node = Node(load(environ={}, flags=flags))
-        await node.start()
-        try:
+        async with serving(alone(tmp_path, appendfsync="no")) as (node,):
             node._syncer._quick = True
-            await until(lambda: node.proposers[0].leads)
             synced = node.journal.synced
-            part = incr(node, b"key")
-            await until(lambda: part.ended)
+            await incr(node, b"key").wait()
             assert node.journal.synced == synced < node.journal.sequence
-        finally:
-            node.stop()
-            await node.run_until_stopped()
-            gc.unfreeze()
-            gc.set_threshold(*thresholds)
 
     asyncio.run(scenario())
 
@@ -141,13 +93,16 @@ def test_a_follower_with_a_quick_disk_acknowledges_in_the_turn_that_brought_an_e
         async with serving(*cluster(tmp_path)) as nodes:
             (leader,) = [node for node in nodes if node.proposers[0].leads]
             follower = nodes[nodes.index(leader) - 1]
+            follower._syncer._quick = True
             follow(follower, leader.config.node)
-            part = incr(leader, b"key")
+            part = incr(leader, b"k" * SYNC_BYTES_ALONE)  # not too long where others wait for it
             index = leader.replicas[0].group.log[-1][1] + 1
-            await until(lambda: part.ended and ("ack", index + 1) in story)
+            await part.wait()
+            await until(lambda: ("ack", index + 1) in story)
             at = story.index(("ack", index + 1))
             began = len(story[:at]) - story[:at][::-1].index(("turn",))
-            assert story[began:at] == [("sync",)]
+            assert ("sync",) in story[began:at]
+            assert ("end",) not in story[began:at]
 
     asyncio.run(scenario())
 
@@ -155,11 +110,10 @@ def test_a_follower_with_a_quick_disk_acknowledges_in_the_turn_that_brought_an_e
 def test_a_follower_decodes_an_entry_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[str, bytes]] = []
     for module in border, proposer:
-        decode = module.decode_entry
 
-        def noted(command: bytes, *, name: str = module.__name__, decode: Any = decode) -> Entry:
+        def noted(command: bytes, name: str = module.__name__) -> Entry:
             decoded.append((name, command))
-            return decode(command)  # type: ignore[no-any-return]
+            return decode_entry(command)
 
         monkeypatch.setattr(module, "decode_entry", noted)
 
@@ -168,7 +122,8 @@ def test_a_follower_decodes_an_entry_once(tmp_path: Path, monkeypatch: pytest.Mo
             (leader,) = [node for node in nodes if node.proposers[0].leads]
             part = incr(leader, b"key")
             index = leader.replicas[0].group.log[-1][1] + 1
-            await until(lambda: part.ended and all(node.replicas[0].group.applied >= index for node in nodes))
+            await part.wait()
+            await until(lambda: all(node.replicas[0].group.applied >= index for node in nodes))
             command = leader.replicas[0].group.log[index - leader.replicas[0].group.log[0][1]][0]
             assert [name for name, each in decoded if each == command] == [border.__name__] * 2
 
