@@ -253,7 +253,7 @@ class Config:
         64 << 20, "journal-keep-bytes", size(0, 1 << 40), "Log kept, in memory and on disk, for followers that lag."
     )
     read_cache_bytes: int = option(
-        64 << 20, "read-cache-bytes", size(0, 1 << 40), "Memory for values that were read; 0 reads the files each time."
+        96 << 20, "read-cache-bytes", size(0, 1 << 40), "Memory for what was read or written last; 0 reads the files."
     )
     huge_pages: bool = option(True, "huge-pages", yes_no, "Whether to ask for huge pages for the memory.")
     intake: str = option(

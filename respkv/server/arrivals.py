@@ -5,13 +5,13 @@ something is read; then one loop runs the plain GETs and SETs among them. For fi
 than run as it comes, since the processor still has at hand what the one before has used.
 
 A GET is answered if its value is at hand and the lease lasts; a SET joins its shard's batch. Everything else, and
-whatever anything speaks against, is left to `Connection.take`. Each client's chunks are run in the order in which they
-came, before the turn proposes or sends anything.
+whatever anything speaks against, is left to `Connection.take`, behind them. Each client's chunks are run in the order
+in which they came, before the turn proposes or sends anything.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from respkv.cluster.slots import slot_of
 from respkv.raft.group import Clock
@@ -66,14 +66,19 @@ class Arrivals:
         known, post = server.answers.known_at(began_at), server.posted.append
         shard_of_slot = server.shard_of_slot
         lanes: dict[int, _Lane] = {}
-        hits, looked_up, newest, others_s = 0, 0, b"", 0.0
+        unknown: list[tuple[Connection, bytes, bytes]] = []
+        hits, newest, others = 0, b"", []
         for connection in connections:
             chunk, connection.chunk = connection.chunk, b""
             if connection.fast and connection.reading and not connection.waiting and connection.parser.at_boundary:
                 if (reply := known(chunk)) is not None:
                     hits += 1
                     newest = chunk
-                elif chunk.startswith(SET_HEADS):
+                    session = connection.session
+                    session.last_at, session.last_words = began_at, _GET
+                    post((connection, reply))
+                    continue
+                if chunk.startswith(SET_HEADS):
                     if (put := lone_set(chunk)) is not None:
                         key, value = put
                         slot = slot_of(key)
@@ -89,20 +94,11 @@ class Arrivals:
                             session = connection.session
                             session.last_at, session.last_words = began_at, _SET
                             continue
-                elif (reply := self._look_up(connection, chunk)) is not None:
-                    looked_up += 1
-                if reply is not None:
-                    session = connection.session
-                    session.last_at, session.last_words = began_at, _GET
-                    post((connection, reply))
+                elif (wanted := lone_get(chunk)) is not None:
+                    unknown.append((connection, chunk, wanted))
                     continue
-            at = Clock.now()
-            try:
-                connection.take(chunk)
-            except Exception as error:  # noqa: BLE001 - a fault of ours costs this client its connection, no more
-                server.fault(connection, error)
-            others_s += Clock.now() - at
-            post = server.posted.append
+            others.append((connection, chunk))
+        looked_up = self._look_up(unknown, began_at, others) if unknown else 0
         sets = sum([self._close(shard, lane) for shard, lane in lanes.items()])
         if hits:
             stats.hits += hits
@@ -111,37 +107,52 @@ class Arrivals:
             server.proposer_of_slot[slot_of(lone_get(newest) or b"")].asked[self._cluster_view] += hits
         gets = hits + looked_up
         if (gets and watch.notable_s == 0.0) or (sets and watch.sample_puts):
-            watch.lone(gets, sets, Clock.now() - began_at - others_s)
+            watch.lone(gets, sets, Clock.now() - began_at)
+        for connection, chunk in others:
+            try:
+                connection.take(chunk)
+            except Exception as error:  # noqa: BLE001 - a fault of ours costs this client its connection, no more
+                server.fault(connection, error)
 
-    def _look_up(self, connection: Connection, chunk: bytes) -> bytes | None:
-        """The reply to `chunk` if it is a plain GET that can be answered now."""
-        key = lone_get(chunk)
-        if key is None:
-            return None
-        slot = slot_of(key)
-        proposer = self._server.proposer_of_slot[slot]
-        began_at = Clock.now()
-        if proposer.lease.lease_until <= began_at:
-            return None
-        try:
-            value = proposer.get_plain(slot, key)
-        except Damaged:  # dispatch leaves it to another replica
-            return None
-        stats, watch = self._server.stats, self._server.watch
-        if value is None:
-            stats.misses += 1
-            reply = _NILS[connection.session.protocol]
-        elif value is False or len(value) >= _HEADERS:
-            return None
-        else:
-            stats.hits += 1
-            reply = BULK_HEADERS[len(value)] + value + CRLF
-            self._server.answers.add(proposer, chunk, reply)
-        stats.lone += 1
-        proposer.asked[self._cluster_view] += 1
-        if (took_s := Clock.now() - began_at) >= watch.slow_s:
-            watch.slow_get(connection, key, took_s)
-        return reply
+    def _look_up(
+        self, gets: list[tuple[Connection, bytes, bytes]], began_at: float, others: list[tuple[Connection, bytes]]
+    ) -> int:
+        """Answers those of `gets` (whose, the chunk, its key) that can be answered as of `began_at`, and returns how
+        many; the rest joins `others`."""
+        server, answers = self._server, self._server.answers
+        watch, post, proposer_of_slot = server.watch, server.posted.append, server.proposer_of_slot
+        misses, read = 0, len(gets)
+        at = Clock.now()
+        for connection, chunk, key in gets:
+            slot = slot_of(key)
+            proposer = proposer_of_slot[slot]
+            value: bytes | Literal[False] | None = False
+            if proposer.lease.lease_until > began_at:
+                try:
+                    value = proposer.get_plain(slot, key)
+                except Damaged:  # dispatch leaves it to another replica
+                    pass
+            session = connection.session
+            if value is None:
+                misses += 1
+                reply = _NILS[session.protocol]
+            elif value is False or len(value) >= _HEADERS:
+                others.append((connection, chunk))
+                read -= 1
+                continue
+            else:
+                reply = BULK_HEADERS[len(value)] + value + CRLF
+                answers.add(proposer, chunk, reply)
+            proposer.asked[self._cluster_view] += 1
+            session.last_at, session.last_words = began_at, _GET
+            post((connection, reply))
+            if (now := Clock.now()) - at >= watch.slow_s:
+                watch.slow_get(connection, key, now - at)
+            at = now
+        server.stats.misses += misses
+        server.stats.hits += read - misses
+        server.stats.lone += read
+        return read
 
     def _open(self, lanes: dict[int, _Lane], shard: int) -> _Lane:
         """The lane of the first SET to a shard."""

@@ -42,6 +42,7 @@ from respkv.storage.recovery import Recovery
 from respkv.storage.slices import Task, slices
 from respkv.storage.snapshot import Snapshot
 from respkv.storage.syncing import SyncPoint
+from respkv.storage.tail import Tail
 
 _JOIN_BYTES_MAX = 1 << 20
 _PLAIN = record.PLAIN
@@ -59,7 +60,8 @@ class Bitcask:
         segment_bytes: the size at which a data file is finished and a new one begun; a larger batch gets a larger file.
         disk: what makes the changes.
         merge_dead_ratio: a finished file is merged when more than this share of its bytes is dead.
-        cache_bytes: memory for values that `get_plain` has read and verified (`respkv.storage.cache`).
+        cache_bytes: memory for values that `get_plain` has read and verified (`respkv.storage.cache`), of which a third
+            is for the newest bytes of the log (`respkv.storage.tail`).
 
     Raises `Locked`, `Damaged`, `OSError`.
 
@@ -86,8 +88,9 @@ class Bitcask:
         self.path = Path(path)
         self.segment_bytes = segment_bytes
         self._merge_dead_ratio = merge_dead_ratio
-        self.cache = ReadCache(cache_bytes)
+        self.cache = ReadCache(cache_bytes - cache_bytes // 3)
         """Values that `get_plain` gives without reading them."""
+        self._tail = Tail(cache_bytes // 3)
         self._at_hand = self.cache.at_hand
         self.disk = disk or Disk()
         self._read = self.disk.read
@@ -168,13 +171,17 @@ class Bitcask:
         size = location & SIZE_MASK
         if size == SIZE_MASK:
             return False
-        offset = location >> OFFSET_SHIFT & OFFSET_MASK
-        try:
-            data = self._read(self.numbered[location >> NUMBER_SHIFT].fd, size, offset)  # type: ignore[union-attr]
-        except OSError as error:
-            raise self._damage(location, error) from error
-        if crc32(data) != _CRC_RESIDUE or not data.startswith(key, 17):
-            raise self._damage(location)
+        offset, tail, data = location >> OFFSET_SHIFT & OFFSET_MASK, self._tail, b""
+        if tail.least <= location < tail.end:
+            at = offset & tail.mask
+            data = tail.ring[at : at + size]
+        if len(data) != size:
+            try:
+                data = self._read(self.numbered[location >> NUMBER_SHIFT].fd, size, offset)  # type: ignore[union-attr]
+            except OSError as error:
+                raise self._damage(location, error) from error
+            if crc32(data) != _CRC_RESIDUE or not data.startswith(key, 17):
+                raise self._damage(location)
         if data.startswith(_PLAIN):
             value = data[17 + len(key) : -4]
             self.cache.add(key, value)
@@ -319,6 +326,7 @@ class Bitcask:
             self.failed = True
             raise
         offset = active.length
+        self._tail.skip(active.number, offset + FRAME_HEAD_BYTES + body_bytes)
         at = offset + FRAME_HEAD_BYTES
         for pieces in pieces_of(parts):
             yield partial(self._write_slice, active.fd, pieces, at)
@@ -383,7 +391,9 @@ class Bitcask:
             self.failed = True
             raise
         self._note_appended(wanted, index, term, clock_ms)
-        return offset + FRAME_HEAD_BYTES
+        offset += FRAME_HEAD_BYTES
+        self._tail.append(active.number, offset, body)
+        return offset
 
     def _check_next(self, index: int) -> None:
         self._check_writable()

@@ -26,6 +26,7 @@ from respkv.storage import Bitcask, Record, check, encode_puts
 
 State = dict[bytes, Record]
 SEGMENT_BYTES = 2048
+CACHE_BYTES = 3 * 4096  # a third for the tail: a page, of two data files
 BUCKETS = 7
 
 
@@ -187,7 +188,7 @@ def _renamed(names: dict[str, CrashFile], changes: list[tuple[str, str, CrashFil
 
 
 def open_cask(path: Path, disk: Disk) -> Bitcask:
-    return Bitcask(path, buckets=BUCKETS, segment_bytes=SEGMENT_BYTES, disk=disk)
+    return Bitcask(path, buckets=BUCKETS, segment_bytes=SEGMENT_BYTES, disk=disk, cache_bytes=CACHE_BYTES)
 
 
 def contents(cask: Bitcask) -> State:
