@@ -31,7 +31,7 @@ import uvloop
 from respkv.cluster.slots import slot_of
 from respkv.resp.limits import Limits, ProtocolError
 from respkv.resp.parser import Parser
-from respkv.shard.batch import Puts
+from respkv.shard.batch import Puts, encode_puts_run
 from respkv.storage.record import encode_puts
 
 LEND: Final = 0
@@ -59,8 +59,8 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     counts    how many SETs are in each burst
     sizes     how many bytes each took on the wire
     shards    to which shards they go
-    slots     of the keys of all SETs, burst by burst
-    puts      the same SETs by shard, in order
+    order     the shard of each SET, burst by burst
+    puts      the same SETs by shard, in order, each as it will be in an entry
     returned  clients that are given back now, behind their bursts, with the bytes that the node is to read first
     """
 
@@ -68,12 +68,16 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     counts: list[int]
     sizes: list[int]
     shards: list[bytes]
-    slots: list[int]
-    puts: list[tuple[int, Puts]]
+    order: bytes
+    puts: list[tuple[int, msgspec.Raw]]
     returned: list[tuple[int, bytes]]
 
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def _empty_frame() -> Frame:
+    return Frame([], [], [], [], b"", [], [])
 
 
 class Client(asyncio.Protocol):
@@ -175,7 +179,7 @@ class Intake(asyncio.Protocol):
         self._keys: list[bytes] = []
         self._values: list[bytes] = []
         self._gathered_bytes = 0
-        self._frame = Frame([], [], [], [], [], [], [])
+        self._frame = _empty_frame()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._node = cast("asyncio.Transport", transport)
@@ -227,30 +231,30 @@ class Intake(asyncio.Protocol):
     def _send(self) -> None:
         """What was gathered, even if it is nothing."""
         assert self._node is not None
-        frame, self._frame = self._frame, Frame([], [], [], [], [], [], [])
+        frame, self._frame = self._frame, _empty_frame()
         if self._keys:
             keys, values = self._keys, self._values
             self._keys, self._values, self._gathered_bytes = [], [], 0
-            frame.slots = list(map(slot_of, keys))
-            shards = bytes(map(self._shard_of_slot.__getitem__, frame.slots))
+            slots = list(map(slot_of, keys))
+            frame.order = shards = bytes(map(self._shard_of_slot.__getitem__, slots))
             ends = list(accumulate(frame.counts, initial=0))
             frame.shards = [bytes(set(shards[start:end])) for start, end in pairwise(ends)]
-            frame.puts = self._by_shard(shards, frame.slots, keys, values)
+            frame.puts = self._by_shard(shards, slots, keys, values)
         body = _encode(frame)
         self._node.write(LENGTH.pack(len(body)) + body)
 
     def _by_shard(
         self, shards: bytes, slots: list[int], keys: list[bytes], values: list[bytes]
-    ) -> list[tuple[int, Puts]]:
+    ) -> list[tuple[int, msgspec.Raw]]:
         present = set(shards)
         if len(present) == 1:
-            return [(shards[0], Puts(slots, keys, *encode_puts(keys, values)))]
+            return [(shards[0], encode_puts_run(Puts(slots, keys, *encode_puts(keys, values))))]
         found = []
         for shard in present:
             chosen = shards.translate(self._choices[shard])
             own = list(compress(keys, chosen))
             puts = Puts(list(compress(slots, chosen)), own, *encode_puts(own, list(compress(values, chosen))))
-            found.append((shard, puts))
+            found.append((shard, encode_puts_run(puts)))
         return found
 
     def _hear(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from respkv.reply import LongBulk, Reply, RespError
@@ -123,16 +122,16 @@ class LonePuts(Part):
 
 
 class PutBurst(Part):
-    """Nothing but plain SETs, of the keys in `slots`: as long as none fails, the replies need not be kept."""
+    """Nothing but plain SETs, to `shards` one after the other: as long as none fails, the replies need not be kept."""
 
-    __slots__ = ("_failed", "connection", "slots")
+    __slots__ = ("_failed", "connection", "shards")
 
-    def __init__(self, connection: Connection, size: int, slots: Sequence[int]) -> None:
+    def __init__(self, connection: Connection, size: int, shards: bytes) -> None:
         self.pending = 0
         self.size = size
         self.joined: list[Proposer] = []
         self.connection = connection
-        self.slots = slots
+        self.shards = shards
         self._failed: dict[int, bytes] | None = None
 
     @property
@@ -154,8 +153,45 @@ class PutBurst(Part):
 
     def wire(self) -> bytes:
         """All replies."""
-        count = len(self.slots)
-        if self._failed is None:
+        count, failed = len(self.shards), self._failed
+        if failed is None:
             return _OKS[count] if count < len(_OKS) else OK * count
-        failed, table = self._failed, self.connection.server.proposer_of_slot
-        return b"".join([failed.get(table[slot].shard, OK) for slot in self.slots])
+        return b"".join([failed.get(shard, OK) for shard in self.shards])
+
+
+class Convoy(Part):
+    """Bursts of plain SETs of several connections to the same shards: they wait together."""
+
+    __slots__ = ("bursts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bursts: list[PutBurst] = []
+
+    def add(self, burst: PutBurst) -> None:
+        burst.pending = 1
+        burst.joined = self.joined
+        self.bursts.append(burst)
+        self.size += burst.size
+
+    def put(self, token: int, value: Reply) -> None:
+        raise AssertionError("a plain SET has no reply of its own")
+
+    def fail(self, ok: bytes, error: RespError) -> None:
+        for burst in self.bursts:
+            burst.fail(ok, error)
+
+    def done(self) -> None:
+        server = self.bursts[0].connection.server
+        server.wake()
+        post = server.posted.append
+        for burst in self.bursts:
+            burst.pending = 0
+            connection = burst.connection
+            waiting = connection.waiting
+            if len(waiting) == 1 and connection.reading and not (connection.closing or connection.half_closed):
+                waiting.clear()
+                connection.open_bytes = 0
+                post((connection, burst.wire()))
+            else:
+                server.finished(connection)

@@ -50,7 +50,6 @@ class Connection(PlainCommands):
     __slots__ = (
         "_arrived",
         "_backlog",
-        "_open_bytes",
         "_running",
         "_write_blocked",
         "chunk",
@@ -62,6 +61,7 @@ class Connection(PlainCommands):
         "held",
         "hindrances",
         "lent",
+        "open_bytes",
         "parser",
         "pipelines",
         "protocol_error",
@@ -91,7 +91,7 @@ class Connection(PlainCommands):
         self.direct_fd = -1  # to write to; -1 if only the transport can
         self._backlog: list[list[bytes]] = []
         self.half_closed = False  # the client has closed its side, and has still replies to get
-        self._open_bytes = 0
+        self.open_bytes = 0
         self.reading = True
         self._running = False  # commands are being run, of which some may still be to come
         self._write_blocked = False
@@ -250,8 +250,8 @@ class Connection(PlainCommands):
         """Writes the replies if they are all there and nothing is before them; else they wait in line."""
         if burst.pending or self.waiting:
             self.waiting.append(burst)
-            self._open_bytes += burst.size
-            if len(self.waiting) >= OPEN_BURSTS_MAX or self._open_bytes > OPEN_BYTES_MAX or self.server.crowded(burst):
+            self.open_bytes += burst.size
+            if len(self.waiting) >= OPEN_BURSTS_MAX or self.open_bytes > OPEN_BYTES_MAX or self.server.crowded(burst):
                 self.pause()
             if not burst.pending:
                 self.flush()
@@ -267,7 +267,7 @@ class Connection(PlainCommands):
         waiting = self.waiting
         if len(waiting) == 1 and waiting[0] is burst and self.reading and not (self.closing or self.half_closed):
             waiting.clear()
-            self._open_bytes = 0
+            self.open_bytes = 0
             self._write(burst.wire())
         else:
             self.server.finished(self)
@@ -280,7 +280,7 @@ class Connection(PlainCommands):
         long = False
         while waiting and waiting[0].pending == 0:
             burst = waiting.popleft()
-            self._open_bytes -= burst.size
+            self.open_bytes -= burst.size
             data = burst.wire()
             if isinstance(data, bytes):
                 out.append(data)
@@ -365,7 +365,7 @@ class Connection(PlainCommands):
             return
         if self.protocol_error is not None and not self.closing:
             self._end_with_protocol_error()
-        if not self.reading and self.transport is not None and self._open_bytes <= OPEN_BYTES_MAX:
+        if not self.reading and self.transport is not None and self.open_bytes <= OPEN_BYTES_MAX:
             self.reading = True
             if not self.lent:
                 self.transport.resume_reading()
@@ -530,5 +530,5 @@ class Connection(PlainCommands):
             argument_bytes = self.parser.argument_bytes
         if self._backlog:
             query_bytes += sum(sum(map(len, args)) for args in self._backlog)
-        return query_bytes - argument_bytes, argument_bytes + self._open_bytes
+        return query_bytes - argument_bytes, argument_bytes + self.open_bytes
 

@@ -22,8 +22,8 @@ import structlog
 
 from respkv.intake import CONTROL, LEND, LENGTH, PROBE, RECALL, Frame
 from respkv.raft.group import Clock
-from respkv.server.burst import PutBurst
-from respkv.shard.batch import Puts
+from respkv.server.burst import Convoy, PutBurst
+from respkv.shard.batch import Puts, decode_puts_run
 from respkv.shard.waiting import Part
 from respkv.storage.record import HEADER_BYTES, TRAILER_BYTES
 
@@ -174,7 +174,7 @@ class Lending(asyncio.Protocol):
                 if end - start < LENGTH.size + size:
                     break
                 start += LENGTH.size
-                frame = _decode(view[start : start + size])
+                frame = _decode(bytes(view[start : start + size]))  # a copy, as what is encoded in it stays so
                 start += size
                 self._take(frame)
         del received[:start]
@@ -198,43 +198,48 @@ class Lending(asyncio.Protocol):
                 self._run_apart(frame)
                 return
             leads = leads and proposers[shard].leads
-        connections = [self._lent[client] for client in frame.clients]
-        if not all(connection.takes_puts(leads) for connection in connections):
-            self._run_apart(frame)
-            return
-        now, slots, start = Clock.now(), frame.slots, 0
+        now, start, order, clustered = Clock.now(), 0, frame.order, 0
+        convoys: dict[bytes, Convoy] = {}
         bursts: list[PutBurst] = []
-        parts: dict[int, list[Part]] = {shard: [] for shard, _ in frame.puts}
-        for connection, count, size, shards in zip(connections, frame.counts, frame.sizes, frame.shards, strict=True):
-            burst = PutBurst(connection, size, slots[start : start + count])
+        for client, count, size, shards in zip(frame.clients, frame.counts, frame.sizes, frame.shards, strict=True):
+            connection = self._lent[client]
+            if not connection.takes_puts(leads):
+                self._run_apart(frame)
+                return
+            if connection.session.cluster_view:
+                clustered += count
+            burst = PutBurst(connection, size, order[start : start + count])
             start += count
-            burst.pending = len(shards)
-            for shard in shards:
-                burst.joined.append(proposers[shard])
-                parts[shard].append(burst)
+            if (convoy := convoys.get(shards)) is None:
+                convoy = convoys[shards] = Convoy()
+            convoy.add(burst)
             bursts.append(burst)
-        pairs = zip(connections, frame.counts, strict=True)
-        clustered = sum(count for connection, count in pairs if connection.session.cluster_view)
-        for shard, puts in frame.puts:
-            proposers[shard].put_encoded(parts[shard], puts)
-            share = len(puts.keys) * clustered // len(slots)
+        parts: dict[int, list[Part]] = {shard: [] for shard, _ in frame.puts}
+        for shards, convoy in convoys.items():
+            convoy.pending = len(shards)
+            for shard in shards:
+                convoy.joined.append(proposers[shard])
+                parts[shard].append(convoy)
+        for shard, encoded in frame.puts:
+            puts = decode_puts_run(encoded)
+            proposers[shard].put_encoded(parts[shard], puts, encoded)
+            share = len(puts.keys) * clustered // len(order)
             proposers[shard].asked[0] += len(puts.keys) - share
             proposers[shard].asked[1] += share
-        for connection, burst in zip(connections, bursts, strict=True):
-            connection.take_puts(burst, now)
+        for burst in bursts:
+            burst.connection.take_puts(burst, now)
         stats = server.stats
         stats.burst_reads += len(bursts)
-        stats.burst_commands += len(slots)
-        stats.plain_sets += len(slots)
+        stats.burst_commands += len(order)
+        stats.plain_sets += len(order)
         if server.watch.sample_puts:
-            server.watch.plain_puts(Clock.now() - now, len(slots))
+            server.watch.plain_puts(Clock.now() - now, len(order))
 
     def _run_apart(self, frame: Frame) -> None:
         """Runs the bursts one by one, as commands, and recalls the clients whose bursts cannot be taken otherwise."""
         leads = all(self._server.proposers[shard].leads for shard, _ in frame.puts)
-        next_put = {shard: _each(puts).__next__ for shard, puts in frame.puts}
-        shard_of_slot = self._server.shard_of_slot
-        commands = [[b"SET", *next_put[shard_of_slot[slot]]()] for slot in frame.slots]
+        next_put = {shard: _each(decode_puts_run(puts)).__next__ for shard, puts in frame.puts}
+        commands = [[b"SET", *next_put[shard]()] for shard in frame.order]
         start = 0
         for client, count, size in zip(frame.clients, frame.counts, frame.sizes, strict=True):
             connection = self._lent[client]

@@ -153,7 +153,7 @@ class PlainCommands(asyncio.Protocol):
                 return False
         for shard, proposer in concerned.items():
             proposer.asked[cluster_view] += shards.count(shard)
-        burst = PutBurst(self, size, slots)  # type: ignore[arg-type]
+        burst = PutBurst(self, size, shards)  # type: ignore[arg-type]
         for proposer in proposers:
             proposer.join(burst)
         if len(proposers) == 1:

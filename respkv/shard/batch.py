@@ -13,7 +13,7 @@ An entry is one byte 0 and a MessagePack array `[now_ms, seed, origins, runs]`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -45,6 +45,8 @@ class Guarded(Ops, tag=3):
 
 
 Run = Puts | Ops | Guarded
+Wire = Run | msgspec.Raw
+"""A run, or one that is encoded already."""
 Origin = tuple[str, int, int, int]
 
 
@@ -60,11 +62,14 @@ class Entry(msgspec.Struct, array_like=True, gc=False):
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
 _decode_runs = msgspec.msgpack.Decoder(list[Run]).decode
+decode_puts_run = msgspec.msgpack.Decoder(Puts).decode
+"""The inverse of `encode_puts_run`. Raises msgspec.DecodeError."""
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """The command for the Raft log (its first byte tells PySyncObj a regular entry)."""
-    return b"\0" + _encode(entry)
+def encode_entry(entry: Entry, wires: Sequence[Wire] | None = None) -> bytes:
+    """The command for the Raft log (its first byte tells PySyncObj a regular entry). `wires`: its runs, as they go."""
+    content = entry if wires is None else (entry.now_ms, entry.seed, entry.origins, wires)
+    return b"\0" + _encode(content)
 
 
 def decode_entry(command: bytes) -> Entry:
@@ -72,7 +77,7 @@ def decode_entry(command: bytes) -> Entry:
     return _decode(memoryview(command)[1:])
 
 
-def encode_runs(runs: list[Run]) -> bytes:
+def encode_runs(runs: Sequence[Wire]) -> bytes:
     """Runs as they travel to the leader's node."""
     return _encode(runs)
 
@@ -80,6 +85,11 @@ def encode_runs(runs: list[Run]) -> bytes:
 def decode_runs(data: bytes) -> list[Run]:
     """The inverse of `encode_runs`. Raises msgspec.DecodeError."""
     return _decode_runs(data)
+
+
+def encode_puts_run(puts: Puts) -> msgspec.Raw:
+    """One run, as it will be in an entry."""
+    return msgspec.Raw(_encode(puts))
 
 
 def joined(puts: list[Puts]) -> Puts:

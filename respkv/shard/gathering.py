@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Raw
+
 from respkv.shard.batch import Guarded, Ops, Puts
 from respkv.shard.long import LONG_BYTES, LongRun, split_columns
 from respkv.shard.waiting import Batch, Part, Sink
@@ -36,6 +38,7 @@ class Gathering:
         self.pending_bytes = 0
         self._now = now
         self._runs: list[LongRun] = []
+        self._encoded: dict[int, Raw] = {}  # by place, those of the runs that came so
         self._ops: list[list[bytes]] | None = None
         self._sinks: list[Sink] = []
         self._parts: list[Part] = []
@@ -74,9 +77,9 @@ class Gathering:
         self.keys.append(key)
         self.values.append(value)
 
-    def put_encoded(self, parts: list[Part], puts: Puts) -> None:
-        """Adds plain puts of `parts` that have been made a run of already: as if each part had joined, and its
-        `pending` and `joined` say so."""
+    def put_encoded(self, parts: list[Part], puts: Puts, encoded: Raw) -> None:
+        """Adds plain puts of `parts` that have been made a run of already, and encoded: as if each part had joined,
+        and its `pending` and `joined` say so."""
         size = sum([part.size for part in parts])
         self._begin()
         self.part = None
@@ -86,6 +89,7 @@ class Gathering:
         if self.keys:
             self._close_puts()
         self._ops = None
+        self._encoded[len(self._runs)] = encoded
         self._runs.append(puts)
 
     def write(self, part: Part, token: int, args: list[bytes]) -> None:
@@ -133,6 +137,10 @@ class Gathering:
         batch = Batch(self._runs, self._sinks, self._parts, self.ok, deadline, self._bytes)
         batch.body = self._body
         self._number(batch)
+        if self._encoded:
+            for place, encoded in self._encoded.items():
+                batch.wires[place] = encoded
+            self._encoded = {}
         self._runs, self._sinks, self._parts, self._ops, self._body = [], [], [], None, []
         self._bytes, self.part = 0, None
         return batch

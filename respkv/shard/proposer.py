@@ -322,16 +322,17 @@ class Proposer(Outcomes):
         if self._reads:
             batches.insert(0, self._reads.as_batch())
         term = group.term
-        origins, runs, first = [], [], 0
+        origins, runs, wires, first = [], [], [], 0
         for batch in batches:
             runs += batch.runs
+            wires += batch.wires
             ops = len(batch.sinks)
             if batch.origin is not None:
                 origins.append((batch.origin, batch.request, first, ops))
             first += ops
             batch.term = term
         entry = Entry(wall_ms(), random.getrandbits(63), origins, runs)
-        index = group.propose(encode_entry(entry))
+        index = group.propose(encode_entry(entry, wires))
         self._proposals[index] = (term, batches)
         self._entries_by_index[index] = entry
         self.proposed += 1
@@ -467,7 +468,7 @@ class Proposer(Outcomes):
         batch = self._queue[0]
         self._reads.join_those_of(batch)
         self._request += 1
-        message: tuple[Any, ...] = (FORWARD, self.shard, self._request, term, encode_runs(batch.runs))
+        message: tuple[Any, ...] = (FORWARD, self.shard, self._request, term, encode_runs(batch.wires))
         if batch.body:
             message = (FORWARD_LONG, *message[1:], Parts(batch.body))
         if not self.send(name, message):

@@ -49,7 +49,9 @@ _NOBODY: Final = _Nobody()
 
 def _put_before(batch: Batch, reads: list[Read]) -> None:
     sinks: list[Sink] = [(read.part, read.token) for read in reads]
-    batch.runs.insert(0, Ops([read.args for read in reads]))
+    ops = Ops([read.args for read in reads])
+    batch.runs.insert(0, ops)
+    batch.wires.insert(0, ops)
     batch.sinks[:0] = sinks
     batch.parts += [read.part for read in reads]
 

@@ -58,6 +58,7 @@ class Batch:
     """Writes that share one fate.
 
     runs      what to propose
+    wires     the same as it is encoded: what came encoded is so still
     body      the long values in it, in parts (`respkv.shard.long`); empty for most batches
     sinks     for each command of the `Ops` runs, in order: who gets its reply, and under which token
     parts     who waits for the batch as a whole (a part may be there several times)
@@ -86,12 +87,14 @@ class Batch:
         "target",
         "term",
         "unseen",
+        "wires",
     )
 
     def __init__(
         self, runs: list[Any], sinks: list[Sink], parts: list[Part], ok: bytes, deadline: float, size: int
     ) -> None:
         self.runs = runs
+        self.wires = runs.copy()
         self.body: list[bytes] = []
         self.sinks = sinks
         self.parts = parts

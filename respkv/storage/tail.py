@@ -29,7 +29,8 @@ class Tail:
     def __init__(self, limit_bytes: int) -> None:
         size = 1 << limit_bytes.bit_length() - 1 if limit_bytes >= _BYTES_MIN else 0
         self.mask = size - 1
-        self.ring = mmap.mmap(-1, size) if size else b""  # takes memory as it is used
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.ring = mmap.mmap(-1, size, flags=private) if size else b""  # takes memory as it is used
         self.least = self.end = 0
 
     def append(self, number: int, offset: int, data: bytes) -> None:

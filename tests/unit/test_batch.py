@@ -10,9 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from respkv.reply import RespError
-from respkv.shard.batch import Entry, Ops, Puts, count_ops, decode_entry, decode_runs, encode_entry, encode_runs, joined
+from respkv.shard.batch import (
+    Entry,
+    Ops,
+    Puts,
+    count_ops,
+    decode_entry,
+    decode_puts_run,
+    decode_runs,
+    encode_entry,
+    encode_puts_run,
+    encode_runs,
+    joined,
+)
+from respkv.shard.gathering import Gathering
 from respkv.shard.waiting import Batch, Part, Read, finish
 from respkv.storage.record import encode_puts
+
+
+class Quiet(Gathering):
+    """Proposes nothing by itself."""
+
+    def begun(self) -> None:
+        pass
 
 
 def puts(*pairs: tuple[int, bytes, bytes]) -> Puts:
@@ -37,6 +57,53 @@ def test_an_entry_is_decoded_as_it_was_encoded(now_ms: int, seed: int, runs: lis
     assert (decoded.now_ms, decoded.seed, decoded.runs) == (now_ms, seed, runs)
     assert [tuple(origin) for origin in decoded.origins] == entry.origins
     assert decode_runs(encode_runs(runs)) == runs
+
+
+@given(all_runs)
+def test_runs_that_are_encoded_already_are_the_same_bytes(runs: list[Any]) -> None:
+    entry = Entry(1, 2, [], runs)
+    wires = [encode_puts_run(run) if isinstance(run, Puts) else run for run in runs]
+    assert encode_entry(entry, wires) == encode_entry(entry)
+    assert encode_runs(wires) == encode_runs(runs)
+    assert [decode_puts_run(wire) for wire in wires if isinstance(wire, msgspec.Raw)] == [
+        run for run in runs if isinstance(run, Puts)
+    ]
+
+
+GATHERED = st.one_of(
+    st.tuples(st.just("encoded"), all_puts),
+    st.tuples(st.just("put"), st.tuples(st.integers(0, 16383), st.binary(max_size=9), st.binary(max_size=9))),
+    st.tuples(st.just("write"), st.lists(st.binary(max_size=9), min_size=1, max_size=3)),
+    st.tuples(st.just("seal"), st.none()),
+)
+
+
+@given(st.lists(GATHERED, max_size=12))
+def test_what_is_gathered_keeps_its_order_and_what_came_encoded_stays_so(steps: list[tuple[str, Any]]) -> None:
+    gathering, part, expected, encoded = Quiet(lambda: 0.0), Part(), list[Any](), 0
+    batches = list[Batch]()
+    for what, content in steps:
+        if what == "seal":
+            batches.append(gathering._seal())
+        elif what == "encoded":
+            gathering.put_encoded([part], content, encode_puts_run(content))
+            expected += zip(content.slots, content.keys, strict=True)
+            encoded += 1
+        elif what == "put":
+            gathering.join(part)
+            gathering.put(*content)
+            expected.append(content[:2])
+        else:
+            gathering.write(part, 0, content)
+            expected.append(content)
+    batches.append(gathering._seal())
+    found: list[Any] = []
+    for batch in batches:
+        assert encode_runs(batch.wires) == encode_runs(batch.runs)
+        for run in batch.runs:
+            found += zip(run.slots, run.keys, strict=True) if isinstance(run, Puts) else run.commands
+    assert found == expected
+    assert sum(isinstance(wire, msgspec.Raw) for batch in batches for wire in batch.wires) == encoded
 
 
 @pytest.mark.parametrize("command", [b"\0", b"\0\xc1", b"\0\x94\x01\x02\x90", b"\0\x94\x01\x02\x90\x91\x92\x07\x90"])

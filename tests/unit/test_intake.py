@@ -16,6 +16,7 @@ from respkv.intake import CONTROL, LENGTH, PIPELINE_MIN, PROBE, RECALL, Client, 
 from respkv.resp.encoder import encode_commands
 from respkv.resp.limits import Limits
 from respkv.resp.strict import StrictParser
+from respkv.shard.batch import decode_puts_run
 from respkv.storage.record import encode_puts
 
 SHARD_OF_SLOT = bytes(slot % 3 for slot in range(SLOTS))
@@ -105,7 +106,7 @@ class Bench:
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     bench = Bench()
-    assert bench.frames() == [Frame([], [], [], [], [], [], [])]  # ready
+    assert bench.frames() == [Frame([], [], [], [], b"", [], [])]  # ready
     yield bench
     bench.control.close()
 
@@ -113,7 +114,8 @@ def bench() -> Iterator[Bench]:
 def puts_of(frame: Frame) -> list[tuple[int, list[bytes]]]:
     """The SETs of a frame as `(client, command)`, in order; checks that its columns fit each other."""
     by_shard = {}
-    for shard, puts in frame.puts:
+    for shard, encoded in frame.puts:
+        puts = decode_puts_run(encoded)
         assert len(puts.slots) == len(puts.keys) == len(puts.sizes)
         values, start = [], 0
         for key, size in zip(puts.keys, puts.sizes, strict=True):
@@ -121,16 +123,17 @@ def puts_of(frame: Frame) -> list[tuple[int, list[bytes]]]:
             start += size
         assert encode_puts(puts.keys, values) == (puts.sizes, puts.records)
         assert puts.slots == [slot_of(key) for key in puts.keys]
+        assert {SHARD_OF_SLOT[slot] for slot in puts.slots} == {shard}
         by_shard[shard] = iter(zip(puts.keys, values, strict=True))
-    found, slots = [], iter(frame.slots)
+    found, order = [], iter(frame.order)
     for client, count, shards in zip(frame.clients, frame.counts, frame.shards, strict=True):
-        touched = [SHARD_OF_SLOT[next(slots)] for _ in range(count)]
+        touched = [next(order) for _ in range(count)]
         assert sorted(shards) == sorted(set(touched))
         for shard in touched:
             key, value = next(by_shard[shard])
             found.append((client, [b"SET", key, value]))
     assert [next(rest, None) for rest in by_shard.values()] == [None] * len(by_shard)
-    assert next(slots, None) is None
+    assert next(order, None) is None
     return found
 
 
@@ -159,8 +162,10 @@ def test_keys_of_one_shard_are_one_column() -> None:
     bench.frames()
     client.data_received(encode_commands(sets(1, 2)))
     [frame] = bench.frames()
-    [(shard, puts)] = frame.puts
-    assert (shard, puts.keys, puts.slots) == (0, [b"key1", b"key2"], frame.slots)
+    [(shard, encoded)] = frame.puts
+    puts = decode_puts_run(encoded)
+    assert (shard, puts.keys, puts.slots) == (0, [b"key1", b"key2"], [slot_of(b"key1"), slot_of(b"key2")])
+    assert frame.order == bytes(2)
 
 
 other = st.lists(st.binary(max_size=20), min_size=1, max_size=4)
@@ -304,9 +309,9 @@ def test_a_frame_does_not_grow_without_limit(bench: Bench) -> None:
     assert len(bench.node.written) > 5 * len(data)
     frames = bench.frames()
     assert 3 <= len(frames) <= 6
-    assert sum(len(frame.slots) for frame in frames) == 2000
+    assert sum(len(frame.order) for frame in frames) == 2000
 
 
 def test_a_probe_is_answered_by_an_empty_frame(bench: Bench) -> None:
     bench.tell(PROBE)
-    assert bench.frames() == [Frame([], [], [], [], [], [], [])]
+    assert bench.frames() == [Frame([], [], [], [], b"", [], [])]

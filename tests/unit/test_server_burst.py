@@ -10,18 +10,17 @@ import pytest
 
 from respkv import errors
 from respkv.commands.spread import Spread
-from respkv.server.burst import Burst, LonePuts, Pushed, PutBurst
+from respkv.server.burst import Burst, Convoy, LonePuts, Pushed, PutBurst
 from respkv.server.dispatch import Call, Spanning, has_open_writes
 from respkv.server.steps import Steps
 
 
 def burst_over(shards: list[int]) -> tuple[PutBurst, list[Any], list[PutBurst]]:
-    """A burst with a key in slot 0, 1, ... of these shards; the shards' proposers; where settled bursts arrive."""
+    """A burst of a SET to each of these shards; the shards' proposers; where settled bursts arrive."""
     proposers = [SimpleNamespace(shard=shard, ok=bytes(bytearray(b"+OK\r\n"))) for shard in range(3)]
     settled: list[PutBurst] = []
-    table = tuple(proposers[shard] for shard in shards)
-    connection = SimpleNamespace(server=SimpleNamespace(proposer_of_slot=table), settled=settled.append)
-    burst = PutBurst(cast("Any", connection), 0, list(range(len(shards))))
+    connection = SimpleNamespace(settled=settled.append)
+    burst = PutBurst(cast("Any", connection), 0, bytes(shards))
     burst.joined += [proposers[shard] for shard in sorted(set(shards))]
     return burst, proposers, settled
 
@@ -46,13 +45,44 @@ def test_the_error_of_a_shard_stands_in_the_places_of_its_keys() -> None:
     assert lines[4:] == [b""]
 
 
+CLIENTS: list[dict[str, Any]] = [
+    {}, {"reading": False}, {"closing": True}, {"half_closed": True}, {"others": 1}, {}
+]  # fmt: skip
+"""The first and the last can be answered at once."""
+
+
+def test_bursts_that_wait_together_are_answered_at_once_or_in_their_turn() -> None:
+    finished: list[Any] = []
+    server = SimpleNamespace(posted=[], wake=lambda: None, finished=finished.append)
+    proposers = [SimpleNamespace(shard=shard, ok=bytes(bytearray(b"+OK\r\n"))) for shard in range(2)]
+    convoy = Convoy()
+    convoy.joined += proposers
+    for number, state in enumerate(CLIENTS):
+        client = {"reading": True, "closing": False, "half_closed": False, "server": server, "open_bytes": 9, **state}
+        others = [Pushed()] * client.pop("others", 0)
+        burst = PutBurst(cast("Any", SimpleNamespace(**client)), 10, bytes([0, 1] * number))
+        burst.connection.waiting = deque([burst, *others])
+        convoy.add(burst)
+    first, *rest, last = convoy.bursts
+    assert convoy.size == 10 * len(CLIENTS)
+    assert all(burst.pending and burst.joined == proposers for burst in convoy.bursts)
+    convoy.fail(proposers[1].ok, errors.timeout())
+    convoy.done()
+    failed = [b"+OK\r\n-TIMEOUT" in burst.wire() for burst in convoy.bursts]
+    assert failed == [False] + [True] * (len(CLIENTS) - 1)  # the first is empty
+    assert server.posted == [(burst.connection, burst.wire()) for burst in (first, last)]
+    assert [burst.connection.open_bytes for burst in (first, last)] == [0, 0]
+    assert finished == [burst.connection for burst in rest]
+    assert not any(burst.pending for burst in convoy.bursts)
+    assert [len(burst.connection.waiting) for burst in convoy.bursts] == [0, 1, 1, 1, 2, 0]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_sets_that_came_alone_get_the_same_reply_at_once_or_in_their_turn(fails: bool) -> None:
     finished: list[Any] = []
     server = SimpleNamespace(posted=[], wake=lambda: None, finished=finished.append)
     puts = LonePuts()
-    states: list[dict[str, Any]] = [{}, {"reading": False}, {"closing": True}, {"half_closed": True}, {"others": 1}, {}]
-    for state in states:
+    for state in CLIENTS:
         client = {"reading": True, "closing": False, "half_closed": False, "server": server, **state}
         waiting = deque([puts] + [Pushed()] * client.pop("others", 0))
         puts.connections.append(cast("Any", SimpleNamespace(waiting=waiting, **client)))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from respkv.resp.encoder import encode_commands
 from respkv.server.burst import PutBurst
 from respkv.server.connection import Connection
 from respkv.server.lending import LEND_AFTER, Lending
-from respkv.shard.batch import Puts
+from respkv.shard.batch import Puts, encode_puts_run
 from respkv.shard.gathering import Gathering
 from respkv.storage.record import encode_puts
 from tests.unit.running import HOST, Wire, eventually, respkv, respkv_cluster
@@ -349,24 +350,24 @@ class Taker:
     def __init__(self, number: int, server: Any) -> None:
         self.session = SimpleNamespace(id=number, cluster_view=False)
         self.server = server
-        self.closing = self.lent = False
-        self.pipelines = 0
-        self.waits: list[PutBurst] = []
-        self.wires: list[bytes] = []
+        self.closing = self.half_closed = self.lent = False
+        self.reading = True
+        self.pipelines = self.open_bytes = 0
+        self.waiting: deque[PutBurst] = deque()
         self.ran: list[list[bytes]] = []
+
+    @property
+    def wires(self) -> list[bytes]:
+        return [data for connection, data in self.server.posted if connection is self]
 
     def takes_puts(self, leads: bool) -> bool:
         return leads
 
     def take_puts(self, burst: PutBurst, now: float) -> None:
-        self.waits.append(burst)
+        self.waiting.append(burst)
 
     def run(self, commands: list[list[bytes]], size: int) -> None:
         self.ran += commands
-
-    def settled(self, burst: PutBurst) -> None:
-        self.waits.remove(burst)
-        self.wires.append(burst.wire())
 
     def lend(self) -> int:
         raise AssertionError("there is nobody to lend it to")
@@ -382,6 +383,8 @@ def node() -> tuple[Lending, list[Shard], list[Taker]]:
         shard_of_slot=bytes(slot % 2 for slot in range(SLOTS)),
         stats=SimpleNamespace(burst_reads=0, burst_commands=0, plain_sets=0),
         watch=SimpleNamespace(sample_puts=False),
+        wake=lambda: None,
+        posted=[],
     )
     lending = Lending(cast("Any", None), cast("Any", server))
     clients = [Taker(number, server) for number in range(2)]
@@ -396,9 +399,12 @@ def key_of(shard: int) -> bytes:
 def frame_of(*keys: bytes) -> Frame:
     """One SET of each client."""
     slots = list(map(slot_of, keys))
-    puts = [(slot % 2, Puts([slot], [key], *encode_puts([key], [b"v"]))) for slot, key in zip(slots, keys, strict=True)]
+    puts = [
+        (slot % 2, encode_puts_run(Puts([slot], [key], *encode_puts([key], [b"v"]))))
+        for slot, key in zip(slots, keys, strict=True)
+    ]
     count, shards = len(keys), [bytes([slot % 2]) for slot in slots]
-    return Frame(list(range(count)), [1] * count, [30] * count, shards, slots, puts, [])
+    return Frame(list(range(count)), [1] * count, [30] * count, shards, b"".join(shards), puts, [])
 
 
 def test_a_client_waits_for_the_shards_of_its_own_keys_alone(node: tuple[Lending, list[Shard], list[Taker]]) -> None:
@@ -411,8 +417,26 @@ def test_a_client_waits_for_the_shards_of_its_own_keys_alone(node: tuple[Lending
     assert (clients[0].wires, clients[1].wires) == ([], [b"+OK\r\n"])
     batches[0].fail(RespError("CLUSTERDOWN no"))
     assert clients[0].wires == [b"-CLUSTERDOWN no\r\n"]
-    assert [len(client.waits) for client in clients] == [0, 0]
+    assert [len(client.waiting) for client in clients] == [0, 0]
     assert shards[0].pending_bytes == 30
+
+
+def test_bursts_of_one_client_wait_in_the_order_in_which_they_came(
+    node: tuple[Lending, list[Shard], list[Taker]],
+) -> None:
+    """Also where the first waits for other shards than the second, which travels with another client's."""
+    lending, shards, (one, other) = node
+    key = key_of(0), key_of(1)
+    by_shard = [[key[0]] * 3, [key[1]] * 2]
+    puts = [
+        (shard, encode_puts_run(Puts(list(map(slot_of, keys)), keys, *encode_puts(keys, [b"v"] * len(keys)))))
+        for shard, keys in enumerate(by_shard)
+    ]
+    lending._take(Frame([1, 0, 0], [2, 1, 2], [60, 30, 60], [b"\0\1", b"\0", b"\0\1"], b"\0\1\0\0\1", puts, []))
+    assert [burst.shards for burst in one.waiting] == [b"\0", b"\0\1"]
+    assert [burst.shards for burst in other.waiting] == [b"\0\1"]
+    assert [shard.pending_bytes for shard in shards] == [150, 120]
+    assert [len(shard._seal().parts) for shard in shards] == [2, 1]
 
 
 @pytest.mark.parametrize("reason", ["another node leads", "the shard refuses"])
@@ -433,7 +457,7 @@ def test_what_cannot_be_taken_unseen_is_run_as_commands(
             while True:
                 recalled.append(CONTROL.unpack(there.recv(100)))
     assert [client.ran for client in clients] == [[[b"SET", key_of(shard), b"v"]] for shard in (0, 1)]
-    assert [client.waits for client in clients] == [[], []]
+    assert not any(client.waiting for client in clients)
     assert recalled == ([(RECALL, 0), (RECALL, 1)] if reason == "another node leads" else [])
 
 
@@ -450,10 +474,10 @@ def test_each_view_has_its_share_of_what_is_counted(node: tuple[Lending, list[Sh
     one.session.cluster_view = True
     keys = [key_of(0)] * 12
     slots = list(map(slot_of, keys))
-    puts = [(0, Puts(slots, keys, *encode_puts(keys, [b"v"] * 12)))]
-    lending._take(Frame([0, 1], [9, 3], [270, 90], [b"\0"] * 2, slots, puts, []))
+    puts = [(0, encode_puts_run(Puts(slots, keys, *encode_puts(keys, [b"v"] * 12))))]
+    lending._take(Frame([0, 1], [9, 3], [270, 90], [b"\0"] * 2, bytes(12), puts, []))
     assert [shard.asked for shard in shards] == [[3, 9], [0, 0]]
-    assert len(one.waits) == len(other.waits) == 1
+    assert len(one.waiting) == len(other.waiting) == 1
 
 
 def test_by_itself_it_is_used_where_there_is_a_second_core(monkeypatch: pytest.MonkeyPatch) -> None:
