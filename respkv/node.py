@@ -7,7 +7,8 @@ once with status 1.
 
 The turn: whatever happened marks its replica dirty; `_turn` then lets each dirty replica propose, send and apply,
 sends one frame per peer, writes the journal once, and writes the replies that are complete. Where the disk is quick it
-waits for that to be synced, and sends what has waited for it.
+waits for that to be synced, and sends what has waited for it: acknowledgements, and the replies to what no other node
+has to have.
 """
 
 from __future__ import annotations
@@ -70,7 +71,6 @@ UPKEEP_S = 0.5
 STOP_S = 5.0
 EVERYSEC_S = 1.0
 SYNC_BYTES_AT_ONCE = 1 << 20  # what is longer is synced in the thread, however quick the disk
-SYNC_BYTES_ALONE = 64 << 10  # where no other node waits for it, and pipelines can be read meanwhile
 TRIM_TURNS = 40  # of the upkeep, at the least, between two returns of free memory
 QUIET_COMMANDS = 100  # between two turns of the upkeep: so few clients notice a pause
 DESCRIPTORS_MAX = 1 << 20  # what Linux allows unless told otherwise
@@ -93,7 +93,6 @@ class Node:
         self._dirty: list[Replica] = []
         self._scheduled = False
         self._pace = Pace()
-        self._sync_bytes_at_once = SYNC_BYTES_AT_ONCE if len(self.topology.nodes) > 1 else SYNC_BYTES_ALONE
         self._doors = Doors(self._loop, self.live, self._accept)
         self._tasks: list[asyncio.Task[None]] = []
         self._remote: list[Proposer] = []
@@ -289,10 +288,14 @@ class Node:
             scheduled, self._scheduled = self._scheduled, True  # what waits for the disk leaves in this turn
             self._syncer.end_turn()
             self.peers.flush()
-            self._scheduled = scheduled
+            woken = self._dirty
+            for replica in woken:
+                replica.conclude()
+            self.server.send_posted()
+            self._dirty, self._scheduled = [replica for replica in woken if replica.dirty], scheduled
             if self._dirty:
                 self._schedule()
-            for replica in dirty:
+            for replica in dirty + woken:
                 replica.catch_up()
         except Exception as error:  # noqa: BLE001 - what escapes apply leaves a state nobody may trust
             self.fatal(error)
@@ -310,7 +313,7 @@ class Node:
             self._tasks.append(self._loop.create_task(self._sync_every_second()))
 
     def _request_sync(self, descriptors: tuple[int, ...], sequence: int) -> None:
-        if self.journal.frame_bytes <= self._sync_bytes_at_once:
+        if self.journal.frame_bytes <= SYNC_BYTES_AT_ONCE:
             self._syncer.request_at_once(descriptors, sequence)
         else:
             self._syncer.request(descriptors, sequence)

@@ -249,7 +249,7 @@ class Proposer(Outcomes):
         if self._reads or self._watcher is not None or machine.watches.stamps:
             return False
         entries, proposals = self._entries_by_index, self._proposals
-        answered = range(group.applied + 1, group.commit + 1)
+        answered = range(max(group.applied, self._answered) + 1, group.commit + 1)
         for index in answered:
             entry = entries.get(index)
             if entry is None or index not in proposals or proposals[index][0] != group.term:
@@ -264,6 +264,17 @@ class Proposer(Outcomes):
                 for batch in proposals.pop(index)[1]:
                     self._settle(batch, [])
         return True
+
+    def conclude(self) -> bool:
+        """Answers what this node alone has made durable, behind `pump` in the same turn. Returns whether nothing else
+        is to be done. Raises what escapes applying."""
+        group = self.group
+        if group is None or not group.leader or self.others:
+            return False
+        group.move_commit()
+        if not self._answer_puts(group):
+            group.apply_committed()
+        return not (self._parts or self._queue or self._reads) and group.commit == max(group.applied, self._answered)
 
     def catch_up(self) -> None:
         """Applies what `pump` has answered, and what others lead to: to be called in the same turn, when the answers

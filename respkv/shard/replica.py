@@ -212,6 +212,14 @@ class Replica:
         self.dirty = False
         self._run(self.proposer.pump)
 
+    def conclude(self) -> None:
+        """Behind `pump` in the same turn, once the disk has what that has brought: what is committed by that is
+        answered. Afterwards it is not `dirty` if nothing else is to be done."""
+        self._run(self._conclude)
+
+    def _conclude(self) -> None:
+        self.dirty = not self.proposer.conclude()
+
     def catch_up(self) -> None:
         """Behind `pump` in the same turn, once what it has brought has left."""
         self._run(self.proposer.catch_up)

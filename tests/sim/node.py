@@ -293,7 +293,12 @@ class SimNode:
             self.server.send_posted()
             self._sync_at_once()
             self.peers.flush()
-            for replica in dirty:
+            woken = self._dirty
+            for replica in woken:
+                replica.conclude()
+            self.server.send_posted()
+            self._dirty = [replica for replica in woken if replica.dirty]
+            for replica in dirty + woken:
                 replica.catch_up()
         except Exception as error:  # noqa: BLE001 - as the node does
             self.fatal(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -13,7 +14,8 @@ from respkv.cli.cluster import Wanted
 from respkv.cli.cluster import run as write_cluster
 from respkv.cluster.topology import Shard
 from respkv.config import Config, load
-from respkv.node import SYNC_BYTES_ALONE, Node
+from respkv.node import SYNC_BYTES_AT_ONCE, Node
+from respkv.raft.clock import Clock
 from respkv.raft.messages import ACK
 from respkv.shard import border, proposer
 from respkv.shard.batch import Entry, Ops, decode_entry, encode_entry
@@ -36,7 +38,7 @@ def incr(node: Node, key: bytes) -> Waiter:
     return part
 
 
-@pytest.mark.parametrize(("key_bytes", "at_once"), [(1, True), (SYNC_BYTES_ALONE, False)])
+@pytest.mark.parametrize(("key_bytes", "at_once"), [(1, True), (SYNC_BYTES_AT_ONCE, False)])
 def test_a_quick_disk_has_short_writes_at_the_end_of_the_turn(tmp_path: Path, key_bytes: int, at_once: bool) -> None:
     async def scenario() -> None:
         async with serving(alone(tmp_path)) as (node,):
@@ -44,9 +46,69 @@ def test_a_quick_disk_has_short_writes_at_the_end_of_the_turn(tmp_path: Path, ke
             part = incr(node, b"k" * key_bytes)
             node._turn()
             assert (node.journal.synced == node.journal.sequence) is at_once
-            assert not part.ended.is_set()  # before it is applied
+            assert part.ended.is_set() is at_once  # and so is what has to wait for nobody else
+            assert not (at_once and node._dirty)
             await part.wait()
             assert part.replies == [1]
+
+    asyncio.run(scenario())
+
+
+def test_a_put_is_answered_when_the_disk_has_it_and_applied_behind_that(tmp_path: Path) -> None:
+    story: list[str] = []
+
+    class Put(Waiter):
+        def done(self) -> None:
+            story.append("answered")
+            super().done()
+
+    async def scenario() -> None:
+        async with serving(alone(tmp_path)) as (node,):
+            group = node.replicas[0].group
+            await until(lambda: group.applied == group.log[-1][1])
+            node._syncer._quick = True
+            sync_all, send, apply = node._syncer._sync_all, node.server.send_posted, node.replicas[0].proposer.apply
+
+            def noted(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+                def told(*args: Any) -> Any:
+                    story.append(what)
+                    return call(*args)
+
+                return told
+
+            node._syncer._sync_all = noted("synced", sync_all)  # type: ignore[method-assign]
+            node.server.send_posted = noted("sent", send)  # type: ignore[method-assign]
+            node.replicas[0].proposer.apply = noted("applied", apply)  # type: ignore[method-assign]
+            part = Put()
+            node.proposers[0].join(part)
+            node.proposers[0].put(0, b"key", b"value")
+            node._turn()
+            assert story == ["sent", "synced", "answered", "sent", "applied", "sent"]
+            assert part.ended.is_set()
+            assert node.proposers[0].get_plain(0, b"key") == b"value"
+            assert group.lease_until > Clock.now()  # rested in between
+
+    asyncio.run(scenario())
+
+
+def test_what_has_gathered_meanwhile_has_its_own_turn(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(alone(tmp_path)) as (node,):
+            node._syncer._quick = True
+            first, second = incr(node, b"a"), Waiter()
+            sync_all = node._syncer._sync_all
+
+            def come_in_between(descriptors: tuple[int, ...]) -> Any:
+                node.proposers[0].write(second, 0, [b"INCR", b"a"])
+                return sync_all(descriptors)
+
+            node._syncer._sync_all = come_in_between  # type: ignore[method-assign]
+            node._turn()
+            assert first.replies == [1]
+            assert not second.ended.is_set()
+            node._syncer._sync_all = sync_all  # type: ignore[method-assign]
+            await second.wait()
+            assert second.replies == [2]
 
     asyncio.run(scenario())
 
@@ -95,7 +157,7 @@ def test_a_follower_with_a_quick_disk_acknowledges_in_the_turn_that_brought_an_e
             follower = nodes[nodes.index(leader) - 1]
             follower._syncer._quick = True
             follow(follower, leader.config.node)
-            part = incr(leader, b"k" * SYNC_BYTES_ALONE)  # not too long where others wait for it
+            part = incr(leader, b"k" * (64 << 10))
             index = leader.replicas[0].group.log[-1][1] + 1
             await part.wait()
             await until(lambda: ("ack", index + 1) in story)
