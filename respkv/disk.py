@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_ZEROS = bytes(1 << 20)
+
 
 class Disk:
     """The real disk. Stateless; one instance may serve any number of files and threads."""
@@ -30,8 +32,14 @@ class Disk:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def allocate(self, fd: int, size_bytes: int) -> None:
-        """Reserves blocks up to `size_bytes`, so that writing there needs no more space and no metadata."""
+        """Reserves blocks up to `size_bytes`, so that writing there needs no more space."""
         os.posix_fallocate(fd, 0, size_bytes)
+
+    def clear(self, fd: int, size_bytes: int) -> None:
+        """Writes zeros up to `size_bytes`. The first write to a block that is only reserved marks it as used, which
+        the sync behind it has to wait for."""
+        for at in range(0, size_bytes, len(_ZEROS)):
+            self.write(fd, _ZEROS[: size_bytes - at], at)
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Writes all of `data` at `offset`."""

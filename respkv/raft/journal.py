@@ -285,6 +285,7 @@ class Journal:
         fd = self._disk.create(temporary)
         size = max(self._segment_bytes, len(frame))
         self._disk.allocate(fd, size)
+        self._disk.clear(fd, size)  # a tenth of a second, for as long as no segment comes back to be used again
         self._disk.write(fd, frame, 0)
         self._disk.sync(fd)
         self._disk.rename(temporary, path)

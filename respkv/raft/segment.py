@@ -13,10 +13,10 @@ A frame is what one loop turn wrote, for all shards of the node, in one write(2)
 
 A record is `kind u8 | shard u16 | index u64 | term u64 | payload_bytes u32 | payload`.
 
-Segments are preallocated and recycled, so what follows the last frame may be zeros or frames of an earlier life; those
-carry lower sequence numbers and end the scan. At the first frame that does not check, later frames decide: if one of
-them says `synced` at or beyond the missing one, synced data is damaged (`JournalDamaged`); otherwise the frame was torn
-before anybody was told of it, and the journal ends there.
+Segments are preallocated, the first one with zeros written to it, and recycled. So what follows the last frame may be
+zeros or frames of an earlier life; those carry lower sequence numbers and end the scan. At the first frame that does
+not check, later frames decide: if one of them says `synced` at or beyond the missing one, synced data is damaged
+(`JournalDamaged`); otherwise the frame was torn before anybody was told of it, and the journal ends there.
 """
 
 from __future__ import annotations

@@ -375,7 +375,8 @@ def test_a_call_that_fails_while_a_snapshot_comes_leaves_the_old_state_or_the_ne
 
 
 def make_replica(root: Path, disk: Disk, replicas: tuple[str, ...] = ("n1", "n2", "n3")) -> Replica:
-    config = load(environ={}, flags={"dir": str(root), "journal-segment-bytes": "64kb", "segment-bytes": "64kb"})
+    small = {"journal-segment-bytes": "64kb", "segment-bytes": "64kb"}
+    config = load(environ={}, flags={"dir": str(root), "read-cache-bytes": "0", **small})
     shard = Shard(0, (0,), replicas)
     journal = open_journal(config, [shard], disk)
     try:
