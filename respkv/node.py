@@ -286,13 +286,16 @@ class Node:
             self.journal.flush()
             self.server.send_posted()
             scheduled, self._scheduled = self._scheduled, True  # what waits for the disk leaves in this turn
+            waiting = len(self._dirty)
             self._syncer.end_turn()
             self.peers.flush()
             woken = self._dirty
             for replica in woken:
                 replica.conclude()
             self.server.send_posted()
-            self._dirty, self._scheduled = [replica for replica in woken if replica.dirty], scheduled
+            # Only what the disk has woken may be through with that.
+            self._dirty = woken[:waiting] + [replica for replica in woken[waiting:] if not replica.rests()]
+            self._scheduled = scheduled
             if self._dirty:
                 self._schedule()
             for replica in dirty + woken:

@@ -265,15 +265,21 @@ class Proposer(Outcomes):
                     self._settle(batch, [])
         return True
 
-    def conclude(self) -> bool:
-        """Answers what this node alone has made durable, behind `pump` in the same turn. Returns whether nothing else
-        is to be done. Raises what escapes applying."""
+    def conclude(self) -> None:
+        """Answers what this node alone has made durable, behind `pump` in the same turn. Raises what escapes
+        applying."""
         group = self.group
-        if group is None or not group.leader or self.others:
+        if group is not None and group.leader and not self.others:
+            group.move_commit()
+            if not self._answer_puts(group):
+                group.apply_committed()
+
+    @property
+    def is_through(self) -> bool:
+        """Whether nothing of what came to this node alone waits for another turn."""
+        group = self.group
+        if group is None or not group.leader or self.others or group.appending:
             return False
-        group.move_commit()
-        if not self._answer_puts(group):
-            group.apply_committed()
         return not (self._parts or self._queue or self._reads) and group.commit == max(group.applied, self._answered)
 
     def catch_up(self) -> None:

@@ -214,11 +214,13 @@ class Replica:
 
     def conclude(self) -> None:
         """Behind `pump` in the same turn, once the disk has what that has brought: what is committed by that is
-        answered. Afterwards it is not `dirty` if nothing else is to be done."""
-        self._run(self._conclude)
+        answered."""
+        self._run(self.proposer.conclude)
 
-    def _conclude(self) -> None:
-        self.dirty = not self.proposer.conclude()
+    def rests(self) -> bool:
+        """Whether nothing is left for the next turn by `conclude`: then it is not dirty any more."""
+        self.dirty = not self.proposer.is_through
+        return not self.dirty
 
     def catch_up(self) -> None:
         """Behind `pump` in the same turn, once what it has brought has left."""

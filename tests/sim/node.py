@@ -291,13 +291,14 @@ class SimNode:
             self.peers.flush()
             self.journal.flush()
             self.server.send_posted()
+            waiting = len(self._dirty)
             self._sync_at_once()
             self.peers.flush()
             woken = self._dirty
             for replica in woken:
                 replica.conclude()
             self.server.send_posted()
-            self._dirty = [replica for replica in woken if replica.dirty]
+            self._dirty = woken[:waiting] + [replica for replica in woken[waiting:] if not replica.rests()]
             for replica in dirty + woken:
                 replica.catch_up()
         except Exception as error:  # noqa: BLE001 - as the node does

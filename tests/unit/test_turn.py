@@ -91,6 +91,23 @@ def test_a_put_is_answered_when_the_disk_has_it_and_applied_behind_that(tmp_path
     asyncio.run(scenario())
 
 
+def test_a_long_write_goes_on_turn_by_turn(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(alone(tmp_path)) as (node,):
+            node._syncer._judge = lambda seconds: None  # type: ignore[method-assign]  # quick for good
+            node._syncer._quick = True
+            for value_bytes in (1 << 10, 9 << 20, 1 << 10):
+                part = Waiter()
+                node.proposers[0].join(part)
+                node.proposers[0].put(0, b"key", b"v" * value_bytes)
+                await part.wait()
+                record = node.replicas[0].cask.get(b"key", 0)
+                assert record is not None
+                assert len(record.value) == value_bytes
+
+    asyncio.run(scenario())
+
+
 def test_what_has_gathered_meanwhile_has_its_own_turn(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(alone(tmp_path)) as (node,):
