@@ -31,7 +31,7 @@ class Faulty:
     """A running cluster whose disks and clocks can be made to fail."""
 
     def __init__(self, directory: Path) -> None:
-        self.cluster = TestCluster(directory, 3, 3)
+        self.cluster = TestCluster(directory, 3, 3, READ_CACHE_BYTES="0")  # what is read is read from the file
         self.injectors = {node.name: Injector(node) for node in self.cluster.nodes}
 
     def heal(self) -> None:
