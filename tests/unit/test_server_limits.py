@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import tomllib
 from collections.abc import Iterator
@@ -185,13 +186,14 @@ def test_replicas_agree_after_evictions_and_every_node_refuses_for_a_full_shard(
 
 def test_a_client_above_the_soft_limit_is_closed_after_its_time(wire: Wire, port: int) -> None:
     wire([b"SET", b"k", b"x" * 1_000_000])
-    wire([b"CONFIG", b"SET", b"client-output-buffer-limit", b"normal 0 2mb 1"])
+    wire([b"CONFIG", b"SET", b"client-output-buffer-limit", b"normal 0 1mb 1"])  # whoever has as much gets no more
     assert wire("CONFIG GET client-output-buffer-limit") == [
         b"client-output-buffer-limit",
-        b"normal 0 2097152 1 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
+        b"normal 0 1048576 1 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
     ]
     with Wire(port) as slow:
         slow("CLIENT SETNAME slow")
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # so that the system takes little of it
         slow.send(*["GET k"] * 40)
         eventually(lambda: b"name=slow" not in bytes(wire("CLIENT LIST")))  # type: ignore[call-overload]
 
