@@ -412,7 +412,7 @@ class Node:
             if turn - trimmed >= TRIM_TURNS and commands - before < QUIET_COMMANDS:
                 self._worker.submit(return_free_memory, lambda _error: None)
                 trimmed = turn
-            if huge_pages is not None and huge_pages.has_grown():
+            if huge_pages is not None and huge_pages.is_due():
                 self._worker.submit(huge_pages.ask, lambda _error: None)
             await asyncio.sleep(UPKEEP_S)
             self._watch_disk()

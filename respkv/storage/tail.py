@@ -6,12 +6,14 @@ What is read soon after it was written need not be asked of the system, nor veri
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Final
 
 from respkv.storage.columns import OFFSET_SHIFT
 from respkv.storage.keydir import NUMBER_SHIFT
 
 _BYTES_MIN: Final = mmap.PAGESIZE
+_HUGE_PAGE_BYTES: Final = 2 << 20
 
 
 class Tail:
@@ -31,6 +33,9 @@ class Tail:
         self.mask = size - 1
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self.ring = mmap.mmap(-1, size, flags=private) if size else b""  # takes memory as it is used
+        if isinstance(self.ring, mmap.mmap) and size >= _HUGE_PAGE_BYTES:
+            with suppress(OSError, AttributeError):  # where there are none
+                self.ring.madvise(mmap.MADV_HUGEPAGE)  # at once: moving it later would be more work
         self.least = self.end = 0
 
     def append(self, number: int, offset: int, data: bytes) -> None:

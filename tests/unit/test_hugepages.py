@@ -22,10 +22,11 @@ def huge_kib():
     return int(re.search(r"AnonHugePages: +(\\d+)", Path("/proc/self/smaps_rollup").read_text())[1])
 
 pages = HugePages()
-pages.has_grown()
+while pages.is_due():
+    pages.ask()
 many = [b"%050d" % number for number in range(400_000)]
-assert pages.has_grown()
-pages.ask()
+while pages.is_due():
+    pages.ask()
 print(pages.refused, huge_kib(), len(many))
 """
 
@@ -75,25 +76,38 @@ def huge_kib(rollup: Path) -> int:
 def test_growth_is_told_once_and_shrinking_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     used = 100 << 20
     monkeypatch.setattr(hugepages, "resident_bytes", lambda: (used + (7 << 20), 7 << 20))
+    monkeypatch.setattr(hugepages, "_heap", list)
     pages = HugePages()
-    assert pages.has_grown()
-    assert not pages.has_grown()
+    assert pages.is_due()
+    assert not pages.is_due()  # before that was done
+    pages.ask()
     used += GROWTH_BYTES
-    assert not pages.has_grown()  # an eighth is more
+    assert not pages.is_due()  # an eighth is more
     used = 50 << 20
-    assert not pages.has_grown()
+    assert not pages.is_due()
     used += GROWTH_BYTES
-    assert pages.has_grown()
+    assert pages.is_due()
+
+
+def test_what_is_left_is_due_without_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugepages, "resident_bytes", lambda: (1 << 30, 0))
+    monkeypatch.setattr(hugepages, "_heap", lambda: [0, 0, 0])
+    monkeypatch.setattr(hugepages, "SLICE_S", 0.0)
+    pages = HugePages()
+    for _ in range(4):  # the last finds that nothing is left
+        assert pages.is_due()
+        pages.ask()
+    assert not pages.is_due()
 
 
 def test_a_system_that_refuses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hugepages, "resident_bytes", lambda: (1 << 30, 0))
     monkeypatch.setattr(hugepages, "_MADV_COLLAPSE", 9999)
     pages = HugePages()
-    assert pages.has_grown()
+    assert pages.is_due()
     pages.ask()
     assert pages.refused
-    assert not pages.has_grown()
+    assert not pages.is_due()
 
 
 def test_only_mappings_in_memory_that_belong_to_no_file_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -110,4 +124,4 @@ def test_only_mappings_in_memory_that_belong_to_no_file_count(monkeypatch: pytes
         + mapping("550000000000-550000400000 rw-p 00000000 00:00 0     [heap]", 4 << 10)
     )
     monkeypatch.setattr(hugepages, "_SMAPS", smaps)
-    assert list(hugepages._heap()) == [(0x7F0000200000, 0x7F0000600000), (0x550000000000, 0x550000400000)]
+    assert hugepages._heap() == [0x550000000000, 0x550000200000, 0x7F0000200000, 0x7F0000400000]
