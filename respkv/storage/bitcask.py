@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -34,7 +35,7 @@ from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK
 from respkv.storage.datafile import DataFile, lock
 from respkv.storage.errors import Damaged, Failed
 from respkv.storage.frame import FRAME_HEAD_BYTES, FileHead, encode_head
-from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate, offset_of
+from respkv.storage.keydir import FILE_BYTES_MAX, NUMBER_SHIFT, OFFSET_MASK, Keydir, locate, locate_all, offset_of
 from respkv.storage.maintenance import Maintenance
 from respkv.storage.reading import LongRead
 from respkv.storage.record import Record, pieces_of
@@ -279,18 +280,13 @@ class Bitcask:
         if not len(slots) == len(keys) == len(sizes) or sum(sizes) != len(records):
             raise ValueError("slots, keys, sizes and records do not belong together")
         offset = self._append(records, index, term, clock_ms)
-        buckets, active = self.buckets, self._active
+        active = self._active
         active.rows += len(keys)
         active.put_bytes += len(records)
-        location = active.number << NUMBER_SHIFT | offset << OFFSET_SHIFT
-        if not sizes or max(sizes) < SIZE_MASK:
-            for slot, key, size in zip(slots, keys, sizes):  # noqa: B905 (checked above)
-                buckets[slot][key] = location | size  # not +: a sum has a spare digit, which takes 16 bytes more
-                location += size << 12
-        else:
-            for slot, key, size in zip(slots, keys, sizes, strict=True):
-                buckets[slot][key] = location | min(size, SIZE_MASK)
-                location += size << OFFSET_SHIFT
+        # All buckets first: in a loop that does no more, the processor waits for the memory of several at once.
+        buckets = itemgetter(*slots)(self.buckets) if len(slots) > 1 else [self.buckets[slot] for slot in slots]
+        for bucket, key, location in zip(buckets, keys, locate_all(active.number, offset, sizes)):  # noqa: B905
+            bucket[key] = location
         if self.expires:
             forget = self.expires.pop
             for key in keys:

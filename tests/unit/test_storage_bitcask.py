@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from respkv.disk import Disk
 from respkv.storage import Bitcask, Damaged, Failed, Locked, Record, check, encode_puts, merge
 from respkv.storage.frame import SEAL_MAGIC
+from respkv.storage.keydir import locate, locate_all
 
 
 class QuickDisk(Disk):
@@ -84,6 +86,19 @@ def test_append_puts_is_a_commit_of_plain_puts(tmp_path: Path, value_bytes: int)
     with Bitcask(tmp_path) as cask:
         assert contents(cask) == before
         assert (cask.applied, cask.applied_term, cask.clock_ms) == (5, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[], [30], [30] * 5, [30, 31, 30], [4094] * 3, [4095] * 3, [5000] * 3, [30, 4095, 5000, 31]], ids=str
+)
+def test_locations_of_records_in_a_row(sizes: list[int]) -> None:
+    expected, offset = [], 60
+    for size in sizes:
+        expected.append(locate(7, offset, size))
+        offset += size
+    found = list(locate_all(7, 60, sizes))
+    assert found == expected
+    assert max(map(sys.getsizeof, found), default=0) <= 32
 
 
 def test_a_batch_reads_its_own_changes_and_the_store_changes_at_commit(tmp_path: Path) -> None:
