@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -283,14 +282,7 @@ class Bitcask:
         active = self._active
         active.rows += len(keys)
         active.put_bytes += len(records)
-        # All buckets first: in a loop that does no more, the processor waits for the memory of several at once.
-        buckets = itemgetter(*slots)(self.buckets) if len(slots) > 1 else [self.buckets[slot] for slot in slots]
-        for bucket, key, location in zip(buckets, keys, locate_all(active.number, offset, sizes)):  # noqa: B905
-            bucket[key] = location
-        if self.expires:
-            forget = self.expires.pop
-            for key in keys:
-                forget(key, None)
+        self._keydir.put_all(slots, keys, locate_all(active.number, offset, sizes))
         if self.cache:
             self.cache.forget(keys)
 

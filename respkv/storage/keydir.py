@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, islice, pairwise
-from operator import or_
+from itertools import accumulate, islice, pairwise, repeat
+from operator import contains, itemgetter, or_
 
 from respkv.checksum import crc32
 from respkv.storage import record
@@ -99,6 +99,21 @@ class Keydir:
             self.expires[key] = expire_ms
         elif self.expires:
             self.expires.pop(key, None)
+
+    def put_all(self, buckets: list[int], keys: list[bytes], locations: Iterable[int]) -> None:
+        """Puts without expiry: each of `keys` into the bucket beside it, at the location beside it.
+
+        Nearly all of that is waiting for memory. So it is done in passes that do little with each bucket: the processor
+        then waits for several at once. They find the dicts, have their tables fetched, and change them.
+        """
+        chosen = itemgetter(*buckets)(self.buckets) if len(buckets) > 1 else [self.buckets[one] for one in buckets]
+        deque(map(contains, chosen, repeat(None)), maxlen=0)
+        for bucket, key, location in zip(chosen, keys, locations, strict=True):
+            bucket[key] = location
+        if self.expires:
+            forget = self.expires.pop
+            for key in keys:
+                forget(key, None)
 
     def delete(self, bucket: int, key: bytes) -> None:
         self.buckets[bucket].pop(key, None)

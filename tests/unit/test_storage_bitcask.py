@@ -497,7 +497,7 @@ def test_a_location_takes_the_32_bytes_of_two_digits_and_no_spare_one(tmp_path: 
             cask.put(b"before", bytes(1 << 18))  # behind it an offset needs both digits
             sizes, records = encode_puts(keys, [b"v"] * count)
             cask.append_puts(2, 1, 1, [cask.bucket_of(key) for key in keys], keys, sizes, records)
-            written = _sizes_of_what_is_kept("bitcask.py")
+            written = _sizes_of_what_is_kept("keydir.py")
         with Bitcask(tmp_path) as cask:
             assert cask.get(keys[-1]) is not None
             loaded = _sizes_of_what_is_kept("keydir.py")
