@@ -51,7 +51,7 @@ from respkv.server.connection import Connection
 from respkv.server.evict import SHARD_FULL
 from respkv.server.gauges import node_metrics
 from respkv.server.holders import HOLDERS_ASK
-from respkv.server.hugepages import HugePages
+from respkv.server.hugepages import HugePages, refuse_huge_pages
 from respkv.server.lending import Lending
 from respkv.server.memory import return_free_memory
 from respkv.server.news import PUBLISH
@@ -110,6 +110,8 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
         _allow_descriptors(config.maxclients + DESCRIPTORS_KEPT)
+        if not config.huge_pages:
+            refuse_huge_pages()
         self.live.guard(self._check_descriptors)
         self._open_journal()
         self._make_replicas()

@@ -139,6 +139,7 @@ class Arrivals:
             elif value is False or len(value) >= _HEADERS:
                 others.append((connection, chunk))
                 read -= 1
+                at = Clock.now()
                 continue
             else:
                 reply = BULK_HEADERS[len(value)] + value + CRLF

@@ -16,6 +16,7 @@ import errno
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,12 +26,19 @@ PAGE_BYTES: Final = 2 << 20
 GROWTH_BYTES: Final = 8 << 20
 SLICE_S: Final = 0.005
 _MADV_COLLAPSE: Final = 25
+_PR_SET_THP_DISABLE: Final = 41
 _SMAPS = Path("/proc/self/smaps")
 _PASSING: Final = frozenset((errno.EAGAIN, errno.EBUSY, errno.ENOMEM))  # not now, or not there
 _USED_MIN: Final = 0.9  # of a mapping, to be worth it
 _find_mappings = re.compile(
     rb"^(\w+)-(\w+) rw-p 0+ 00:00 0 *(?:\[heap\])?\n(?:\w+: .*\n){1,4}?Rss: +(\d+) kB", re.MULTILINE
 ).findall
+
+
+def refuse_huge_pages() -> None:
+    """Has the kernel give this process none, even where it does so by itself. Processes that it starts inherit that."""
+    with suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 class HugePages:
@@ -67,7 +75,8 @@ class HugePages:
             self._ask()
         except (OSError, AttributeError):  # not Linux
             self.refused = True
-        self._asking = False
+        finally:
+            self._asking = False
 
     def _ask(self) -> None:
         madvise = ctypes.CDLL(None, use_errno=True).madvise

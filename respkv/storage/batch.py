@@ -40,12 +40,15 @@ class Batch:
     ) -> None:
         """Sets `key`; `type` is 1 for strings or the caller's own (2..254), `expire_ms` 0 for no expiry.
 
-        Raises `ValueError` when the key or the value is too long for the format, or the type is not one for values.
+        Raises `ValueError` when the key or the value is too long for the format, the expiry lies before the epoch, or
+        the type is not one for values.
         """
         if not record.TOMBSTONE < type < record.CLEAR:
             raise ValueError(f"records of type {type} do not hold values")
         if len(key) > record.KEY_BYTES_MAX or len(value) > record.VALUE_BYTES_MAX:
             raise ValueError("key or value too long")
+        if expire_ms < 0:
+            raise ValueError("an expiry counts from the epoch")
         bucket = self._cask.bucket_of(key) if bucket is None else bucket
         self.changes[key] = (bucket, expire_ms, record.encode(type, expire_ms, key, value))
 

@@ -6,11 +6,12 @@ is that of, exactly.
 
 What it promises:
 - A commit is one append. After a crash the state is that after some commit, at least the last one known to be synced.
-- Every read verifies its record. A damaged one raises `Damaged`; it never becomes an answer.
+- Every read of a file verifies its record. A damaged one raises `Damaged`; it never becomes an answer.
 - Reads never write, wait or allocate more than the value. Background work comes in slices (`maintain`).
 
-What it leaves to others: durability per commit is not its own (`sync_point` when it is wanted); whether a key has
-expired is the caller's business; one thread uses an object at a time, except where a docstring says otherwise. All keys
+What it leaves to others: durability per commit is not its own (`sync_point` when it is wanted), and of what was never
+synced all is cut off behind the first frame that is not whole; whether a key has expired is the caller's business (a
+merge keeps what nobody deletes); one thread uses an object at a time, except where a docstring says otherwise. All keys
 are in memory, at about 140 bytes for one of 20 bytes.
 
 What the disk does not give back, or somebody else has cut off, is damage like wrong bytes (see `respkv.contents`).
@@ -238,6 +239,7 @@ class Bitcask:
         return file
 
     def _damage(self, location: int, error: OSError | Damaged | None = None) -> Damaged:
+        self._check_open()
         reason = "a record that is in use " + ("is not intact" if error is None else f"cannot be read: {error}")
         damaged = Damaged(self._file_of(location).path, offset_of(location), reason)
         self.on_damage(damaged)
@@ -407,6 +409,9 @@ class Bitcask:
     def _check_writable(self) -> None:
         if self.failed:
             raise Failed(f"an earlier write to {self.path} failed")
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self.closed:
             raise Failed(f"{self.path} is closed")
 

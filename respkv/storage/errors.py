@@ -31,4 +31,4 @@ class Locked(StorageError):
 
 
 class Failed(StorageError):
-    """A write or an fdatasync failed earlier, so the end of the log is unknown: open the directory again to go on."""
+    """It is closed, or a write or an fdatasync failed, so the end of the log is unknown: open the directory again."""

@@ -104,7 +104,7 @@ class Keydir:
         """Puts without expiry: each of `keys` into the bucket beside it, at the location beside it.
 
         Nearly all of that is waiting for memory. So it is done in passes that do little with each bucket: the processor
-        then waits for several at once. They find the dicts, have their tables fetched, and change them.
+        then waits for several at once. They find the dicts, touch the heads of their tables, and change them.
         """
         chosen = itemgetter(*buckets)(self.buckets) if len(buckets) > 1 else [self.buckets[one] for one in buckets]
         deque(map(contains, chosen, repeat(None)), maxlen=0)
