@@ -276,7 +276,7 @@ class Node:
         """Runs what clients have sent. What others wait for leaves first then; what is applied, and commands that were
         put off, come behind it."""
         try:
-            self.server.run_arrivals()
+            self.server.begin_turn()
             self._scheduled = False
             dirty, self._dirty = self._dirty, []
             self._pace.look(sum([replica.proposer.gathered for replica in dirty]))

@@ -28,6 +28,8 @@ class Spread:
     """A strategy. The base class asks every shard the same and answers the first reply; subclasses refine it."""
 
     is_write = False
+    walks = False
+    """Through all keys: where the answer has to be waited for, a client's next command waits as well."""
 
     def split(
         self, args: list[bytes], slot_of: SlotOf, shard_of_slot: Sequence[int], shards: Sequence[int]
@@ -123,6 +125,8 @@ class _Sum(Spread):
 class _Concat(Spread):
     """KEYS."""
 
+    walks = True
+
     def join(self, args: list[bytes], parts: Sequence[Part], replies: Sequence[Any], slot_of: SlotOf) -> Reply:
         return [key for reply in replies for key in reply]
 
@@ -164,6 +168,8 @@ class _Scan(Spread):
     Every shard is asked for its share of COUNT from the same cursor on. The next cursor is the least of theirs; what
     the others have beyond it is dropped and comes again with the next call.
     """
+
+    walks = True
 
     def split(
         self, args: list[bytes], slot_of: SlotOf, shard_of_slot: Sequence[int], shards: Sequence[int]

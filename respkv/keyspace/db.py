@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate, islice
+from itertools import accumulate, compress, islice
 from sys import getsizeof
 from typing import Final
 
@@ -329,9 +329,9 @@ class Db:
 
     def _records_by_slot(self, first: int) -> Iterator[tuple[int, Iterable[bytes]]]:
         if self._batch is None:
-            for slot, bucket in enumerate(islice(self.cask.buckets, min(first, self.slots), self.slots), first):
-                if bucket:
-                    yield slot, bucket
+            buckets, first = self.cask.buckets, min(first, self.slots)
+            for slot in compress(range(first, self.slots), islice(buckets, first, self.slots)):
+                yield slot, buckets[slot]
             return
         changed = {bucket for bucket, *_ in self._batch.changes.values() if bucket < self.slots}
         kept = () if self._batch.cleared else (slot for slot in range(self.slots) if self.cask.buckets[slot])

@@ -50,6 +50,7 @@ class Connection(PlainCommands):
     __slots__ = (
         "_arrived",
         "_backlog",
+        "_put_off",
         "_running",
         "_write_blocked",
         "chunk",
@@ -94,6 +95,7 @@ class Connection(PlainCommands):
         self.open_bytes = 0
         self.reading = True
         self._running = False  # commands are being run, of which some may still be to come
+        self._put_off = False  # others have their turn (`respkv.server.shares`)
         self._write_blocked = False
         self.hinder_by_session()
 
@@ -185,29 +187,38 @@ class Connection(PlainCommands):
     # -- running commands
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
-        """Runs commands in pieces, as long as the client takes what is written in between."""
+        """Runs commands in pieces, as long as the client takes what is written in between and has a share left."""
+        shares, began_at = self.server.shares, Clock.now()
+        until = shares.until(began_at)
         self._running = True
         try:
             while commands and not (self._write_blocked or self.closing or self.held):
-                rest = self._run(commands[:BURST_COMMANDS], size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS))
+                if Clock.now() >= until:
+                    self._put_off = True
+                    shares.put_off(self)
+                    break
+                piece_size = size * BURST_COMMANDS // max(len(commands), BURST_COMMANDS)
+                rest = self._run(commands[:BURST_COMMANDS], piece_size, until)
                 commands = rest + commands[BURST_COMMANDS:]
                 if not commands or (rest and self.waiting):
                     break
                 self.server.send_posted()
         finally:
             self._running = False
+            shares.spent_s += Clock.now() - began_at
         if commands and not self.closing:
             self._backlog = commands
             self.pause()
         elif not self.waiting and (self.closing or (self.half_closed and self.protocol_error is None)):
             self._close()
 
-    def _run(self, commands: list[list[bytes]], size: int) -> list[list[bytes]]:
-        """Commands of any kind. Returns those that were left for later, if any."""
+    def _run(self, commands: list[list[bytes]], size: int, until: float) -> list[list[bytes]]:
+        """Commands of any kind, no further one after `until`. Returns those that were left for later, if any."""
         replies: list[bytes] = []
         append = replies.append
         server = self.server
-        table, now, fast = server.proposer_of_slot, Clock.now(), self.fast
+        clock = Clock.now
+        table, now, fast = server.proposer_of_slot, clock(), self.fast
         kind = MutedBurst if self.session.muted else Burst
         burst = kind(self, size, replies, commands)
         cluster_view = self.session.cluster_view
@@ -235,7 +246,7 @@ class Connection(PlainCommands):
             goes_on = dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
-            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX:  # one thing after the other
+            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX or clock() >= until:  # one thing after the other
                 rest = commands[len(replies) :]
                 break
         if sets:
@@ -354,9 +365,14 @@ class Connection(PlainCommands):
         if not (self.waiting or self.reading):
             self._continue()
 
+    def go_on(self) -> None:
+        """The others have had their turn."""
+        self._put_off = False
+        self._continue()
+
     def _continue(self) -> None:
         """Takes up what was put off, and reads on once that is done and not too much is under way."""
-        if self.held or self._running:
+        if self.held or self._running or self._put_off:
             return
         if self._backlog and not self._write_blocked:
             backlog, self._backlog = self._backlog, []

@@ -115,7 +115,7 @@ class Call:
 class Spanning(Part):
     """One command that runs on several shards: collects the parts' replies and merges them."""
 
-    __slots__ = ("_args", "_burst", "_parts", "_spread", "_token", "_values")
+    __slots__ = ("_args", "_burst", "_holds", "_parts", "_spread", "_token", "_values")
 
     def __init__(self, burst: Burst, token: int, args: list[bytes], spread: Spread, parts: list[SpreadPart]) -> None:
         super().__init__(burst.size // max(1, len(parts)))
@@ -126,6 +126,7 @@ class Spanning(Part):
         self._spread = spread
         self._parts = parts
         self._values: list[Reply] = [None] * len(parts)
+        self._holds = False
 
     @property
     def client(self) -> Connection:
@@ -137,7 +138,16 @@ class Spanning(Part):
     def fail(self, ok: bytes, error: RespError) -> None:
         """Nothing was answered in advance."""
 
+    def asked(self) -> None:
+        """All parts are on their way, or have been answered."""
+        if self._spread.walks and self.pending > 1:
+            self._holds = True
+            self.client.hold()
+        finish(self)
+
     def done(self) -> None:
+        if self._holds:
+            self.client.release()
         self._burst.put(self._token, self._spread.merge(self._args, self._parts, self._values, slot_of))
         finish(self._burst)
 
@@ -426,5 +436,5 @@ def _span(
             proposer.write(spanning, position, attention.marked(connection, part_args) if spec.is_write else part_args)
         else:
             proposer.read(spanning, position, part_args)
-    finish(spanning)
+    spanning.asked()
     return LATER

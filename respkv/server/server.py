@@ -38,6 +38,7 @@ from respkv.server.notify import Notifier
 from respkv.server.outbox import Outbox
 from respkv.server.pause import Pause
 from respkv.server.renaming import PLAIN, renamed
+from respkv.server.shares import Shares
 from respkv.server.stats import Stats
 from respkv.server.tracking import Tracking
 from respkv.server.traffic import Traffic
@@ -125,6 +126,7 @@ class Server:
         self.cron_paused = False  # by DEBUG PAUSE-CRON
         self.sync_journal: Callable[[], None] = lambda: None  # asks for an fdatasync where writes do not wait for one
         self.wake = wake
+        self.shares = Shares(wake)
         self.answers = Answers(self.proposers)
         self.arrivals = (Arrivals(self, cluster_view=False), Arrivals(self, cluster_view=True))
         self.fault: Callable[[Connection, Exception], None] = drop  # told of what escapes a client's commands
@@ -304,6 +306,11 @@ class Server:
             if sent < len(data):
                 connection.send(data[sent:])
 
+    def begin_turn(self) -> None:
+        """Goes on with what was put off, then runs what clients have sent."""
+        self.shares.begin_turn(self.fault)
+        self.run_arrivals()
+
     def end_turn(self) -> None:
         """Sends the replies that this turn has brought."""
         finished, self._finished = self._finished, []
@@ -312,6 +319,7 @@ class Server:
         self.tracking.end_turn()
         self.outbox.end_turn()
         self.send_posted()
+        self.shares.end_turn()
 
     def owner(self, shard: Shard) -> str:
         """The node to which a client of the cluster view should go for this shard.

@@ -279,7 +279,7 @@ class SimNode:
     def _turn(self) -> None:
         assert self.journal is not None
         try:
-            self.server.run_arrivals()
+            self.server.begin_turn()
             self._scheduled = False
             dirty, self._dirty = self._dirty, []
             if self.world.in_step:

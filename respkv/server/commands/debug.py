@@ -127,14 +127,14 @@ def _replica(call: Call, shard: int) -> Replica:
 
 
 def _start_digest(call: Call, replicas: list[Replica]) -> Later:
-    task = asyncio.get_running_loop().create_task(_digest(replicas, call.later()))
+    task = asyncio.get_running_loop().create_task(_digest(replicas, call.alone()))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return LATER
 
 
 def _reload(call: Call) -> Later:
-    task = asyncio.get_running_loop().create_task(_verify(call.server.replicas, call.later()))
+    task = asyncio.get_running_loop().create_task(_verify(call.server.replicas, call.alone()))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return LATER
