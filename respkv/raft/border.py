@@ -56,6 +56,10 @@ class Prevoted(Shape):
     granted: bool
 
 
+class Aside(Shape):
+    pass
+
+
 class SnapshotBegin(Shape):
     transfer: Count
     term: Count
@@ -103,6 +107,7 @@ SHAPES: Final[dict[int, type[Shape]]] = {
     messages.PREVOTE: Prevote,
     messages.PREVOTED: Prevoted,
     messages.TIMEOUT_NOW: OfTerm,
+    messages.ASIDE: Aside,
     messages.SNAPSHOT_BEGIN: SnapshotBegin,
     messages.SNAPSHOT_CHUNK: SnapshotChunk,
     messages.SNAPSHOT_END: SnapshotEnd,

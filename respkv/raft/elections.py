@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from respkv.raft.clock import NEVER, Clock
 from respkv.raft.core import Core
-from respkv.raft.messages import PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED, Message
+from respkv.raft.messages import ASIDE, PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED, Message
 
 
 class Elections:
@@ -21,11 +21,15 @@ class Elections:
     Attributes:
         heard: when a leader was last heard.
         prevotes: the term that this replica asks about and who would vote for it, while it asks.
+        stands: whether this replica may become the leader as far as its node is concerned.
+        aside: the others that may not. It lasts as long as the link to them.
     """
 
     def __init__(self, shard: int, core: Core, others: list[str], send: Callable[[str, Message], None]) -> None:
         self.heard = Clock.now() if others else NEVER
         self.prevotes: tuple[int, set[str]] | None = None
+        self.stands = True
+        self.aside: set[str] = set()
         self._shard = shard
         self._core = core
         self._send = send
@@ -51,7 +55,7 @@ class Elections:
 
     def tick(self, now: float) -> None:
         core = self._core
-        if core.election_deadline > now or not core.votes:
+        if core.election_deadline > now or not (core.votes and self.stands):
             return
         if not core.nodes:
             self._campaign()
@@ -87,9 +91,16 @@ class Elections:
 
     def on_timeout_now(self, name: str, message: Message) -> None:
         core = self._core
-        if message[2] == core.term and core.leader_id == name and not core.leader and core.votes:
+        may_stand = core.votes and self.stands
+        if message[2] == core.term and core.leader_id == name and not core.leader and may_stand:
             self._forced_term, self._giver = core.term + 1, name
             self._campaign()
+
+    def stand_aside(self) -> None:
+        """The node is about to stop: others are not to hand leadership to it, nor it to them if they stop as well."""
+        self.stands = False
+        for name in self._core.nodes:
+            self._send(name, (ASIDE, self._shard))
 
     def name_heir(self, name: str) -> None:
         """Tells the replica on node `name` to stand at once."""
@@ -168,6 +179,11 @@ class Transfer:
         assert self.target is not None
         self._told = True
         self._send(self.target, (TIMEOUT_NOW, self._shard, self._core.term))
+
+    def give_up(self, name: str) -> None:
+        """On `name` as the target, if it is."""
+        if self.target == name:
+            self.target = None
 
     def expired(self, now: float) -> bool:
         """Gives up on a target that has not taken over in time; tells whether that is so."""

@@ -33,7 +33,7 @@ from respkv.raft.elections import Elections, Transfer
 from respkv.raft.lease import Lease
 from respkv.raft.log import ShardLog, Standing
 from respkv.raft.long import LAST, PIECE, PIECE_BYTES, LongAppend, collect
-from respkv.raft.messages import ACK, APPEND, PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED, Message
+from respkv.raft.messages import ACK, APPEND, ASIDE, PREVOTE, PREVOTED, TIMEOUT_NOW, VOTE, VOTED, Message
 from respkv.raft.receiving import LogDivergence, Receiving
 from respkv.raft.sending import MESSAGE_BYTES, WINDOW_BYTES, Sending
 
@@ -124,6 +124,10 @@ class Group(Core):
         last = self.log[-1][1]
         return {name: last - self.matched(name) for name in self.nodes} if self.leader else {}
 
+    def may_lead(self, name: str) -> bool:
+        """On a leader: whether another replica could take over, once it has the whole log."""
+        return self.is_connected(name) and name not in self.learners and name not in self.elections.aside
+
     # -- what a caller may do
 
     def propose(self, command: bytes) -> int:
@@ -176,6 +180,7 @@ class Group(Core):
     def disconnected(self, name: str) -> None:
         self.sending.link_down(name)
         self.receiving.link_down(name)
+        self.elections.aside.discard(name)
         self.link_down(name)
 
     def installed(self, index: int, term: int) -> None:
@@ -193,7 +198,7 @@ class Group(Core):
     def start_over(self) -> None:
         """The state machine has lost its state: log and state begin anew, without a voice (see `membership`)."""
         if self.leader:
-            heirs = [name for name in self.nodes if self.is_connected(name) and name not in self.learners]
+            heirs = [name for name in self.nodes if self.may_lead(name)]
             if heirs:
                 self.elections.name_heir(max(heirs, key=self.matched))
             self.resign()
@@ -378,6 +383,10 @@ class Group(Core):
         if self._has_work() or self.next[self.nodes[name]] <= self.log[-1][1] or not has_lease:
             self._wake()
 
+    def _on_aside(self, name: str) -> None:
+        self.elections.aside.add(name)
+        self._transfer.give_up(name)
+
     def _has_work(self) -> bool:
         """On a leader, after more of the log is known to be on a disk: whether anything comes of that. What makes no
         majority is not worth a pump."""
@@ -393,4 +402,5 @@ _RECEIVERS: dict[int, Callable[[Group, str, Message], None]] = {
     PREVOTE: lambda group, name, message: group.elections.on_prevote(name, message),
     PREVOTED: lambda group, name, message: group.elections.on_prevoted(name, message),
     TIMEOUT_NOW: lambda group, name, message: group.elections.on_timeout_now(name, message),
+    ASIDE: lambda group, name, _: group._on_aside(name),
 }

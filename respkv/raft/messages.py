@@ -9,6 +9,7 @@
 | `PREVOTE`     | term, last_index, last_term                                            |
 | `PREVOTED`    | term, granted                                                          |
 | `TIMEOUT_NOW` | term                                                                   |
+| `ASIDE`       | none: the sender is about to stop, and will not lead                   |
 | `SNAPSHOT_*`  | see `respkv.raft.snapshot`                                             |
 | `INTRODUCE`   | question, life, standing; see `respkv.raft.membership`                 |
 | `INTRODUCED`  | question (echoed), known_otherwise, term, last index of a leader or -1 |
@@ -25,12 +26,13 @@ VOTED = 3
 PREVOTE = 4
 PREVOTED = 5
 TIMEOUT_NOW = 6
-SNAPSHOT_BEGIN = 7
-SNAPSHOT_CHUNK = 8
-SNAPSHOT_END = 9
-SNAPSHOT_ACK = 10
-INTRODUCE = 11
-INTRODUCED = 12
+ASIDE = 7
+SNAPSHOT_BEGIN = 8
+SNAPSHOT_CHUNK = 9
+SNAPSHOT_END = 10
+SNAPSHOT_ACK = 11
+INTRODUCE = 12
+INTRODUCED = 13
 
 REPLICA_KIND_MAX = INTRODUCED  # up to here messages are between replicas of a shard
 

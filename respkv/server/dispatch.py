@@ -331,10 +331,8 @@ def _run_data(connection: Connection, burst: Burst, token: int, spec: Spec, args
         if found is None:
             return _span(connection, burst, token, spec, args, server.proposers)
         proposer = found
-    elif connection.session.cluster_view:
-        return _span(connection, burst, token, spec, args, [p for p in server.proposers if p.leads])
     else:
-        return _span(connection, burst, token, spec, args, server.proposers)
+        return _span(connection, burst, token, spec, args, server.concerned(connection.session))
     if connection.session.cluster_view:
         if connection.session.readonly and spec.is_readonly and _may_be_stale(proposer):
             assert proposer.machine is not None

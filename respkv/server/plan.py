@@ -101,7 +101,7 @@ class Plan:
         if spec.spread is None:
             raise errors.cross_slot()
         server = self._connection.server
-        proposers = [p for p in server.proposers if p.leads or not self._connection.session.cluster_view]
+        proposers = server.concerned(self._connection.session)
         parts = spec.spread.split(args, slot_of, server.topology.slots, [proposer.shard for proposer in proposers])
         self.spread.append((position, parts, [self._errand(shard).add(spec, words) for shard, words in parts]))
 

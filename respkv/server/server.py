@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from respkv.server.connection import Connection
     from respkv.server.lending import Lending
     from respkv.server.roll import Roll
+    from respkv.server.session import Session
 
 log = structlog.get_logger()
 
@@ -332,6 +333,13 @@ class Server:
         if self.node in shard.replicas:
             return self.node
         return next((name for name in shard.replicas if name in self.peers.links), shard.replicas[0])
+
+    def concerned(self, session: Session) -> list[Proposer]:
+        """By a command about all keys: all shards, in the cluster view those for which its clients should come here."""
+        if not session.cluster_view:
+            return self.proposers
+        shards = self.topology.shards_of(self.node)
+        return [self.proposers[shard.id] for shard in shards if self.owner(shard) == self.node]
 
     def reachable_leader(self, shard: Shard) -> str | None:
         """The shard's leader, if it is this node or one that this node has a link to."""

@@ -420,13 +420,15 @@ class Replica:
             group.transfer(home)
 
     def step_aside(self) -> None:
-        """Before a stop: hands leadership to the follower that has most of the log."""
+        """Before a stop, as often as leadership is here: hands it to the follower that has most of the log."""
+        if self.group.elections.stands:
+            self.group.elections.stand_aside()
         lag = {name: lag for name, lag in self.group.lag().items() if self._may_lead(name)}
         if lag:
             self.group.transfer(min(lag, key=lag.__getitem__))
 
     def _may_lead(self, name: str) -> bool:
-        return name != self.node and self.group.is_connected(name) and name not in self.group.learners
+        return name != self.node and self.group.may_lead(name)
 
     def close(self) -> None:
         self._close_files()

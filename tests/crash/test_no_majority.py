@@ -53,7 +53,8 @@ def test_without_a_leader_a_command_waits_and_is_then_refused_as_not_applied(
         node.kill()
     wait_until(lambda: cluster.leaders() == {}, "the survivor knows that it leads nothing")
     port = survivor.cluster_port if cluster_view else survivor.port
-    commands = (("SET", "refused", "x"), ("INCR", "refused"), ("GET", "refused"), ("DEL", "refused", "{refused}"))
+    lines = ("SET refused x", "INCR refused", "GET refused", "DEL refused {refused}", "DBSIZE", "KEYS *", "SCAN 0")
+    commands = [line.split() for line in lines]
     with ThreadPoolExecutor(len(commands)) as pool:
         for took in pool.map(lambda command: waited_s(port, *command, match=NOT_APPLIED), commands):
             assert 0.5 < took < TIMEOUT_MS / 1000 + 1

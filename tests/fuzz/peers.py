@@ -250,6 +250,7 @@ def raft_message(rng: Random, replica: Replica) -> list[Any]:
             [raft.PREVOTED, 0, group.term + 1, True],
             [raft.PREVOTED, 0, term, bool(rng.randrange(2))],
             [raft.TIMEOUT_NOW, 0, term],
+            [raft.ASIDE, 0],
             [raft.SNAPSHOT_BEGIN, 0, 5, term, last + 10, term, [["000001.0.data", 30], ["000002.0.data", 0]]],
             [raft.SNAPSHOT_CHUNK, 0, 5, rng.randrange(2), rng.randrange(2), rng.choice((0, 0, len(data))), data],
             [raft.SNAPSHOT_END, 0, 5, rng.randrange(3)],

@@ -57,9 +57,11 @@ GOOD = [
     [messages.VOTE, 0, 3, 4, 3, False],
     [messages.SNAPSHOT_BEGIN, 0, 1, 3, 9, 3, [["000001-000004.2.data", 100]]],
     [messages.SNAPSHOT_ACK, 0, 1, -1],
+    [messages.ASIDE, 0],
 ]
 BAD = [
     [99, 0],
+    [messages.ASIDE, 0, 1],
     [messages.VOTED, 0],
     [messages.VOTED, 0, 3, 4],
     [messages.VOTED, 0, -1],

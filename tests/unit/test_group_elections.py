@@ -258,3 +258,33 @@ def test_nothing_is_handed_to_a_follower_that_lacks_entries(make: Callable[..., 
     leader.group.transfer("c")
     world.run(0.3)
     assert not [message for _, _, message in world.sent if message[0] == TIMEOUT_NOW]
+
+
+def test_one_that_is_about_to_stop_takes_no_offer_and_gets_none(make: Callable[..., World]) -> None:
+    world = make(3)
+    leader = world.leader()
+    world.settle(0.3)
+    stopping, other = world.followers()
+    term = leader.group.term
+    assert leader.group.may_lead(stopping.name)
+    leader.group.transfer(stopping.name)
+    stopping.group.elections.stand_aside()
+    stopping.group.receive(leader.name, (TIMEOUT_NOW, 0, term))
+    world.run_until(lambda: leader.group.transferring is None, MIN / 2)  # not after an election timeout
+    assert stopping.group.term == term
+    assert not leader.group.may_lead(stopping.name)
+    assert leader.group.may_lead(other.name)
+    leader.group.disconnected(stopping.name)
+    leader.group.connected(stopping.name)
+    assert leader.group.may_lead(stopping.name), "it was started again"
+
+
+def test_one_that_is_about_to_stop_does_not_stand_and_votes_for_others(make: Callable[..., World]) -> None:
+    world = make(3)
+    leader = world.leader()
+    world.settle(0.3)
+    stopping, other = world.followers()
+    stopping.group.elections.stand_aside()
+    leader.crash()
+    world.run_until(lambda: other.group.readable, 20 * MIN)
+    assert not stopping.group.leader

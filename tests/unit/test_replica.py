@@ -141,8 +141,8 @@ class Leading:
         self.handed_to: list[str] = []
         self.transfer = self.handed_to.append
 
-    def is_connected(self, name: str) -> bool:
-        return name in self.connected
+    def may_lead(self, name: str) -> bool:
+        return name in self.connected and name not in self.learners
 
     def lag(self) -> dict[str, int]:
         return self.behind
