@@ -1,15 +1,14 @@
 """Reply values: what a command returns, before any wire format is chosen.
 
 Plain Python values stand for themselves: `bytes` is a bulk string, `int` an integer, `None` a null, `list` an
-array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set, and so are
-`dict.keys()`, with an order.
+array, `float` a double, `bool` a boolean, `dict` a map (a flat array in RESP2), `set`/`frozenset` a set.
 What has no Python counterpart has a small type here. The encoder (`respkv.resp.encoder`) turns them into RESP2 or
 RESP3; node-to-node links carry them as MessagePack (`respkv.shard.wire`).
 """
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Iterable
 from typing import Any, Final
 
 
@@ -58,6 +57,23 @@ class LongBulk:
         self.parts = parts
 
 
+class OrderedSet:
+    """A set (`~`) in the order given, also of what Python's sets cannot hold; an array in RESP2.
+
+    Nothing is looked up in it: that no item comes twice is for its maker to see to.
+    """
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items = list(items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OrderedSet) and other.items == self.items
+
+    __hash__ = None  # type: ignore[assignment]  # its items need not be hashable
+
+
 class Push:
     """An out-of-band message of RESP3 (`>`); RESP2 connections get it as an array."""
 
@@ -96,6 +112,6 @@ PONG: Final = Simple(b"PONG")
 QUEUED: Final = Simple(b"QUEUED")
 NULL_ARRAY: Final = NullArray()
 
-Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | KeysView[Any] | (
-    Simple | RespError | Push | Verbatim | Encoded | NullArray | LongBulk
+Reply = bytes | int | float | bool | None | list[Any] | dict[Any, Any] | set[Any] | frozenset[Any] | (
+    Simple | RespError | OrderedSet | Push | Verbatim | Encoded | NullArray | LongBulk
 )

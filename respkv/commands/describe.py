@@ -8,14 +8,7 @@ from typing import Any
 
 from respkv.commands.syntax import Argument, parse
 from respkv.commands.table import CATEGORIES, FLAGS, KeySpec, Spec
-from respkv.reply import Reply, Simple
-
-
-class _Change(list[bytes]):
-    """A list that can be in a set, as Redis tells a history to clients of RESP3; only the same one is equal."""
-
-    __hash__ = object.__hash__  # type: ignore[assignment]  # of a list that nobody changes
-    __eq__ = object.__eq__
+from respkv.reply import OrderedSet, Reply, Simple
 
 
 def info(spec: Spec) -> list[Any]:
@@ -28,9 +21,9 @@ def info(spec: Spec) -> list[Any]:
         spec.last,
         spec.step,
         words("@" + category for category in CATEGORIES if category in spec.categories),
-        [tip.encode() for tip in spec.tips],
-        [_key_spec(key_spec) for key_spec in spec.key_specs],
-        [info(child) for child in children(spec)],
+        OrderedSet(tip.encode() for tip in spec.tips),
+        OrderedSet(_key_spec(key_spec) for key_spec in spec.key_specs),
+        [info(child) for child in children(spec)] or set(),  # Redis 7.0: an array, and only if there are none a set
     ]
 
 
@@ -42,8 +35,7 @@ def docs(spec: Spec) -> dict[bytes, Reply]:
         found[b"doc_flags"] = words(spec.doc_flags)
     found |= _told({b"deprecated_since": spec.deprecated_since, b"replaced_by": spec.replaced_by})
     if spec.history:
-        changes = [_Change((since.encode(), text.encode())) for since, text in spec.history]
-        found[b"history"] = dict.fromkeys(changes).keys()
+        found[b"history"] = OrderedSet([since.encode(), text.encode()] for since, text in spec.history)
     if spec.syntax:
         found[b"arguments"] = arguments(spec.syntax)
     if spec.subcommands:
@@ -85,9 +77,9 @@ def children(spec: Spec) -> list[Spec]:
     return [child for name, child in sorted(spec.subcommands.items()) if name.islower()]
 
 
-def words(flags: Iterable[str]) -> Reply:
+def words(flags: Iterable[str]) -> OrderedSet:
     """Flags in Redis's order: a set to clients of RESP3, and a list to others."""
-    return dict.fromkeys(Simple(flag.encode()) for flag in flags).keys()
+    return OrderedSet(Simple(flag.encode()) for flag in flags)
 
 
 def _key_spec(spec: KeySpec) -> dict[bytes, Reply]:

@@ -11,7 +11,7 @@
 | float | bulk string of its `%.17g` | `,` and its `%.17g` |
 | list | `*length`, items | the same |
 | dict | array of keys and values in turn | `%pairs`, keys and values in turn |
-| set, frozenset, `dict.keys()` (in its order) | array | `~length`, items |
+| set, frozenset, OrderedSet | array | `~length`, items |
 | Push | array | `>length`, items |
 | Encoded | as it is | as it is |
 | Verbatim | bulk string | `=length`, `txt:` and the text |
@@ -27,7 +27,7 @@ from collections.abc import Set as AbstractSet
 from math import isnan
 from typing import Any, Final
 
-from respkv.reply import Encoded, LongBulk, NullArray, Push, Reply, RespError, Simple, Verbatim
+from respkv.reply import Encoded, LongBulk, NullArray, OrderedSet, Push, Reply, RespError, Simple, Verbatim
 
 OK: Final = b"+OK\r\n"
 PONG: Final = b"+PONG\r\n"
@@ -173,6 +173,11 @@ def _write_set(parts: list[bytes], value: AbstractSet[Any], protocol: int) -> No
     _write_items(parts, value, protocol)
 
 
+def _write_ordered_set(parts: list[bytes], value: OrderedSet, protocol: int) -> None:
+    parts.append(b"%b%d\r\n" % (b"*" if protocol == 2 else b"~", len(value.items)))
+    _write_items(parts, value.items, protocol)
+
+
 def _write_push(parts: list[bytes], value: Push, protocol: int) -> None:
     parts.append(b"%b%d\r\n" % (b"*" if protocol == 2 else b">", len(value.items)))
     _write_items(parts, value.items, protocol)
@@ -199,9 +204,9 @@ _WRITERS: Final[dict[type, Callable[[list[bytes], Any, int], None]]] = {
     dict: _write_dict,
     set: _write_set,
     frozenset: _write_set,
-    type({}.keys()): _write_set,
     Simple: _write_simple,
     RespError: _write_error,
+    OrderedSet: _write_ordered_set,
     Push: _write_push,
     Verbatim: _write_verbatim,
     Encoded: _write_encoded,

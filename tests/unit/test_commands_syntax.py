@@ -12,7 +12,7 @@ import respkv.server.commands  # noqa: F401  (fills the table)
 from respkv.commands import describe, syntax
 from respkv.commands.syntax import Argument, parse
 from respkv.commands.table import Spec, all_specs
-from respkv.reply import Simple
+from respkv.reply import OrderedSet, Simple
 
 SPECS = [spec for each in all_specs() for spec in (each, *describe.children(each))]
 # Redis declares no arguments of these, but an arity that asks for some.
@@ -145,7 +145,7 @@ def test_docs_tell_arguments_in_the_order_of_redis() -> None:
         b"name": b"op",
         b"type": b"oneof",
         b"token": b"GET",
-        b"flags": {Simple(b"optional"), Simple(b"multiple"), Simple(b"multiple_token")},
+        b"flags": OrderedSet([Simple(b"optional"), Simple(b"multiple"), Simple(b"multiple_token")]),
         b"arguments": [
             {b"name": b"set", b"type": b"pure-token", b"token": b"SET", b"since": b"7.0.0"},
             {b"name": b"key", b"type": b"key", b"key_spec_index": 1},

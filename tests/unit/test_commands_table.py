@@ -9,7 +9,8 @@ import pytest
 import respkv.commands  # noqa: F401  (fills the table)
 from respkv.commands import describe, table
 from respkv.commands.table import COMMANDS, command, find, resolve, spec_keys
-from respkv.reply import RespError, Simple
+from respkv.reply import OrderedSet, RespError, Simple
+from respkv.resp.encoder import encode
 
 
 @pytest.fixture
@@ -118,10 +119,25 @@ def test_docs_tell_history_and_what_is_deprecated() -> None:
         del COMMANDS[b"zzold"], COMMANDS[b"ZZOLD"]
     fields = [b"summary", b"since", b"group", b"doc_flags", b"deprecated_since", b"replaced_by", b"history"]
     assert list(docs) == fields
-    assert docs[b"doc_flags"] == {Simple(b"deprecated"), Simple(b"syscmd")}
+    assert docs[b"doc_flags"] == OrderedSet([Simple(b"deprecated"), Simple(b"syscmd")])
     assert (docs[b"deprecated_since"], docs[b"replaced_by"]) == (b"2.0.0", b"`ZZNEW` or none")
     history = [[b"1.1.0", b"Added a thing."], [b"1.2.0", b"It went."]]
-    assert list(map(list, docs[b"history"])) == history  # type: ignore[arg-type]
+    assert docs[b"history"] == OrderedSet(history)
+
+
+def test_what_has_no_order_is_told_in_sets_to_clients_of_resp3() -> None:
+    entry = encode(describe.info(COMMANDS[b"dbsize"]), 3)
+    flags, categories = b"~2\r\n+readonly\r\n+fast\r\n", b"~3\r\n+@keyspace\r\n+@read\r\n+@fast\r\n"
+    tips = b"~2\r\n$25\r\nrequest_policy:all_shards\r\n$23\r\nresponse_policy:agg_sum\r\n"
+    assert entry == b"*10\r\n$6\r\ndbsize\r\n:1\r\n" + flags + b":0\r\n" * 3 + categories + tips + b"~0\r\n~0\r\n"
+    keyed = encode(describe.info(COMMANDS[b"get"]), 3)
+    assert b"~0\r\n~1\r\n%3\r\n$5\r\nflags\r\n~2\r\n+RO\r\n+access\r\n" in keyed
+
+
+@pytest.mark.usefixtures("container")
+def test_subcommands_are_told_in_an_array() -> None:
+    entry = encode(describe.info(COMMANDS[b"zztest"]), 3)
+    assert b"~0\r\n~0\r\n*2\r\n*10\r\n$9\r\nzztest|id\r\n" in entry
 
 
 @pytest.mark.usefixtures("container")

@@ -6,7 +6,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from respkv.reply import NULL_ARRAY, OK, Push, RespError, Simple, Verbatim
+from respkv.reply import NULL_ARRAY, OK, OrderedSet, Push, RespError, Simple, Verbatim
 from respkv.resp import encoder
 from respkv.resp.encoder import encode, encode_commands
 
@@ -50,6 +50,7 @@ REPLIES: list[tuple[Any, bytes, bytes]] = [
     ),
     ({b"a"}, b"*1\r\n$1\r\na\r\n", b"~1\r\n$1\r\na\r\n"),
     (frozenset({1}), b"*1\r\n:1\r\n", b"~1\r\n:1\r\n"),
+    (OrderedSet([b"b", [b"a"]]), b"*2\r\n$1\r\nb\r\n*1\r\n$1\r\na\r\n", b"~2\r\n$1\r\nb\r\n*1\r\n$1\r\na\r\n"),
     (Push([b"message", 1]), b"*2\r\n$7\r\nmessage\r\n:1\r\n", b">2\r\n$7\r\nmessage\r\n:1\r\n"),
     (Verbatim(b"text"), b"$4\r\ntext\r\n", b"=8\r\ntxt:text\r\n"),
     (Verbatim(b"# t", b"mkd"), b"$3\r\n# t\r\n", b"=7\r\nmkd:# t\r\n"),

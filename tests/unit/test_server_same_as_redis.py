@@ -5,6 +5,7 @@ Skipped where `redis-server` is not in PATH.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from respkv.commands.describe import children
 from respkv.commands.table import all_specs
 from respkv.server.commands.cluster import REFUSED
 from tests.unit.running import Wire, eventually, redis, respkv
@@ -398,6 +400,28 @@ def test_commands_are_declared_as_in_redis(ports: Ports) -> None:
             elif declared(got) != declared(wanted):
                 different.append((declared(got), declared(wanted)))
     assert different == []
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_command_info_is_redis_own_byte_for_byte(ports: Ports, protocol: int) -> None:
+    """Of a container up to its first subcommand; of other commands all."""
+    with Wire(ports[0]) as theirs, Wire(ports[1]) as ours:
+        names = [spec.name for each in all_specs() for spec in (each, *children(each))]
+        different = []
+        for wire in (theirs, ours):
+            wire.raw(f"HELLO {protocol}")
+        for name in names:
+            own, redis_own = (own_entry(wire.raw(f"COMMAND INFO {name}")) for wire in (ours, theirs))
+            refused = name.startswith("cluster|") and name.removeprefix("cluster|").upper() in REFUSED
+            if own != redis_own and not refused and name not in {"client|setinfo", "client|no-touch"}:
+                different.append((own, redis_own))
+    assert different == []
+
+
+def own_entry(reply: bytes) -> bytes:
+    """The first entry, without its subcommands and their number."""
+    entry, subcommand, _ = reply.removeprefix(b"*1\r\n*10\r\n").partition(b"*10\r\n")
+    return re.sub(rb"\d+\r\n$", b"", entry) if subcommand else entry
 
 
 def declared(entry: list[Any]) -> list[Any]:

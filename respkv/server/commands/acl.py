@@ -23,7 +23,7 @@ from respkv.acl.user import DEFAULT
 from respkv.acl.users import Users, UsersError
 from respkv.commands.args import integer
 from respkv.commands.table import CATEGORIES, command, resolve
-from respkv.reply import OK, Reply, RespError
+from respkv.reply import OK, OrderedSet, Reply, RespError
 from respkv.server.commands.helping import help_reply
 from respkv.server.dispatch import LATER, Call, Later
 from respkv.server.renaming import original
@@ -107,7 +107,7 @@ def acl_getuser(call: Call) -> Reply:
     if user is None:
         return None
     own, *others = user.selectors
-    found: dict[bytes, Reply] = {b"flags": dict.fromkeys(user.flags).keys(), b"passwords": list(user.passwords)}
+    found: dict[bytes, Reply] = {b"flags": OrderedSet(user.flags), b"passwords": list(user.passwords)}
     return found | _described(own) | {b"selectors": [_described(selector) for selector in others]}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from respkv import errors
 from respkv.commands.args import integer
 from respkv.commands.table import command
-from respkv.reply import OK, Reply
+from respkv.reply import OK, OrderedSet, Reply
 from respkv.server.dispatch import LATER, Call, Later
 from respkv.server.tracking import Tracker
 
@@ -137,8 +137,8 @@ def client_trackinginfo(call: Call) -> Reply:
     return {b"flags": _flags(tracker), b"redirect": tracker.redirect, b"prefixes": list(tracker.prefixes)}
 
 
-def _flags(tracker: Tracker) -> Reply:
-    """In Redis's order; a set all the same."""
+def _flags(tracker: Tracker) -> OrderedSet:
+    """In Redis's order."""
     flags = {
         b"on": True,
         b"bcast": tracker.bcast,
@@ -149,4 +149,4 @@ def _flags(tracker: Tracker) -> Reply:
         b"noloop": tracker.noloop,
         b"broken_redirect": tracker.broken,
     }
-    return {name: None for name, holds in flags.items() if holds}.keys()
+    return OrderedSet(name for name, holds in flags.items() if holds)
