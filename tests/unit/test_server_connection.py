@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,9 +15,11 @@ from typing import Any, cast
 import hiredis
 import pytest
 
+from respkv.cluster.slots import slot_of
+from respkv.cluster.topology import Node, Topology
 from respkv.server.connection import Connection
 from respkv.server.server import DIRECT_BYTES, Server
-from tests.unit.running import Wire, eventually, respkv
+from tests.unit.running import HOST, Wire, eventually, respkv
 
 
 @pytest.fixture(scope="module")
@@ -436,3 +439,26 @@ def test_what_came_before_a_bad_frame_or_the_end_is_run_whatever_it_had_to_wait_
             bad = b"-ERR Protocol error: invalid multibulk length\r\n" if end else b""
             assert replies.endswith(b"+OK\r\n+OK\r\n" + bad)
             assert admin("EXISTS b c d") == 3
+
+
+# --- several shards ---
+
+
+def two_on_one_shard() -> tuple[str, str]:
+    """Two keys in different slots that are on the same of three shards."""
+    shard_of = Topology.build([Node("n1", HOST, 1, 2, 3)], 3, 1).slots
+    slots = {f"k{number}": slot_of(b"k%d" % number) for number in range(9)}
+    pairs = combinations(slots, 2)
+    return next((a, b) for a, b in pairs if slots[a] != slots[b] and shard_of[slots[a]] == shard_of[slots[b]])
+
+
+def test_keys_in_two_slots_of_one_shard_are_taken_only_by_a_command_that_spreads(port: int) -> None:
+    """It must not depend on where the ring has put the slots whether a command is refused."""
+    a, b = two_on_one_shard()
+    with Wire(port) as wire:
+        assert wire(f"MSET {a} 1 {b} 2") == b"OK"
+        for line in (f"RENAME {a} {b}", f"COPY {a} {b} REPLACE", f"MSETNX {a} 3 {b} 3", f"BITOP NOT {a} {b}"):
+            assert str(wire(line)).startswith("CROSSSLOT"), line
+        assert wire(f"MGET {a} {b}") == [b"1", b"2"]
+        assert wire(f"RENAME {a} {{{a}}}") == b"OK"
+        assert wire(f"DEL {{{a}}} {b}") == 2
