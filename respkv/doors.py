@@ -10,14 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-import structlog
-
 from respkv import tls
 from respkv.config import Config
 from respkv.config.live import Live
 from respkv.listener import listen, listen_unix, relisten
-
-log = structlog.get_logger()
 
 Accept = Callable[[bool, int], asyncio.BaseProtocol]
 """Makes the protocol of a new client: whether it gets the cluster view, and how far its port is from the plain one."""

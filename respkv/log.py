@@ -60,5 +60,5 @@ def set_level(level: str) -> None:
 
 
 def get_logger(**values: Any) -> structlog.stdlib.BoundLogger:
-    """A logger with `values` bound to every event: `get_logger(shard=2).info("leader changed", term=7)`."""
+    """A logger with `values` bound to every event: `get_logger(shard=2).info("leader_elected", term=7)`."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(**values))

@@ -252,7 +252,7 @@ class Journal:
             self._disk.unlink(leftover)
         frames, torn = scan(self.directory)
         if torn is not None:
-            log.warning("journal_torn_tail_cut", file=str(torn[0]), offset=torn[1])
+            log.warning("torn_tail_cut", file=str(torn[0]), offset=torn[1])
         for frame in frames:
             self.sequence = frame.sequence
             for kind, shard, index, term, payload in frame.records():

@@ -414,8 +414,8 @@ class Replica:
         if home == self.node or now - self._led_since < settled_s or placement.rests(now):
             return
         if self._may_lead(home) and group.lag()[home] < 1000:
-            event = "leadership_returned" if home == self.shard.replicas[0] else "leadership_follows_clients"
-            log.info(event, shard=self.shard.id, to=home)
+            returns = home == self.shard.replicas[0]
+            log.info("leadership_returned" if returns else "leadership_follows_clients", shard=self.shard.id, to=home)
             placement.tried(now)
             group.transfer(home)
 

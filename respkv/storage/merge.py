@@ -265,7 +265,7 @@ class Merge:
             except FileNotFoundError:
                 continue
             except OSError as error:  # a leftover: gone at the next opening
-                log.warning("merged file not removed", file=str(path), error=str(error))
+                log.warning("merged_file_not_removed", file=str(path), error=str(error))
 
     def _give_up(self) -> None:
         """Undoes what has been done, as far as the disk allows."""

@@ -148,7 +148,7 @@ class Recovery:
         """Fills the keydir from the file's hint; False when it has to be scanned instead."""
         loaded = hint.read(file.hint_path, file)
         if loaded is None:
-            log.warning("hint not usable, reading the data file", file=str(file.hint_path))
+            log.warning("hint_not_usable", file=str(file.hint_path))
             return False
         if loaded.data_bytes > file.size:
             raise Damaged(file.path, file.size, f"it was sealed with {loaded.data_bytes} bytes")
@@ -265,7 +265,7 @@ class Recovery:
     def _cut(self, file: DataFile) -> None:
         if self._looking:
             return
-        log.warning("torn end cut", file=str(file.path), offset=file.length, index=file.index)
+        log.warning("torn_tail_cut", file=str(file.path), offset=file.length, index=file.index)
         file.truncate(file.length)
 
     def _settle(self) -> None:

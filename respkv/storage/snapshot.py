@@ -19,15 +19,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-import structlog
-
 from respkv.disk import Disk
 from respkv.storage.datafile import DATA_SUFFIX, HINT_SUFFIX, Name, list_directory, lock
 
 if TYPE_CHECKING:
     from respkv.storage.bitcask import Bitcask
-
-log = structlog.get_logger(__name__)
 
 _INSTALLED = "installed"
 _MOVING = "moving"
@@ -104,7 +100,6 @@ def install(path: Path, incoming: Path, disk: Disk) -> None:
         disk.rename(incoming, path / _INSTALLED)
         disk.sync_dir(path)
         finish_install(path, disk)
-        log.info("snapshot installed", path=str(path), files=len(names))
     finally:
         os.close(lock_fd)
 

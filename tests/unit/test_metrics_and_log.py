@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -11,6 +13,7 @@ from urllib.request import urlopen
 import pytest
 import structlog
 
+import respkv
 from respkv import log
 from respkv.metrics import BOUNDS_SECONDS, Histogram, Metrics
 
@@ -61,10 +64,10 @@ def test_a_histogram_puts_a_bound_below_itself() -> None:
 def test_json_lines_hold_the_bound_values_also_of_libraries(tmp_path: Path) -> None:
     file = tmp_path / "log"
     log.setup("info", "json", file)
-    log.get_logger(shard=2).info("leader changed", term=7)
+    log.get_logger(shard=2).info("leader_elected", term=7)
     logging.getLogger("library").warning("says %s", "this")
     ours, theirs = map(json.loads, file.read_text().splitlines())
-    assert (ours["event"], ours["shard"], ours["term"], ours["level"]) == ("leader changed", 2, 7, "info")
+    assert (ours["event"], ours["shard"], ours["term"], ours["level"]) == ("leader_elected", 2, 7, "info")
     assert (theirs["event"], theirs["logger"], theirs["level"]) == ("says this", "library", "warning")
 
 
@@ -79,3 +82,23 @@ def test_the_level_can_be_changed_for_loggers_that_exist(tmp_path: Path) -> None
     logger.warning("third")
     assert [word for word in ("first", "second", "third") if word in file.read_text()] == ["second"]
     assert "\x1b" not in file.read_text()
+
+
+def events() -> Iterator[tuple[str, object]]:
+    """Where respkv logs, and under which name; of what is no literal the source."""
+    levels = {"debug", "info", "warning", "error", "exception", "critical"}
+    for file in Path(respkv.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level), args=args) if level in levels:
+                    for event in args:  # only values by name may come behind the first
+                        for name in (event.body, event.orelse) if isinstance(event, ast.IfExp) else (event,):
+                            shown = name.value if isinstance(name, ast.Constant) else ast.unparse(name)
+                            yield f"{file.name}:{node.lineno}", shown
+
+
+def test_every_event_is_named_in_lower_case_with_underscores() -> None:
+    found = list(events())
+    wrong = [(place, name) for place, name in found if not re.fullmatch("[a-z]+(_[a-z]+)*", str(name))]
+    assert wrong == []
+    assert {name for _, name in found} >= {"node_started", "leader_elected", "leader_lost", "torn_tail_cut"}
