@@ -10,6 +10,9 @@ know of commands that take less than `EXACT_BELOW_US` gets all of them through d
 A write is run when its entry is applied. Applying is measured (`Machine.slow_s`), and the leader of the shard, which
 proposed it, adds a slow one to its slow log. What another node leads is measured here as far as this node works for it.
 A transaction is measured as a whole.
+
+What takes `TOLD_S` or longer, and enters the slow log, is told in the node's log too (`slow_command`): by its name
+only, since arguments may be secrets, and at most once per `TELL_EVERY_S`, with how many were not told since.
 """
 
 from __future__ import annotations
@@ -17,10 +20,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from respkv.commands.table import COMMANDS, Spec, find
 from respkv.config import Config
+from respkv.raft.clock import Clock
 from respkv.reply import RespError
 from respkv.server.latency import LatencyMonitor
+from respkv.server.session import command_name
 from respkv.server.slowlog import Slowlog
 from respkv.server.stats import Stats
 from respkv.shard.machine import EVICT_OP, EXPIRE_OP
@@ -31,9 +38,13 @@ if TYPE_CHECKING:
 
 EXACT_BELOW_US: Final = 1000
 SAMPLE_S: Final = 0.025
+TOLD_S: Final = 0.1
+TELL_EVERY_S: Final = 1.0
 _NEVER: Final = float("inf")
 _TRANSACTION: Final = (b"EXEC", b"... (a transaction as a whole)")
 _REMOVALS: Final = {EXPIRE_OP: "expire-cycle", EVICT_OP: "eviction-del"}
+
+log = structlog.get_logger()
 
 
 class Watch:
@@ -50,6 +61,8 @@ class Watch:
         self.elsewhere = False  # and whether, as a command about data, not or not only on a shard that is led here
         self._slowlog_s = _NEVER
         self._latency_s = _NEVER
+        self._told_at = -_NEVER
+        self._untold = 0
 
     def configure(self, config: Config) -> None:
         slower_than_us = config.slowlog_slower_than_us
@@ -149,3 +162,14 @@ class Watch:
             session = getattr(client, "session", None)
             address = session.address if session is not None else f"node {client}"
             self.slowlog.add(args, seconds, address, session.name if session is not None else b"")
+            if seconds >= TOLD_S:
+                self._tell(args, seconds, address)
+
+    def _tell(self, args: Sequence[bytes], seconds: float, address: str) -> None:
+        now = Clock.now()
+        if now - self._told_at < TELL_EVERY_S:
+            self._untold += 1
+            return
+        command, ms = command_name(args), round(seconds * 1000)
+        log.warning("slow_command", command=command, took_ms=ms, address=address, untold_before=self._untold)
+        self._told_at, self._untold = now, 0

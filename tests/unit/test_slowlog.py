@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from respkv.config import Config
+from respkv.raft.clock import Clock
 from respkv.server.slowlog import Slowlog, redacted, trimmed
+from respkv.server.stats import Stats
+from respkv.server.watch import TELL_EVERY_S, Watch
 from tests.unit.running import Wire, eventually, respkv
 
 
@@ -60,6 +67,24 @@ def test_long_commands_are_trimmed_as_in_redis() -> None:
 )
 def test_what_is_secret_is_not_shown(line: str, shown: str) -> None:
     assert b" ".join(redacted(line.encode().split())).decode() == shown
+
+
+def test_what_is_very_slow_is_told_by_name_in_the_log_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, now = Watch(Stats()), 100.0
+    monkeypatch.setattr(Clock, "now", lambda: now)
+    watch.configure(Config())
+    client: Any = SimpleNamespace(session=SimpleNamespace(address="1.2.3.4:5", name=b"me"))
+    with capture_logs() as events:
+        for seconds in (0.05, 0.25, 0.5, 0.75):
+            watch.slow_get(client, b"secret", seconds)
+        now += TELL_EVERY_S
+        watch.applied_slowly(SimpleNamespace(client="n2"), [b"SET", b"secret", b"secret"], 2.0)
+    slow = {"event": "slow_command", "log_level": "warning"}
+    assert events == [  # nothing of the arguments
+        slow | {"command": "get", "took_ms": 250, "address": "1.2.3.4:5", "untold_before": 0},
+        slow | {"command": "set", "took_ms": 2000, "address": "node n2", "untold_before": 2},
+    ]
+    assert len(watch.slowlog) == 5
 
 
 @pytest.fixture(scope="module")
