@@ -28,6 +28,7 @@ from respkv.raft.membership import Membership
 from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
 from respkv.raft.snapshot import SnapshotReceiver
 from respkv.shard.border import check_append
+from respkv.shard.leadership import LeaderNews
 from respkv.shard.machine import Machine
 from respkv.shard.pace import Pace
 from respkv.shard.placement import Placement
@@ -73,6 +74,7 @@ class Replica:
         self._disk = disk
         self._now = now
         self._led_since = now()
+        self._leader_news = LeaderNews(node, config.cluster_timeout_ms / 1000, now())
         self.repairs = 0
         self.damage: Damaged | None = None
         self._hand_over_at = now()
@@ -396,6 +398,7 @@ class Replica:
 
     def start_upkeep(self) -> None:
         """Runs the upkeep of disk and journal if the last round is over. To be called about once a second."""
+        self._leader_news.look(self.group, self._now())
         self.machine.db.idle.observe()
         self.receiver.outrun(self.group.applied)
         self.upkeep.start()
