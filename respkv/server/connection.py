@@ -28,6 +28,7 @@ from respkv.server.burst import Burst, LonePuts, MutedBurst, Pushed, PutBurst
 from respkv.server.dispatch import dispatch
 from respkv.server.plain import ALIKE, PlainCommands
 from respkv.server.session import HEARD, Session
+from respkv.server.shares import FOREVER
 from respkv.server.sockets import address_of, hang_up, keep_alive
 
 if TYPE_CHECKING:
@@ -188,12 +189,14 @@ class Connection(PlainCommands):
 
     def _execute(self, commands: list[list[bytes]], size: int) -> None:
         """Runs commands in pieces, as long as the client takes what is written in between and has a share left."""
-        shares, began_at = self.server.shares, Clock.now()
-        until = shares.until(began_at)
+        shares, one = self.server.shares, len(commands) == 1
+        began_at = 0.0 if one else Clock.now()
+        until = FOREVER if one else shares.until(began_at)
+        shares.dear = False
         self._running = True
         try:
             while commands and not (self._write_blocked or self.closing or self.held):
-                if Clock.now() >= until:
+                if not one and Clock.now() >= until:
                     self._put_off = True
                     shares.put_off(self)
                     break
@@ -205,7 +208,8 @@ class Connection(PlainCommands):
                 self.server.send_posted()
         finally:
             self._running = False
-            shares.spent_s += Clock.now() - began_at
+            if not one:
+                shares.spent_s += Clock.now() - began_at
         if commands and not self.closing:
             self._backlog = commands
             self.pause()
@@ -217,8 +221,7 @@ class Connection(PlainCommands):
         replies: list[bytes] = []
         append = replies.append
         server = self.server
-        clock = Clock.now
-        table, now, fast = server.proposer_of_slot, clock(), self.fast
+        shares, table, now, fast = server.shares, server.proposer_of_slot, Clock.now(), self.fast
         kind = MutedBurst if self.session.muted else Burst
         burst = kind(self, size, replies, commands)
         cluster_view = self.session.cluster_view
@@ -246,8 +249,8 @@ class Connection(PlainCommands):
             goes_on = dispatch(self, burst, args)
             fast = self.fast
             heavy += len(replies[-1]) if goes_on else REPLY_BYTES_MAX
-            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX or clock() >= until:  # one thing after the other
-                rest = commands[len(replies) :]
+            if heavy + burst.expected_bytes >= REPLY_BYTES_MAX or (shares.dear and Clock.now() >= until):
+                rest = commands[len(replies) :]  # one thing after the other
                 break
         if sets:
             server.stats.plain_sets += sets

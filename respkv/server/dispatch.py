@@ -27,6 +27,7 @@ from respkv.server.access import MULTI, TOPLEVEL
 from respkv.server.burst import MutedBurst
 from respkv.server.renaming import original
 from respkv.server.session import HEARD, SKIPS_NEXT, command_name
+from respkv.server.shares import DEAR_S
 from respkv.shard.machine import InDoubt
 from respkv.shard.proposer import Proposer
 from respkv.shard.waiting import Part, finish
@@ -196,7 +197,10 @@ def _dispatch(connection: Connection, burst: Burst, args: list[bytes]) -> None:
         reply = error.with_traceback(None)
     except Exception as fault:  # noqa: BLE001 - told in `failed`
         reply = failed(connection, args, fault)
-    watch.ran(connection, args, perf_counter() - began_at, later=reply is LATER)
+    took_s = perf_counter() - began_at
+    watch.ran(connection, args, took_s, later=reply is LATER)
+    if took_s >= DEAR_S:
+        connection.server.shares.dear = True
     if not isinstance(reply, Later):
         if type(reply) is RespError:
             watch.failed(args, reply, ran=watch.running is not None)
