@@ -45,6 +45,7 @@ class Process:
     client: Client | None = None
     up: bool = False
     ever_up: bool = False
+    stranger: str = ""  # what answers at the node's address and is not the node
     status: NodeStatus = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,19 +65,45 @@ class Process:
         return self.directory / LOG_FILE
 
     def poll(self) -> bool:
-        """Asks the node for its state; True if it answers."""
+        """Asks the node for its state; True if it answers. `stranger` says what answers in its place, if anything."""
+        self.status.shards = {}
+        self.stranger = ""
         try:
             if self.client is None:
                 self.client = Client(self.address, timeout_s=1.0)
-            info = parse_info(self.client.text("INFO", "raft"))
+            info = parse_info(self.client.text("INFO", "raft", "respkv"))
         except ClientError as error:
-            if self.client is not None:
-                self.client.close()
-            self.client = None
-            self.status.shards = {}
-            return bool(error.code) and error.code not in ("LOADING", "CLUSTERDOWN")  # it is there, if it refuses
+            self._hang_up()
+            if not error.code or error.code in ("LOADING", "CLUSTERDOWN"):
+                return False
+            # It is there, if it refuses; who it is only its process can tell then.
+            if not self.runs:
+                self.stranger = f"{error.code} is all that it tells"
+            return self.runs
+        self.stranger = self._stranger(info)
+        if self.stranger:
+            self._hang_up()
+            return False
         self.status.shards = parse_shards(info)
         return True
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process of this node, whoever started it."""
+        return self.child is not None or running_pid(self.directory) is not None
+
+    def _hang_up(self) -> None:
+        if self.client is not None:
+            self.client.close()
+        self.client = None
+
+    def _stranger(self, info: dict[str, str]) -> str:
+        """Who answers, if it is not this node of this cluster; else nothing."""
+        if "node" not in info or "cluster_id" not in info:
+            return "not a node of respkv"
+        if info["cluster_id"] != self.config.cluster.id:
+            return f"node {info['node']} of another cluster"
+        return f"node {info['node']} of this cluster" if info["node"] != self.name else ""
 
 
 def node_command(directory: Path) -> list[str]:
@@ -159,9 +186,12 @@ class Supervisor:
                 process.up = False
                 process.status.shards = {}
                 continue
+            before = process.stranger
             answers = process.poll()
             if answers and not process.up:
                 self._note_up(process)
+            elif process.stranger not in ("", before):
+                say(f"{process.name}: something else answers at {process.address}: {process.stranger}")
             elif process.up and not answers:
                 say(f"{process.name} does not answer")
             process.up = answers
@@ -271,7 +301,7 @@ def say(text: str) -> None:
 
 
 def _alive(process: Process) -> bool:
-    return process.child is not None or process.up or running_pid(process.directory) is not None
+    return process.up or process.runs
 
 
 def _child(process: Process) -> subprocess.Popen[bytes]:

@@ -2,7 +2,8 @@
 
     python fake_node.py CONFIG
 
-Each shard is led by its preferred leader, or as DIR/../leaders says: a line "<shard> <node>" for each that differs.
+With a file DIR/plain its INFO does not say who it is, like Redis's. Each shard is led by its preferred leader, or as
+DIR/../leaders says: a line "<shard> <node>" for each that differs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def leaders() -> dict[int, str]:
 
 
 def info() -> str:
-    lines = [f"node:{CONFIG.node}", f"run_id:{os.getpid()}", f"tcp_port:{CONFIG.port}", "connected_clients:1"]
+    lines = [f"node:{CONFIG.node}", f"cluster_id:{CONFIG.cluster.id}", f"run_id:{os.getpid()}"]
+    lines += [f"tcp_port:{CONFIG.port}", "connected_clients:1"]
     for shard in TOPOLOGY.shards_of(CONFIG.node):
         leader = leaders()[shard.id]
         role = "leader" if leader == CONFIG.node else "follower"
@@ -51,7 +53,7 @@ def answer(args: list[bytes]) -> bytes:
     if command == b"PING":
         return b"+PONG\r\n"
     if command.startswith(b"INFO"):
-        return bulk(info())
+        return bulk("" if (CONFIG.dir / "plain").exists() else info())
     if command == b"CLUSTER NODES":
         rows = [
             f"{TOPOLOGY.redis_id(n.id)} {n.host}:{n.port}@{n.peer_port},{n.id} master - 0 0 1 connected"

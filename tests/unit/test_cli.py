@@ -294,6 +294,35 @@ def test_a_node_that_runs_already_is_left_alone(tmp_path: Path, start: Callable[
         by_hand.terminate()
 
 
+@pytest.mark.parametrize("who", ["another cluster", "another cluster with a password", "not a node"])
+def test_what_else_answers_at_a_nodes_address_is_not_taken_for_the_node(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], who: str
+) -> None:
+    port = free_ports(1)
+    flags = ("--nodes", "1", "--port", str(port))
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    assert main(["cluster", str(ours), "--init-only", *flags]) == 0
+    assert main(["cluster", str(other), "--init-only", *flags]) == 0
+    file, told = other / "node-1" / "respkv.toml", "node n1 of another cluster"
+    if "password" in who:
+        file.write_text(f'requirepass = "secret"\n{file.read_text()}')
+        told = "NOAUTH is all that it tells"
+    if who == "not a node":
+        (other / "node-1" / "plain").touch()
+        told = "not a node of respkv"
+    with subprocess.Popen([sys.executable, FAKE, str(file)]) as stranger:
+        try:
+            eventually((other / "node-1" / "respkv.pid").exists)
+            assert start("cluster", str(ours), *flags).wait(30) == 1
+        finally:
+            stranger.terminate()
+    out = (tmp_path / "out").read_text()
+    assert f"n1: something else answers at 127.0.0.1:{port}: {told}\n" in out
+    assert "no node is running" in out
+    assert "n1 up" not in out
+    assert "ready" not in out.replace("already", "")
+
+
 def test_a_node_that_does_not_stop_is_killed_at_the_second_signal(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
