@@ -19,6 +19,7 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Nam
 
 from respkv import __version__
 from respkv.config import ConfigError, load, options
+from respkv.config.values import directory as path_of_directory
 
 ABOUT = """A Redis-protocol server whose state you can trust: sharded, replicated, durable,
 linearizable.
@@ -129,6 +130,13 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
+def _directory(text: str) -> Path:
+    try:
+        return path_of_directory(text)
+    except ValueError as error:
+        raise ConfigError("DIR", str(error)) from None
+
+
 def _server(*, config: Path | None = None, **flags: str | None) -> int:
     if config is None and os.environ.get("RESPKV_CONFIG"):
         config = Path(os.environ["RESPKV_CONFIG"])
@@ -179,7 +187,7 @@ app.command(_server, name="server", help=SERVER, help_formatter=DefaultFormatter
 
 @app.command(name="cluster", help=CLUSTER)
 def _cluster(
-    directory: Annotated[Path, Parameter(name="DIR", help="Where the nodes keep everything.")],
+    directory: Annotated[str, Parameter(name="DIR", help="Where the nodes keep everything.")],
     /,
     *,
     nodes: Annotated[int | None, Parameter(help="Number of nodes. [default: 3]")] = None,
@@ -191,7 +199,7 @@ def _cluster(
 ) -> int:
     from respkv.cli import cluster
 
-    return cluster.run(directory, cluster.Wanted(nodes, shards, replicas, port, hosts), init_only=init_only)
+    return cluster.run(_directory(directory), cluster.Wanted(nodes, shards, replicas, port, hosts), init_only=init_only)
 
 
 @app.command(name="status", help=STATUS)
@@ -206,10 +214,10 @@ def _status(
 
 
 @app.command(name="check", help=CHECK)
-def _check(directory: Annotated[Path, Parameter(name="DIR", help="The directory of one node.")], /) -> int:
+def _check(directory: Annotated[str, Parameter(name="DIR", help="The directory of one node.")], /) -> int:
     from respkv.cli import check
 
-    return check.run(directory)
+    return check.run(_directory(directory))
 
 
 @app.command(name="keyslot", help=KEYSLOT)

@@ -91,7 +91,7 @@ def _contradictions(wanted: Wanted, cluster: Cluster) -> list[str]:
         "--shards": (wanted.shards, cluster.shards),
         "--replicas": (wanted.replicas, cluster.replicas),
         "--port": (wanted.port, nodes[0].port),
-        "--hosts": (_hosts(wanted.hosts, len(nodes)) if wanted.hosts else None, hosts),
+        "--hosts": (None if wanted.hosts is None else _hosts(wanted.hosts, len(nodes)), hosts),
     }
     return [
         f"{flag} is ignored: this directory holds a cluster with {_listed(is_)}, not {_listed(asked)}"
@@ -112,7 +112,7 @@ def _new_cluster(wanted: Wanted) -> Cluster:
     port = _within("--port", wanted.port, PORT_DEFAULT, 1, 55535 - count + 1)
     if replicas > count:
         raise ConfigError("--replicas", f"{replicas} replicas need as many nodes, not {count}")
-    hosts = _hosts(wanted.hosts or HOST_DEFAULT, count)
+    hosts = _hosts(HOST_DEFAULT if wanted.hosts is None else wanted.hosts, count)
     nodes = tuple(
         ClusterNode(f"n{i + 1}", hosts[i], port + i, port + i + 1_000, port + i + 10_000) for i in range(count)
     )
