@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from respkv.cli.process import running_pid
+from respkv.cli.words import counted
 from respkv.config import ConfigError
 from respkv.finding import Finding
 
@@ -36,12 +37,12 @@ def run(directory: Path) -> int:
         findings += _gaps(directory, begins_behind)
     for finding in findings:
         print(f"{finding.file} at {finding.offset}: {finding.kind}: {finding.detail}")
-    looked_at = f"{len(shards)} shards{' and the journal' if journal.is_dir() else ''}"
+    looked_at = f"{counted(len(shards), 'shard')}{' and the journal' if journal.is_dir() else ''}"
     files = [path for part in (*shards, journal) for path in part.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / (1 << 20)
     damage = [finding for finding in findings if finding.is_damage]
-    verdict = f"{len(damage)} damaged places" if damage else "no damage"
-    print(f"{directory}: {verdict} in {looked_at} ({len(files)} files, {size_mb:.1f} MB)")
+    verdict = counted(len(damage), "damaged place") if damage else "no damage"
+    print(f"{directory}: {verdict} in {looked_at} ({counted(len(files), 'file')}, {size_mb:.1f} MB)")
     return 1 if damage else 0
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from respkv.cli.supervisor import Supervisor, node_environment
+from respkv.cli.supervisor import Supervisor, extent, node_environment
 from respkv.config import Cluster, ClusterNode, Config, ConfigError, load
 from respkv.config.values import HOST
 
@@ -64,7 +64,7 @@ def run(directory: Path, wanted: Wanted, *, init_only: bool = False) -> int:
             file=sys.stderr,
         )
     if init_only:
-        print(f"{directory}: {len(names)} nodes, {cluster.shards} shards, {cluster.replicas} replicas of each")
+        print(f"{directory}: {extent(cluster)}")
         return 0
     return Supervisor({directory / name: config for name, config in configs.items()}).run()
 

@@ -23,8 +23,9 @@ from typing import Final
 from respkv import tls
 from respkv.cli.process import running_pid
 from respkv.cli.status import NodeStatus, find_leaders
+from respkv.cli.words import counted
 from respkv.client import Address, Client, ClientError, parse_info, parse_shards
-from respkv.config import Config, ConfigError
+from respkv.config import Cluster, Config, ConfigError
 
 POLL_S: Final = 0.5
 STOP_S: Final = 10.0
@@ -281,7 +282,7 @@ def print_connections(processes: list[Process]) -> None:
         table.add_row(process.name, f"{node.host}:{node.port}", f"{node.host}:{node.cluster_port}", state)
     first = next(process for process in processes if process.up).config.self_node
     cluster = processes[0].config.cluster
-    say(f"ready: {len(processes)} nodes, {cluster.shards} shards, {cluster.replicas} replicas of each")
+    say(f"ready: {extent(cluster)}")
     print()
     Console().print(table)
     host = "" if first.host in ("127.0.0.1", "localhost") else f" -h {first.host}"
@@ -294,6 +295,11 @@ def print_connections(processes: list[Process]) -> None:
 Ctrl-C stops the nodes.
 """)
     sys.stdout.flush()
+
+
+def extent(cluster: Cluster) -> str:
+    counts = (len(cluster.nodes), "node"), (cluster.shards, "shard"), (cluster.replicas, "replica")
+    return ", ".join(counted(*count) for count in counts) + " of each"
 
 
 def say(text: str) -> None:

@@ -361,13 +361,15 @@ def test_check_finds_a_flipped_bit_and_names_the_file(tmp_path: Path, capsys: py
             cask.put(b"key%d" % i, b"value" * 10)
         cask.flush()
     assert main(["check", str(tmp_path)]) == 0
-    assert "no damage in 1 shards and the journal" in capsys.readouterr().out
+    assert "no damage in 1 shard and the journal" in capsys.readouterr().out
     file = max(shard.iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[content.index(b"key3value") + 5] ^= 1
     file.write_bytes(content)
     assert main(["check", str(tmp_path)]) == 1
-    assert capsys.readouterr().out.startswith(f"{file} at ")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file} at ")
+    assert f"{tmp_path}: 1 damaged place in 1 shard and" in out
 
 
 def test_check_refuses_data_that_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -385,7 +387,7 @@ def test_check_calls_what_a_crash_leaves_behind_no_damage(tmp_path: Path, capsys
     assert main(["check", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "leftover" in out
-    assert "no damage in 1 shards and the journal" in out
+    assert "no damage in 1 shard and the journal" in out
 
 
 def test_check_tells_a_torn_write_from_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
