@@ -18,7 +18,9 @@ from cyclopts.exceptions import UnusedCliTokensError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
 from respkv import __version__
-from respkv.config import ConfigError, load, options
+from respkv.config import ConfigError, Option, load, options
+from respkv.config.redis import as_text
+from respkv.config.values import Choice
 from respkv.config.values import directory as path_of_directory
 
 ABOUT = """A Redis-protocol server whose state you can trust: sharded, replicated, durable,
@@ -155,6 +157,13 @@ def _server(*, config: Path | None = None, **flags: str | None) -> int:
     return node.run(loaded)
 
 
+def _about(option: Option) -> str:
+    """Its sentence, what may be chosen, and the default as it would be written."""
+    choices = f" [choices: {', '.join(option.parse.words)}]" if isinstance(option.parse, Choice) else ""
+    default = as_text(option.default)
+    return option.about + choices + (f" [default: {default}]" if default else "")
+
+
 def _server_signature() -> inspect.Signature:
     """`_server` with one flag for every option of the configuration, so that --help lists them."""
     group = Group("Options of the configuration", sort_key=1)
@@ -168,8 +177,7 @@ def _server_signature() -> inspect.Signature:
     file = Annotated[Path | None, Parameter(name="--config", help=about, show_default=False)]
     parameters = [inspect.Parameter("config", kind, default=None, annotation=file)]
     for option in options().values():
-        default = "" if option.default in ("", None) else f" [default: {option.default}]"
-        parameters.append(flag(option.flag[2:], option.about + default))
+        parameters.append(flag(option.flag[2:], _about(option)))
     parameters.append(flag("cluster-nodes", "All nodes: n1=10.0.0.1:6379,n2=10.0.0.2:6379,..."))
     return inspect.Signature(parameters, return_annotation=int)
 

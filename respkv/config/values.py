@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -79,14 +80,21 @@ def ratio(low: float, high: float) -> Parser:
     return parse
 
 
-def choice(*words: str) -> Parser:
-    def parse(value: object) -> str:
+@dataclass(frozen=True)
+class Choice:
+    """A parser: one of `words`, in whatever case."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> str:
         word = value.lower() if isinstance(value, str) else value
-        if word not in words:
-            raise ValueError(f"argument(s) must be one of the following: {', '.join(words)}")
+        if word not in self.words:
+            raise ValueError(f"argument(s) must be one of the following: {', '.join(self.words)}")
         return str(word)
 
-    return parse
+
+def choice(*words: str) -> Choice:
+    return Choice(words)
 
 
 def yes_no(value: object) -> bool:

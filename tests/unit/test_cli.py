@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,6 +69,19 @@ def test_help_of_server_lists_every_option(capsys: pytest.CaptureFixture[str]) -
     main(["server", "--help"])
     shown = capsys.readouterr().out
     assert all(option.flag + " " in shown for option in options().values())
+
+
+def test_help_of_server_shows_choices_and_defaults_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    main(["server", "--help"])
+    shown = capsys.readouterr().out
+    assert "Least level that is logged. [choices: debug, info, warning, error] [default: info]" in shown
+    for name, option in options().items():
+        line = next(line for line in shown.splitlines() if f" {option.flag} " in line)
+        for default in re.findall(r"\[default: (.*)\]", line):
+            assert load(environ={}, flags={option.flag[2:]: default}) == load(environ={}), name
 
 
 @pytest.mark.parametrize(
