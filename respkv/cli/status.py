@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from respkv.cli.words import console
 from respkv.client import Address, Client, ClientError, parse_info, parse_shards
+from respkv.cluster.topology import redis_id
 from respkv.config import ConfigError
 
 
@@ -19,8 +22,14 @@ class NodeStatus:
     address: str
     node: str
     error: str = ""
+    refuses: bool = False  # the error is its answer
     info: dict[str, str] = field(default_factory=dict)
     shards: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """The first sentence of `error`; what Redis says when it lets nobody in has many."""
+        return self.error.partition(". ")[0]
 
 
 def address_of(url: str) -> Address:
@@ -36,6 +45,8 @@ def run(url: str, *, as_json: bool) -> int:
     leaders = find_leaders(nodes)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(as_data(nodes))).decode())
+    elif all(node.error for node in nodes):
+        print(f"respkv: {nodes[0].reason}", file=sys.stderr)
     else:
         _show(nodes)
     return 0 if all(not node.error for node in nodes) and leaders and None not in leaders.values() else 1
@@ -43,22 +54,38 @@ def run(url: str, *, as_json: bool) -> int:
 
 def gather(first: Address) -> list[NodeStatus]:
     """Asks the node at `first`, and every other node that it knows."""
-    addresses = [first]
-    answer = ask(first)
-    if not answer.error:
-        try:
-            with Client(first) as client:
-                lines = client.text("CLUSTER", "NODES").splitlines()
-            addresses = [_address_in(line, first) for line in lines]
-        except ClientError:  # a node without a cluster view: it is all there is
-            addresses = [first]
-    found = [answer]
-    for address in addresses:
+    found = [ask(first)]
+    if found[0].error:
+        return found
+    try:
+        with Client(first) as client:
+            lines = client.text("CLUSTER", "NODES").splitlines()
+    except ClientError:  # a node without a cluster view: it is all there is
+        return found
+    ids = {_address_in(line, first): line.split(" ")[0] for line in lines}
+    silent: dict[str, NodeStatus] = {}
+    for address, id_ in ids.items():
         if address != first:
             status = ask(address)
             # Both views of a node are ports of one process, and a host has several names: the run id tells.
             if status.error or status.info.get("run_id") not in [known.info.get("run_id") for known in found]:
                 found.append(status)
+            if status.error:
+                silent[id_] = status
+    names = _names(found)
+    for id_, status in silent.items():
+        status.node = names.get(id_, status.node)
+    return found
+
+
+def _names(nodes: Iterable[NodeStatus]) -> dict[str, str]:
+    """The nodes that `nodes` speak of as leaders and followers: name by the id that CLUSTER NODES has for it."""
+    found = {}
+    for node in nodes:
+        for values in node.shards.values():
+            followers = [name[4:] for name in values if name.startswith("lag_")]
+            for name in (values.get("leader", "-"), *followers):
+                found[redis_id(node.info.get("cluster_id", ""), name)] = name
     return found
 
 
@@ -74,8 +101,8 @@ def ask(address: Address) -> NodeStatus:
         with Client(address) as client:
             info = parse_info(client.text("INFO", "everything"))
     except ClientError as error:
-        return NodeStatus(str(address), str(address), str(error))
-    return NodeStatus(str(address), info.get("node", str(address)), "", info, parse_shards(info))
+        return NodeStatus(str(address), str(address), str(error), bool(error.code))
+    return NodeStatus(str(address), info.get("node", str(address)), info=info, shards=parse_shards(info))
 
 
 def find_leaders(nodes: Iterable[NodeStatus]) -> dict[int, str | None]:
@@ -103,22 +130,25 @@ def as_data(nodes: list[NodeStatus]) -> dict[str, Any]:
 
 
 def _show(nodes: list[NodeStatus]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
+    from rich.table import Column, Table
 
-    console = Console()
-    table = Table(
-        "node", "address", "state", "leads", "replicas", "keys", "size", "clients", title="Nodes", title_justify="left"
-    )
+    out = console()
+    names = (Column("node", no_wrap=True), Column("address", no_wrap=True))
+    table = Table(*names, "state", "leads", "replicas", "keys", "size", "clients", title="Nodes", title_justify="left")
     for node in nodes:
         roles = [values.get("role") for values in node.shards.values()]
-        state = "[red]" + node.error.partition(". ")[0] if node.error else "[green]up"
+        state = "[red]refuses" if node.refuses else "[red]down" if node.error else "[green]up"
         keys = sum(int(values.get("keys", 0)) for values in node.shards.values())
         size = sum(int(values.get("bytes", 0)) for values in node.shards.values())
         counts = (str(roles.count("leader")), str(len(roles)), str(keys), human_bytes(size))
         clients = node.info.get("connected_clients", "")
-        table.add_row(node.node, node.address, state, *(counts if not node.error else ("", "", "", "")), clients)
-    console.print(table)
+        row = (state, *(counts if not node.error else ("", "", "", "")), clients)
+        table.add_row(escape(node.node), escape(node.address), *row)  # [fe80::1] would be a style
+    out.print(table)
+    for node in nodes:
+        if node.error:
+            print(f"{node.node}: {node.reason}")
 
     columns = ("shard", "node", "role", "term", "commit", "applied", "lag", "keys", "size")
     table = Table(*columns, title="Shards", title_justify="left")
@@ -132,7 +162,7 @@ def _show(nodes: list[NodeStatus]) -> None:
         for node in replicas:
             table.add_row(str(shard), node.node, *_replica_row(node.shards[shard], commit))
         table.add_section()
-    console.print(table)
+    out.print(table)
 
 
 def _replica_row(values: dict[str, str], commit: int) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from typing import Final
 from respkv import tls
 from respkv.cli.process import running_pid
 from respkv.cli.status import NodeStatus, find_leaders
-from respkv.cli.words import counted
+from respkv.cli.words import console, counted
 from respkv.client import Address, Client, ClientError, parse_info, parse_shards
 from respkv.config import Cluster, Config, ConfigError
 
@@ -271,7 +271,6 @@ class Supervisor:
 
 def print_connections(processes: list[Process]) -> None:
     """How to connect, once the cluster is ready."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("node", "standalone view", "cluster view", "process", box=None, pad_edge=False)
@@ -284,7 +283,7 @@ def print_connections(processes: list[Process]) -> None:
     cluster = processes[0].config.cluster
     say(f"ready: {extent(cluster)}")
     print()
-    Console().print(table)
+    console().print(table)
     host = "" if first.host in ("127.0.0.1", "localhost") else f" -h {first.host}"
     print(f"""
   redis-cli{host} -p {first.port}          looks like one Redis server, any node will do

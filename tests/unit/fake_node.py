@@ -42,9 +42,9 @@ def info() -> str:
         leader = leaders()[shard.id]
         role = "leader" if leader == CONFIG.node else "follower"
         applied = 91 if role == "leader" else 90
-        lines.append(
-            f"shard{shard.id}:role={role},term=3,leader={leader},commit=91,applied={applied},keys=5,bytes=2048"
-        )
+        line = f"shard{shard.id}:role={role},term=3,leader={leader},commit=91,applied={applied},keys=5,bytes=2048"
+        followers = [name for name in shard.replicas if name != leader] if role == "leader" else []
+        lines.append(",".join([line, *(f"lag_{name}=1" for name in followers)]))
     return "# Raft\r\n" + "\r\n".join(lines) + "\r\n"
 
 

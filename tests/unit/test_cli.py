@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from respkv import __version__
-from respkv.cli import main
+from respkv.cli import main, status
+from respkv.cli.status import NodeStatus
 from respkv.config import load, options
 from respkv.raft.journal import Journal
 from respkv.storage import Bitcask
@@ -141,8 +142,25 @@ def test_keyslot_heeds_hash_tags(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nobody_there_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     port = free_ports(1)
     assert main(["keyslot", "foo", "--url", f"localhost:{port}"]) == 1
+    line = f"respkv: cannot connect to localhost:{port}: Connection refused\n"
+    assert capsys.readouterr() == ("", line)
     assert main(["status", "--url", f"localhost:{port}"]) == 1
-    assert f"cannot connect to localhost:{port}" in capsys.readouterr().err
+    assert capsys.readouterr() == ("", line)
+
+
+def test_status_shows_addresses_whole_and_why_a_node_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = NodeStatus("[fe80::1]:7001", "n1", info={"connected_clients": "1"}, shards={0: {"role": "leader"}})
+    name = f"{'x' * 60}.example.org:7002"
+    away = NodeStatus(name, name, f"cannot connect to {name}: Connection refused")
+    shut = NodeStatus("10.0.0.3:7003", "n3", "NOAUTH Authentication required.", refuses=True)
+    monkeypatch.setattr(status, "gather", lambda _first: [here, away, shut])
+    assert main(["status"]) == 1
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in capsys.readouterr().out.splitlines()]
+    assert ["n1", "[fe80::1]:7001", "up"] in rows
+    assert [name, name, "down"] in rows
+    assert ["n3", "10.0.0.3:7003", "refuses"] in rows
 
 
 def test_check_refuses_the_directory_of_a_running_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,9 +285,9 @@ def test_a_cluster_runs_tells_what_happens_and_stops(
     assert main(["status", "--url", url]) == 0
     assert "leader" in capsys.readouterr().out
     assert main(["status", "--url", url, "--json"]) == 0
-    status = json.loads(capsys.readouterr().out)
-    assert sorted(node["node"] for node in status["nodes"]) == ["n1", "n2", "n3"]
-    assert status["leaders"] == {"0": "n1", "1": "n2", "2": "n3"}
+    told = json.loads(capsys.readouterr().out)
+    assert sorted(node["node"] for node in told["nodes"]) == ["n1", "n2", "n3"]
+    assert told["leaders"] == {"0": "n1", "1": "n2", "2": "n3"}
     assert main(["keyslot", "foo", "--url", url]) == 0
     assert capsys.readouterr().out == f"slot 12182, shard 0, leader 127.0.0.1:{port}\n"
 
@@ -277,8 +295,10 @@ def test_a_cluster_runs_tells_what_happens_and_stops(
     says("shard 1: leader n2 -> n3")
     os.kill(int((data / "node-2" / "respkv.pid").read_text()), signal.SIGKILL)
     says("n2 down: killed by SIGKILL")
-    assert main(["status", "--url", url]) == 1
-    capsys.readouterr()
+    assert main(["status", "--url", f"redis://localhost:{port}"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(rf"n2 +│ 127.0.0.1:{port + 1} +│ down ", shown)
+    assert shown.count(f"\nn2: cannot connect to 127.0.0.1:{port + 1}: Connection refused\n") == 1
 
     by_hand = subprocess.Popen([sys.executable, FAKE, str(data / "node-2" / "respkv.toml")])
     try:
