@@ -38,7 +38,7 @@ class Doors:
         return lambda: self._accept(cluster_view, port_shift)
 
     async def open(self) -> None:
-        """Raises OSError, ConfigError."""
+        """Raises ConfigError."""
         config = self._live.config
         context = tls.for_clients(config) if config.tls_port or config.tls_cluster_port else None
         views = ((False, config.port, config.tls_port), (True, config.cluster_port, config.tls_cluster_port))

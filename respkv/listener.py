@@ -9,10 +9,13 @@ socket: a turn accepts up to `ACCEPTS_PER_TURN`, and what it does for a single c
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from respkv.config import ConfigError
 
 ACCEPTS_PER_TURN = 16
 HANDSHAKE_S = 10.0  # for TLS
@@ -28,12 +31,15 @@ async def listen(
 ) -> list[asyncio.Server]:
     """Listens on `address` (all that it resolves to), with TLS if there is a `context`; close every server of the list.
 
-    Raises OSError.
+    Raises ConfigError, which names `bind`, the address and the port.
     """
     handshake_s = HANDSHAKE_S if context is not None else None
-    first = await loop.create_server(
-        factory, address, port, backlog=backlog, ssl=context, ssl_handshake_timeout=handshake_s
-    )
+    try:
+        first = await loop.create_server(
+            factory, address, port, backlog=backlog, ssl=context, ssl_handshake_timeout=handshake_s
+        )
+    except OSError as error:
+        raise cannot_listen("bind", f"{address}, port {port}", error) from None
     return [first, *await _share(loop, factory, [first], ACCEPTS_PER_TURN - 1, backlog, context)]
 
 
@@ -81,11 +87,21 @@ async def listen_unix(
     backlog: int,
 ) -> asyncio.Server:
     """Listens on a Unix socket at `path`, in the place of what a process that is gone has left there; `mode` are its
-    permissions, 0 leaves them to the umask. Raises OSError."""
-    _remove_leftover(path)
-    server = await loop.create_unix_server(factory, path, backlog=backlog)
-    _set_mode(path, mode)
+    permissions, 0 leaves them to the umask. Raises ConfigError."""
+    try:
+        _remove_leftover(path)
+        server = await loop.create_unix_server(factory, path, backlog=backlog)
+        _set_mode(path, mode)
+    except OSError as error:
+        raise cannot_listen("unixsocket", str(path), error) from None
     return server
+
+
+def cannot_listen(option: str, place: str, error: OSError) -> ConfigError:
+    """What to raise in the place of `error`, whose own text says neither what was asked for nor by which option."""
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or str(error)  # those below 0 are the resolver's
+    return ConfigError(option, f"{place}: {reason}")
 
 
 def _remove_leftover(path: Path) -> None:

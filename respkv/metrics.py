@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from respkv.listener import cannot_listen
+
 Number = int | float
 Labelled = Mapping[tuple[str, ...], Number]  # label values -> number
 
@@ -87,10 +89,13 @@ class Metrics(Collector):
             yield read()
 
     def serve(self, port: int, address: str) -> Callable[[], None]:
-        """Serves `http://address:port/metrics` from a thread; returns what stops it. Raises OSError."""
+        """Serves `http://address:port/metrics` from a thread; returns what stops it. Raises ConfigError."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        server, thread = start_http_server(port, address, registry)
+        try:
+            server, thread = start_http_server(port, address, registry)
+        except OSError as error:
+            raise cannot_listen("metrics-port", f"{port} at {address}", error) from None
 
         def stop() -> None:
             server.shutdown()

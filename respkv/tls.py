@@ -15,6 +15,8 @@ extensions.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from respkv.config import Config, ConfigError
@@ -95,11 +97,13 @@ def _context(protocol: int, config: Config) -> ssl.SSLContext:
     context.minimum_version, context.maximum_version = wanted[0], wanted[-1]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     if config.tls_ciphers:
-        _loaded("tls-ciphers", lambda: context.set_ciphers(config.tls_ciphers))
+        _load("tls-ciphers", config.tls_ciphers, lambda: context.set_ciphers(config.tls_ciphers))
     certificate, key = config.tls_cert_file, config.tls_key_file
     if certificate is None:
         raise ConfigError("tls-cert-file", "must be given for TLS")
-    _loaded("tls-cert-file", lambda: context.load_cert_chain(certificate, key, config.tls_key_file_pass))
+    _check_readable("tls-cert-file", certificate)
+    _check_readable("tls-key-file", key)
+    _load("tls-cert-file", certificate, lambda: context.load_cert_chain(certificate, key, config.tls_key_file_pass))
     return context
 
 
@@ -107,13 +111,23 @@ def _trust(context: ssl.SSLContext, config: Config) -> None:
     file, directory = config.tls_ca_cert_file, config.tls_ca_cert_dir
     if file is None and directory is None:
         raise ConfigError("tls-ca-cert-file", "must be given to check certificates (tls-auth-clients, tls-cluster)")
-    _loaded("tls-ca-cert-file", lambda: context.load_verify_locations(file, directory))
+    _check_readable("tls-ca-cert-file", file)
+    if directory is not None and not directory.is_dir():
+        raise ConfigError("tls-ca-cert-dir", f"{directory}: no such directory")
+    _load("tls-ca-cert-file", file or directory, lambda: context.load_verify_locations(file, directory))
 
 
-def _loaded(option: str, load: object) -> None:
-    assert callable(load)
+def _check_readable(option: str, file: Path | None) -> None:
+    try:
+        if file is not None:
+            file.open("rb").close()
+    except OSError as error:
+        raise ConfigError(option, f"{file}: {error.strerror}") from None
+
+
+def _load(option: str, value: object, load: Callable[[], object]) -> None:
     try:
         load()
     except (ssl.SSLError, OSError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error.strerror or str(error)
-        raise ConfigError(option, f"cannot be used: {reason}") from None
+        reason = getattr(error, "reason", None) or error.strerror or error.args[0]
+        raise ConfigError(option, f"{value} cannot be used: {reason}") from None

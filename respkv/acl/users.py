@@ -15,7 +15,12 @@ _NOTHING_CHANGED = "WARNING: ACL errors detected, no change to the previously ac
 
 
 class UsersError(ValueError):
-    """Lines that do not describe users; str() tells what is wrong with which, on one line, in Redis's words."""
+    """Lines that do not describe users; str() tells what is wrong with which, on one line, in Redis's words. `reason`
+    is that without what Redis says of the users that there were."""
+
+    def __init__(self, reason: str, remark: str = "") -> None:
+        super().__init__(f"{reason} {remark}" if remark else reason)
+        self.reason = reason
 
 
 class Users(Mapping[bytes, User]):
@@ -84,7 +89,7 @@ class Users(Mapping[bytes, User]):
         if lenient:
             problems = [problem for problem in problems if UNKNOWN not in problem]
         if problems:
-            raise UsersError(" ".join([*problems, _NOTHING_CHANGED]))
+            raise UsersError(" ".join(problems), _NOTHING_CHANGED)
         for user in users.values():
             user.settle()
         return cls({DEFAULT: default, **users})

@@ -153,7 +153,9 @@ def _server(*, config: Path | None = None, **flags: str | None) -> int:
         raise ConfigError("log-file", f"{loaded.log_file}: {error.strerror}") from None
 
     from respkv import node
+    from respkv.server import preflight
 
+    preflight.check(loaded)
     return node.run(loaded)
 
 

@@ -86,7 +86,7 @@ class Peers:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
-        """Listens on the peer port and dials the nodes that come after this one. Raises OSError."""
+        """Listens on the peer port and dials the nodes that come after this one. Raises ConfigError."""
         if len(self._topology.nodes) == 1:
             return
         for address in addresses:

@@ -71,10 +71,10 @@ class Access:
     def _from_config(self, config: Config) -> Users:
         if config.aclfile is not None:
             if config.user:
-                raise UsersError("user, aclfile: there may be users in the configuration or an ACL file, but not both")
+                raise UsersError("there may be users in the configuration or an ACL file, but not both")
             return self.read_file(config.aclfile)
         text = "".join(f"user {line}\n" for line in config.user).encode("utf-8", "surrogateescape")
-        return Users.from_text(text, "user", self._own_default, every_channel=self.every_channel)
+        return Users.from_text(text, "line", self._own_default, every_channel=self.every_channel)
 
     def read_file(self, path: Path) -> Users:
         """The users in an ACL file. Raises UsersError."""

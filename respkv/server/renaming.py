@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from respkv import errors
 from respkv.commands.table import COMMANDS, Spec, all_specs, find
+from respkv.config import ConfigError
 
 Renamed = Mapping[bytes, bytes]
 """What a lower-case name stands for; nothing (an empty name) for one that no command has any more."""
@@ -17,8 +18,11 @@ Renamed = Mapping[bytes, bytes]
 PLAIN = (b"get", b"set")
 
 
-class RenamingError(ValueError):
+class RenamingError(ConfigError):
     """A `rename-command` that cannot be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("rename-command", reason)
 
 
 def renamed(lines: Iterable[str]) -> dict[bytes, bytes]:
@@ -28,14 +32,14 @@ def renamed(lines: Iterable[str]) -> dict[bytes, bytes]:
     for line in lines:
         words = line.split()
         if len(words) != 2:
-            raise RenamingError(f'rename-command: must be a command and its new name (or ""), not {line!r}')
+            raise RenamingError(f'must be a command and its new name (or ""), not {line!r}')
         old, new = (word.encode("utf-8", "surrogateescape").lower() for word in words)
         if old not in COMMANDS:
-            raise RenamingError(f"rename-command: no such command: {words[0]}")
+            raise RenamingError(f"no such command: {words[0]}")
         gone[old] = b""
         if new != b'""':
             if new in found or (new in COMMANDS and new != old):
-                raise RenamingError(f"rename-command: the target command name already exists: {words[1]}")
+                raise RenamingError(f"the target command name already exists: {words[1]}")
             found[new] = old.upper()
     return gone | found
 

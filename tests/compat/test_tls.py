@@ -245,5 +245,5 @@ def test_a_node_without_its_certificate_does_not_start(tmp_path: Path) -> None:
         node = cluster.nodes[0]
         node.start()
         assert node.process is not None
-        assert node.process.wait(60) == 1
+        assert node.process.wait(60) == 2
         assert "tls-cert-file: must be given for TLS" in node.log()
