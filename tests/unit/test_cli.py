@@ -72,12 +72,9 @@ def test_help_of_server_lists_every_option(capsys: pytest.CaptureFixture[str]) -
     assert all(option.flag + " " in shown for option in options().values())
 
 
-def test_help_of_server_shows_choices_and_defaults_as_they_are_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-    main(["server", "--help"])
-    shown = capsys.readouterr().out
+def test_help_of_server_shows_choices_and_defaults_as_they_are_written() -> None:
+    command = [sys.executable, "-m", "respkv", "server", "--help"]
+    shown = subprocess.check_output(command, env=os.environ | {"COLUMNS": "300"}, text=True)
     assert "Least level that is logged. [choices: debug, info, warning, error] [default: info]" in shown
     for name, option in options().items():
         line = next(line for line in shown.splitlines() if f" {option.flag} " in line)
