@@ -113,7 +113,9 @@ class Connection(PlainCommands):
         self.direct_fd = self.fd if transport.get_extra_info("sslcontext") is None else -1
         keep_alive(transport.get_extra_info("socket"), self.server.config.config.tcp_keepalive_s)
         access = self.server.access
-        session.user, session.logged_in = access.newcomer(), access.open  # much may have changed during a TLS handshake
+        # Since it was made a turn has passed, or a TLS handshake: much may have changed.
+        self.hindrances = self.server.hindrances
+        session.user, session.logged_in = access.newcomer(), access.open
         self.permissions_changed()
         refusal = self.server.admit(self)
         if refusal is not None:

@@ -11,14 +11,16 @@ from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import hiredis
 import pytest
 
 from respkv.cluster.slots import slot_of
 from respkv.cluster.topology import Node, Topology
+from respkv.resp.limits import Limits
 from respkv.server.connection import Connection
-from respkv.server.server import DIRECT_BYTES, Server
+from respkv.server.server import DIRECT_BYTES, PAUSED, Server
 from tests.unit.running import HOST, Wire, eventually, respkv
 
 
@@ -462,3 +464,20 @@ def test_keys_in_two_slots_of_one_shard_are_taken_only_by_a_command_that_spreads
         assert wire(f"MGET {a} {b}") == [b"1", b"2"]
         assert wire(f"RENAME {a} {{{a}}}") == b"OK"
         assert wire(f"DEL {{{a}}} {b}") == 2
+
+
+def test_what_concerns_all_clients_concerns_one_that_has_just_come() -> None:
+    """Between its being made and its being admitted a turn may pass, and in it a pause may begin."""
+    server: Any = MagicMock()
+    server.hindrances, server.limits, server.access.open = 0, Limits(), True
+    server.access.newcomer.return_value.everything = True
+    server.admit.return_value = None
+    server.config.config.tcp_keepalive_s = 0
+    connection = Connection(server, cluster_view=False)
+    assert connection.fast
+    server.hindrances = PAUSED
+    transport = MagicMock()
+    transport.get_extra_info.side_effect = {"sockname": "/socket"}.get
+    connection.connection_made(transport)
+    assert connection.hindrances == PAUSED
+    assert not connection.fast
