@@ -317,7 +317,7 @@ class Replica:
         if group.leader:
             if now >= self._hand_over_at and group.transferring is None:
                 self._hand_over_at = now + HAND_OVER_EVERY_S
-                self.step_aside()
+                self._hand_over()
         elif group.leader_id is not None and group.is_connected(group.leader_id):
             self._start_over()
 
@@ -423,9 +423,13 @@ class Replica:
             group.transfer(home)
 
     def step_aside(self) -> None:
-        """Before a stop, as often as leadership is here: hands it to the follower that has most of the log."""
+        """Before a stop, as often as leadership is here: hands it over, and takes it no more."""
         if self.group.elections.stands:
             self.group.elections.stand_aside()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """To the follower that has most of the log."""
         lag = {name: lag for name, lag in self.group.lag().items() if self._may_lead(name)}
         if lag:
             self.group.transfer(min(lag, key=lag.__getitem__))

@@ -20,7 +20,7 @@ from respkv.cluster.slots import SLOTS, slot_of
 from respkv.commands.context import Context
 from respkv.commands.table import resolve
 from respkv.keyspace.db import Db
-from respkv.reply import RespError, Simple
+from respkv.reply import OrderedSet, RespError, Simple
 from respkv.storage.bitcask import Bitcask
 
 Command = list[bytes]
@@ -150,6 +150,8 @@ def plain(reply: Any) -> Any:
         return ("+", reply.text)
     if isinstance(reply, RespError):
         return ("-", reply.text.encode(errors="surrogateescape"))
+    if isinstance(reply, OrderedSet):
+        return [plain(item) for item in reply.items]
     if isinstance(reply, list | AbstractSet):
         return [plain(item) for item in reply]
     if isinstance(reply, dict):
