@@ -90,7 +90,7 @@ def failover(directory: Path, kills: int) -> tuple[list[float], list[str]]:
     """Kills a leader `kills` times. Interruptions in ms, one per kill, shard it led and other node; and errors."""
     samples: list[float] = []
     errors: list[str] = []
-    with running_cluster(directory, **DEFAULTS, CLUSTER_FOLLOW_CLIENTS="no") as cluster:
+    with running_cluster(directory, **DEFAULTS) as cluster:
         keys = [cluster.keys_of_shard(shard, 1, "probe")[0] for shard in range(cluster.shard_count)]
         for kill in range(kills):
             leaders = cluster.leaders()
@@ -118,7 +118,7 @@ def rolling(directory: Path, rounds: int) -> tuple[list[float], list[str], int]:
     Leaders do not follow the clients, so that every node has one again before it is restarted.
     """
     pauses: list[float] = []
-    with running_cluster(directory, **DEFAULTS) as cluster:
+    with running_cluster(directory, **DEFAULTS, CLUSTER_FOLLOW_CLIENTS="no") as cluster:
         cluster.wait_home()
         keys = [cluster.keys_of_shard(shard, 1, "probe")[0] for shard in range(cluster.shard_count)]
         probes = [
