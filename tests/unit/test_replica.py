@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,3 +227,17 @@ def test_a_long_value_that_is_being_written_is_waited_for_before_its_file_is_clo
     if ends != "close":
         replica.close()
     journal.close()
+
+
+def test_a_repair_hands_leadership_over_and_only_a_stop_takes_it_no_more(
+    config: Config, make_replica: Callable[..., Replica]
+) -> None:
+    replica: Any = make_replica(Journal.open(config.dir / "journal", [0]), ("n1", "n2", "n3"))
+    replica.group = group = Leading()
+    elections: Any = SimpleNamespace(stands=True)
+    elections.stand_aside = lambda: setattr(elections, "stands", False)
+    group.elections = elections  # type: ignore[attr-defined]
+    replica._prepare_repair()
+    assert (group.handed_to, elections.stands) == (["n2"], True)
+    replica.step_aside()
+    assert (group.handed_to, elections.stands) == (["n2", "n2"], False)
