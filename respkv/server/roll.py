@@ -8,20 +8,22 @@ and as durable as any write.
 | kind         | fields after (kind, shard) |                                                                  |
 | ------------ | -------------------------- | ---------------------------------------------------------------- |
 | `USERS_TELL` | version, content           | to each node when there is a new version, and over each new link |
-| `USERS_HAVE` | version                    | what the sender enforces from now on                             |
+| `USERS_HAVE` | version                    | what the sender, who tells is one too, enforces from now on      |
 
-A change is answered when every node that this one has a link to enforces it, by its own word. A node without a link to
-this one enforces it as soon as it has a link to any node that does, or (it holds a replica of shard 0) applies the
+A change is answered when this node and, by their own word, all that it has a link to enforce it. A node without a link
+to this one enforces it as soon as it has a link to any node that does, or (it holds a replica of shard 0) applies the
 entry. A node that starts first listens to the others, for a moment, and then for clients.
 
-Nodes that hold shard 0 find the record in its state when they start; others keep a copy in the file `users`:
-`version u64 | content | crc32 of all before it`. Who has neither lets nobody in before another node has told.
+Nodes that hold shard 0 find the record in its state when they start; others keep a copy in the file `users`, and say
+nothing of a version before they have it there: `version u64 | content | crc32 of all before it`. Who has neither lets
+nobody in before another node has told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -112,6 +114,7 @@ class Roll:
         self._heard = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._kept = 0  # the version in the file
+        self._keeping = False
 
     # -- start and stop
 
@@ -199,32 +202,52 @@ class Roll:
 
     async def _all_have(self, version: int) -> None:
         """Waits until every node that there is a link to enforces this version."""
-        while any(self._has.get(peer, -1) < version for peer in self._peers.links):
+        while not self._settled or any(self._said(peer) < version for peer in self._peers.links):
             self._heard.clear()
             await self._heard.wait()
 
     def _changed(self, record: SystemRecord) -> None:
         """There may be a new record: from this node's replica, another node, or a change of its own."""
-        try:
-            if self._access.take(record):
+        taken = self._take(record)
+        if self._settled:
+            if taken:
                 self._tell_all()
+        elif not self._keeping:
+            self._keeping = True
+            self._spawn(self._keep())
+
+    def _take(self, record: SystemRecord) -> bool:
+        try:
+            return self._access.take(record)
         except UsersError as error:
             log.warning("users_not_understood", version=record.version, reason=str(error))
+            return False
+
+    @property
+    def _settled(self) -> bool:
+        """Whether what is enforced here will be after a restart. Before that it is told to nobody."""
+        return self._replica is not None or self._kept == self._access.record.version
 
     # -- other nodes
 
+    def _said(self, peer: str) -> int:
+        return self._has.get(peer, -1)
+
     def _tell_all(self) -> None:
         for peer in self._peers.links:
-            if self._has.get(peer, -1) < self._access.record.version:
-                self._tell(peer)
+            if self._said(peer) < self._access.record.version:
+                self._say(peer)
 
-    def _tell(self, peer: str) -> None:
-        if self._access.known:
-            self._peers.send(peer, (USERS_TELL, SHARD, *self._access.record))
+    def _say(self, peer: str) -> None:
+        """Says what is enforced here, and what that is if the peer may not know."""
+        if self._access.known and self._settled:
+            record = self._access.record
+            told = self._said(peer) >= record.version
+            self._peers.send(peer, (USERS_HAVE, SHARD, record.version) if told else (USERS_TELL, SHARD, *record))
 
     def link_up(self, peer: str) -> None:
         self._has.pop(peer, None)
-        self._tell(peer)
+        self._say(peer)
 
     def link_down(self, peer: str) -> None:
         self._has.pop(peer, None)
@@ -233,36 +256,29 @@ class Roll:
     def receive(self, peer: str, message: Any) -> None:
         """Raises BadMessage: the link is to be broken."""
         require(message, SHAPES)
-        kind, _, version, *rest = message
-        if kind == USERS_HAVE:
-            self._has[peer] = version
-            self._heard.set()
-            return
-        self._has[peer] = version  # who tells enforces it
+        kind, _, version, *content = message
+        self._has[peer] = version
         self._heard.set()
-        self._changed(SystemRecord(version, *rest))
-        self._know()
-        if self._access.record.version > version:
-            self._tell(peer)
-        else:
-            self._confirm(peer)
+        if kind == USERS_TELL:
+            self._changed(SystemRecord(version, *content))
+            self._know()
+            self._say(peer)
 
-    def _confirm(self, peer: str) -> None:
-        """Says what is enforced here, and will be after a crash."""
-        version = self._access.record.version
-        if self._replica is None and version > self._kept:
-            self._spawn(self._keep_and_confirm(peer, self._access.record))
-        else:
-            self._peers.send(peer, (USERS_HAVE, SHARD, version))
-
-    async def _keep_and_confirm(self, peer: str, record: SystemRecord) -> None:
+    async def _keep(self) -> None:
+        """Writes the copy until it is that of the newest version, and then says so to all."""
         try:
-            await self._worker.run(lambda: self._write_file(record))
+            while not self._settled:
+                record = self._access.record
+                await self._worker.run(functools.partial(self._write_file, record))
+                self._kept = record.version
         except OSError:
             log.exception("users_file_not_written", file=str(self._file))
             return
-        self._kept = max(self._kept, record.version)
-        self._peers.send(peer, (USERS_HAVE, SHARD, record.version))
+        finally:
+            self._keeping = False
+        self._heard.set()
+        for peer in self._peers.links:
+            self._say(peer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -281,9 +297,9 @@ class Roll:
             log.error("users_file_damaged", file=str(self._file))
             return
         record = unpack(data[:-_CRC_BYTES])
-        self._changed(record)
-        self._kept = record.version
-        self._access.know()
+        if self._take(record):
+            self._kept = record.version
+            self._access.know()
 
     def _write_file(self, record: SystemRecord) -> None:
         data = pack(record)

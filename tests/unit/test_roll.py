@@ -45,7 +45,12 @@ class Shard:
 
 
 class OneWorker:
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+        self.free.set()
+
     async def run(self, job: Callable[[], None]) -> None:
+        await self.free.wait()
         job()
 
 
@@ -56,7 +61,9 @@ class Node:
         self.sent: list[tuple[str, Any]] = []
         self.links = SimpleNamespace(links=dict.fromkeys(peers), send=self._send)
         self.access = Access(Live(Config()), {})
-        arguments: Any = (self.access, shard, None, self.links, directory / "users", OneWorker(), Disk())
+        self.worker = OneWorker()
+        self.file = directory / "users"
+        arguments: Any = (self.access, shard, None, self.links, self.file, self.worker, Disk())
         self.roll = Roll(*arguments)
         self.roll.start()
 
@@ -143,6 +150,7 @@ def test_the_newest_record_wins_whoever_brings_it(tmp_path: Path) -> None:
         node.roll.receive("n2", [USERS_TELL, 0, 5, ALICE])
         assert node.access.known
         assert set(node.access.users) == {b"alice", b"default"}
+        await turns()
         assert ("n3", [USERS_TELL, 0, 5, ALICE]) in node.sent
         node.sent.clear()
         node.roll.receive("n3", [USERS_TELL, 0, 4, BOB])  # late: it is told what there is
@@ -170,6 +178,64 @@ def test_a_copy_is_on_the_disk_before_it_is_confirmed_and_read_at_the_next_start
         data[10] ^= 1
         (tmp_path / "users").write_bytes(data)
         assert not Node(tmp_path, Shard()).access.known  # a damaged copy lets nobody in
+
+    asyncio.run(scenario())
+
+
+def test_a_node_says_nothing_older_behind_something_newer(tmp_path: Path) -> None:
+    """A copy takes its time to be written; meanwhile somebody else may tell of what has changed since."""
+
+    async def scenario() -> None:
+        node = Node(tmp_path, Shard(), ("n2", "n3"))
+        node.worker.free.clear()
+        node.roll.receive("n2", [USERS_TELL, 0, 7, ALICE])
+        node.roll.receive("n3", [USERS_TELL, 0, 8, BOB])
+        await turns()
+        node.worker.free.set()
+        await turns()
+        assert node.sent == [("n2", [USERS_TELL, 0, 8, BOB]), ("n3", [USERS_HAVE, 0, 8])]
+
+    asyncio.run(scenario())
+
+
+def test_a_change_of_its_own_is_on_the_disk_before_it_is_answered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Shard())
+        node.worker.free.clear()
+        answers = node.add(b"bob")
+        await turns()
+        assert b"bob" in node.access.users
+        assert answers == []
+        node.worker.free.set()
+        await turns()
+        assert answers == [OK]
+        assert Node(tmp_path, Shard()).access.record == (1, BOB)
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_could_not_be_written_is_not_confirmed_but_tried_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Shard(), ("n2",))
+        node.file.mkdir()
+        node.roll.receive("n2", [USERS_TELL, 0, 5, ALICE])
+        await turns()
+        assert node.sent == []
+        node.file.rmdir()
+        node.roll.receive("n2", [USERS_TELL, 0, 5, ALICE])
+        await turns()
+        assert node.sent == [("n2", [USERS_HAVE, 0, 5])]
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_is_not_understood_lets_nobody_in(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Shard())
+        node.roll._write_file(SystemRecord(5, b"nonsense\n"))
+        again = Node(tmp_path, Shard())
+        assert not again.access.known
+        assert again.access.record.version == 0
 
     asyncio.run(scenario())
 
