@@ -14,6 +14,7 @@ has to have.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import itertools
 import os
@@ -22,7 +23,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -122,7 +123,8 @@ class Node:
             self._stop_metrics = metrics.serve(config.metrics_port, config.bind_addresses[0])
         await self.peers.start(config.bind_addresses, config.peer_port)
         _tame_collector()
-        self._tasks += [self._loop.create_task(self._tick()), self._loop.create_task(self._keep_up())]
+        self._keep_running(self._tick())
+        self._keep_running(self._keep_up())
         await self.server.roll.hear(len(self.topology.nodes) // 2, 2 * config.election_timeout_ms / 1000)
         if wants_intake(config):
             self.server.lending = Lending(self._loop, self.server)
@@ -158,8 +160,8 @@ class Node:
             config.cluster.secret.encode(),
             f"election-timeout-ms={config.election_timeout_ms}",
             deliver=self._deliver,
-            connected=self._link_up,
-            disconnected=self._link_down,
+            connected=functools.partial(self._or_fatal, self._link_up),
+            disconnected=functools.partial(self._or_fatal, self._link_down),
             dirty=self._schedule,
             tls=tls.peer_contexts(config),
         )
@@ -315,7 +317,7 @@ class Node:
             self.journal.sync_request = self._request_sync
         else:
             self.journal.sync_request = lambda _descriptors, _sequence: self._durable(self.journal.count_written())
-            self._tasks.append(self._loop.create_task(self._sync_every_second()))
+            self._keep_running(self._sync_every_second())
 
     def _request_sync(self, descriptors: tuple[int, ...], sequence: int) -> None:
         if self.journal.frame_bytes <= SYNC_BYTES_AT_ONCE:
@@ -449,6 +451,24 @@ class Node:
         sys.stderr.flush()
         os._exit(1)
 
+    def _or_fatal(self, action: Callable[[str], None], peer: str) -> None:
+        """What escapes has left somebody out who should have been told."""
+        try:
+            action(peer)
+        except Exception as error:  # noqa: BLE001
+            self.fatal(error)
+
+    def _keep_running(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until the node stops: without it the node is not whole."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.fatal(error)
+
+        task = self._loop.create_task(work)
+        task.add_done_callback(ended)
+        self._tasks.append(task)
+
     def stop(self) -> None:
         """Asks for an orderly stop."""
         self._stopping.set()
@@ -467,6 +487,7 @@ class Node:
         while time.monotonic() < end and self._busy():
             await asyncio.sleep(0.01)
             self._step_aside()  # should leadership have come back meanwhile
+        await self.peers.leave()
         for task in self._tasks:
             task.cancel()
         for connection in list(self.server.clients.values()):
@@ -488,9 +509,11 @@ class Node:
             replica.step_aside()
 
     def _busy(self) -> bool:
-        """Whether leadership is still here while somebody could take it, or a client waits for an outcome."""
-        leading = any(replica.group.leader and replica.group.transferring for replica in self.replicas.values())
-        return leading or any(connection.waiting for connection in self.server.clients.values())
+        """Whether leadership is still here while somebody could take it, or a client waits for an outcome, perhaps at
+        another node."""
+        replicas, clients = self.replicas.values(), self.server.clients.values()
+        leading = any(replica.group.leader and replica.group.transferring for replica in replicas)
+        return leading or any(r.proposer.owes for r in replicas) or any(client.waiting for client in clients)
 
 
 def wants_intake(config: Config) -> bool:

@@ -48,13 +48,16 @@ TURN_BUDGET = 1024
 
 HELLO = 250
 PING = 251
+LEAVING = 252  # the sender is about to stop, and nothing more is for it
+LEFT = 253  # the answer: nothing more comes
 
 
 class Link(asyncio.Protocol):
-    """One connection to another node. `name` is None until its HELLO has come."""
+    """One connection to another node. `name` is None until its HELLO has come; `parting` is whether its LEAVING has."""
 
     def __init__(self, peers: Peers, dialed: str | None) -> None:
         self.name: str | None = None
+        self.parting = False
         self.out: list[Message] = []
         self.heard_at = peers.loop.time()
         self.created_ms = time.time_ns() // 1_000_000
@@ -176,6 +179,10 @@ class Link(asyncio.Protocol):
             raise BadMessage("not a message")
         if message[0] == PING:
             self._peers.counts.received_pings += 1
+        elif message[0] == LEAVING:
+            self._peers.parting(self)
+        elif message[0] == LEFT:
+            self._peers.left(self)
         else:
             self._peers.deliver(str(self.name), message)
 

@@ -5,7 +5,8 @@ first message names the sender, its cluster and the fingerprint of its topology.
 may be on the way to that; the oldest of more is closed.
 
 Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and
-`disconnected` says so.
+`disconnected` says so. A node that stops in order asks the others first to send nothing more, and goes when it has
+answered what they had sent: so nobody has to wonder what became of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import structlog
 
 from respkv.cluster.frames import Message
-from respkv.cluster.link import DEAD_AFTER_S, PING, Link
+from respkv.cluster.link import DEAD_AFTER_S, LEAVING, LEFT, PING, Link
 from respkv.cluster.topology import Topology
 from respkv.listener import listen, relisten
 from respkv.tls import PeerContexts
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 
 HANDSHAKE_S = 5.0
 REFUSED_TOLD_S = 1.0
+LEAVE_S = 0.5
 HANDSHAKES_MAX = 128
 BACKLOG = 512
 
@@ -83,6 +85,8 @@ class Peers:
         self._greeting: dict[Link, asyncio.TimerHandle] = {}  # in the order of their coming
         self._refused: dict[str, tuple[float, int]] = {}  # by reason: when one was told of, and how many were not since
         self._servers: list[asyncio.Server] = []
+        self._staying: set[Link] = set()  # whose other ends may still send, though this node leaves
+        self._alone = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
@@ -106,6 +110,23 @@ class Peers:
         if tls is not None:
             self._servers = await relisten(self.loop, self._accept, self._servers, BACKLOG, tls.listens)
 
+    async def leave(self) -> None:
+        """Has the others send nothing more, and waits for what they had sent, but not for long."""
+        self._staying = {link for name, link in self.links.items() if self.send(name, (LEAVING,))}
+        self.flush()
+        if self._staying:
+            self._alone.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._alone.wait()
+        self.flush()
+        await asyncio.sleep(0)  # what was written leaves with the loop's turn
+
+    def _gone(self, link: Link) -> None:
+        self._staying.discard(link)
+        if not self._staying:
+            self._alone.set()
+
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -116,9 +137,10 @@ class Peers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def send(self, name: str, message: Message) -> bool:
-        """Joins this turn's frame to node `name`; False if there is no link (the message is dropped)."""
+        """Joins this turn's frame to node `name`; False if there is no link, or that node is about to stop (the message
+        is dropped)."""
         link = self.links.get(name)
-        if link is None:
+        if link is None or link.parting:
             return False
         if not link.out:
             self._waiting.append(link)
@@ -185,8 +207,18 @@ class Peers:
         self._connected(name)
         return None
 
+    def parting(self, link: Link) -> None:
+        """The other end is about to stop."""
+        self.send(str(link.name), (LEFT,))
+        link.parting = True
+
+    def left(self, link: Link) -> None:
+        """From the other end nothing more comes."""
+        self._gone(link)
+
     def lost(self, link: Link) -> None:
         self._over(link)
+        self._gone(link)
         name = link.name
         if name is not None and self.links.get(name) is link:
             del self.links[name]

@@ -99,9 +99,10 @@ class Access:
     def take(self, record: SystemRecord) -> bool:
         """Takes over a record of all users if it is newer than what is known here; whether it was.
 
-        Raises UsersError for one that no node makes.
+        Of two with the same version, as there are where one was lost, all nodes take the same. Raises UsersError for
+        one that no node makes.
         """
-        if record.version <= self.record.version:
+        if record <= self.record:
             return False
         users = Users.from_text(record.content, "users", self._own_default, lenient=True)
         self.record = record

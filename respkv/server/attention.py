@@ -27,14 +27,17 @@ _WHILE_SUBSCRIBED: Final = frozenset(
 def speaks(session: Session, args: Sequence[bytes]) -> bool:
     """Whether this is CLIENT REPLY ON or RESET, which are answered when nothing else is.
 
-    As in Redis, RESET is skipped as every command is, and a subscriber that may not send CLIENT REPLY hears nothing.
+    As in Redis, RESET is skipped as every command is, and a subscriber that may not send CLIENT REPLY hears nothing, as
+    does who has it queued.
     """
     words = [word.upper() for word in args[:3]]
     if len(args) != len(words):
         return False
     if words == [b"RESET"]:
         return session.muted == SILENT
-    return words == [b"CLIENT", b"REPLY", b"ON"] and (session.subscriptions is None or session.protocol == 3)
+    if words != [b"CLIENT", b"REPLY", b"ON"] or session.transaction is not None:
+        return False
+    return session.subscriptions is None or session.protocol == 3
 
 
 def must_wait(connection: Connection, args: list[bytes]) -> bool:

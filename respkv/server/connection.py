@@ -296,7 +296,8 @@ class Connection(PlainCommands):
         long = False
         while waiting and waiting[0].pending == 0:
             burst = waiting.popleft()
-            self.open_bytes -= burst.size
+            if type(burst) is not LonePuts:  # whose size is that of all its clients' commands
+                self.open_bytes -= burst.size
             data = burst.wire()
             if isinstance(data, bytes):
                 out.append(data)

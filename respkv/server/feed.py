@@ -2,17 +2,17 @@
 
 A node that caches tells all others so (`WANTS`). From then on each leader sends it the keys of every entry that it
 applies, in order, and ten times per second that there was nothing else (`CHANGED` without keys). What a leader says
-bears its term, and a generation that moves when something for this node had to be dropped. `Tracking.doubt` is called
-when it is not certain that a shard's changes have all come:
+bears its term, and a generation that moves when something for this node had to be dropped, or this node did not want to
+hear for a while. `Tracking.doubt` is called when it is not certain that a shard's changes have all come:
 
 - the link to the node that they came from broke;
 - they come from another leader, in another term or generation than before;
 - nothing has come for `SILENT_S`. A leader that no majority follows any more keeps silent.
 
-Why that is enough: a client's read is remembered before it is sent to the leader, and the leader knows by then that
-this node caches, as the link keeps order. Whatever that leader applies later is sent here or puts the link, and so
-the shard, in doubt; what another leader applies bears another term. So a cached value may be stale for as long as a
-message is on its way; for about `SILENT_S` more where this node is cut off from the leader; never for good.
+Why that is enough: a client's read is remembered before it is sent to the leader. Whatever that leader applies later is
+sent here or puts the link, and so the shard, in doubt; if it learns only later that this node caches, what it says
+first does. What another leader applies bears another term. So a cached value may be stale for as long as a message is
+on its way; for about `SILENT_S` more where this node is cut off from the leader; never for good.
 """
 
 from __future__ import annotations
@@ -74,12 +74,17 @@ class Feed:
     def _send(self, peer: str, shard: int, term: int, keys: list[tuple[bytes, bytes]], whole: bool) -> None:
         generation = self._generations.get((peer, shard), 0)
         if not self._news.send(peer, (CHANGED, shard, term, generation, whole, keys)):
-            self._generations[peer, shard] = generation + 1
+            self._miss(peer, shard)
+
+    def _miss(self, peer: str, shard: int) -> None:
+        self._generations[peer, shard] = self._generations.get((peer, shard), 0) + 1
 
     def watched_by(self, peer: str, wants: bool) -> None:
         """Node `peer` has clients that cache, or none any more."""
         if not wants:
             self.watchers.discard(peer)
+            for proposer in self._proposers:
+                self._miss(peer, proposer.shard)
             return
         self.watchers.add(peer)
         for shard, term in self._led():

@@ -6,6 +6,7 @@ Only the leader knows how far its followers are, so a node asks the leaders of t
 | -------------- | --------------------------------------------------------------------------------- |
 | `HOLDERS_ASK`  | request, index (0: the newest entry that the leader has)                            |
 | `HOLDERS_TELL` | request, index, followers that have it on their disks (as `appendfsync` says)       |
+| `HOLDERS_HINT` | request, (leader, term) or None: the sender does not lead                           |
 
 A question that is not answered in `ASK_S` counts as "none", and is asked again.
 """
@@ -18,10 +19,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from respkv.border import Count, Shape, require
+from respkv.shard.border import Hint
 from respkv.shard.proposer import Proposer
 
 HOLDERS_ASK = 30
 HOLDERS_TELL = 31
+HOLDERS_HINT = 32
 
 ASK_S = 0.5
 POLL_S = 0.01
@@ -40,7 +43,12 @@ class Tell(Shape):
     followers: Count
 
 
-SHAPES: Final[dict[int, type[Shape]]] = {HOLDERS_ASK: Ask, HOLDERS_TELL: Tell}
+class Elsewhere(Shape):
+    request: Count
+    leader: Hint
+
+
+SHAPES: Final[dict[int, type[Shape]]] = {HOLDERS_ASK: Ask, HOLDERS_TELL: Tell, HOLDERS_HINT: Elsewhere}
 
 
 class Holders:
@@ -52,7 +60,7 @@ class Holders:
         self._proposers = proposers
         self._send = send
         self._requests = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Answer]] = {}
+        self._asked: dict[int, asyncio.Future[Answer | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -90,18 +98,21 @@ class Holders:
 
     async def _ask(self, shard: int, index: int) -> Answer:
         """(index, followers that have it); (`index`, 0) if no leader can be asked."""
-        leader = self._proposers[shard].leader()
+        proposer = self._proposers[shard]
+        leader = proposer.leader()
         if leader is None:
             return index, 0
         if leader[0] == self._node:
             return self._count(shard, index) or (index, 0)
         request = next(self._requests)
         if not self._send(leader[0], (HOLDERS_ASK, shard, request, index)):
+            proposer.no_leader_at(leader[0])
             return index, 0
         answer = self._asked[request] = asyncio.get_running_loop().create_future()
         try:
-            return await asyncio.wait_for(answer, ASK_S)
+            return await asyncio.wait_for(answer, ASK_S) or (index, 0)
         except TimeoutError:
+            proposer.no_leader_at(leader[0])
             return index, 0
         finally:
             del self._asked[request]
@@ -118,10 +129,19 @@ class Holders:
     def receive(self, peer: str, message: Any) -> None:
         """A question or an answer of node `peer`. Raises BadMessage: the link is to be broken."""
         require(message, SHAPES)
-        kind, shard, request, index, *rest = message
-        if kind == HOLDERS_TELL:
-            asked = self._asked.get(request)
-            if asked is not None and not asked.done():
-                asked.set_result((index, rest[0]))
-        elif (answer := self._count(shard, index)) is not None:
-            self._send(peer, (HOLDERS_TELL, shard, request, *answer))
+        kind, shard, request, *rest = message
+        proposer = self._proposers[shard]
+        if kind == HOLDERS_ASK:
+            answer = self._count(shard, *rest)
+            hint = (HOLDERS_HINT, shard, request, proposer.leader())
+            self._send(peer, hint if answer is None else (HOLDERS_TELL, shard, request, *answer))
+            return
+        asked = self._asked.get(request)
+        if asked is None or asked.done():
+            return
+        if kind == HOLDERS_HINT:
+            proposer.note_hint(*rest)
+            asked.set_result(None)
+        else:
+            index, followers = rest
+            asked.set_result((index, followers))

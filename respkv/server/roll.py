@@ -3,7 +3,8 @@
 The record is one of shard 0's system records (`respkv.keyspace.system`): all users as text, with a version. ACL
 SETUSER, DELUSER and LOAD work out the new text from the newest version known here and propose it for exactly that
 version; if another change was first they begin again with its outcome. So changes are linearizable among themselves,
-and as durable as any write.
+and as durable as any write. Where writes need not be durable (`appendfsync no`), shard 0 may have lost what a node
+remembers: the next change is then made for the version that shard 0 has, and gets a number above both.
 
 | kind         | fields after (kind, shard) |                                                                  |
 | ------------ | -------------------------- | ---------------------------------------------------------------- |
@@ -36,7 +37,7 @@ from respkv.acl.users import Users, UsersError
 from respkv.border import Count, Shape, require
 from respkv.checksum import crc32
 from respkv.disk import Disk
-from respkv.keyspace.system import USERS, SystemRecord, pack, unpack
+from respkv.keyspace.system import NONE, USERS, SystemRecord, pack, unpack
 from respkv.offload import Worker
 from respkv.raft.log import Standing
 from respkv.reply import Reply, RespError
@@ -113,7 +114,7 @@ class Roll:
         self._has: dict[str, int] = {}  # by peer, the version that it said to enforce
         self._heard = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept = 0  # the version in the file
+        self._kept = NONE  # what is in the file
         self._keeping = False
 
     # -- start and stop
@@ -174,13 +175,16 @@ class Roll:
             reply = error.with_traceback(None)
         except TimeoutError:
             reply = errors.timeout("not every node has confirmed the change")
+        except asyncio.CancelledError:
+            reply = errors.timeout("the node stops")
+            raise
         except Exception:
             log.exception("users_change_failed")
         finally:
             answer(reply)
 
     async def _try_change(self, edit: Edit) -> Reply:
-        access = self._access
+        access, lost = self._access, None
         while True:
             users = access.users
             changed, reply = edit(users)
@@ -189,16 +193,19 @@ class Roll:
             refusal = self._proposer.refusal
             if refusal is not None and not errors.is_oom(refusal):  # no user is kept for want of memory
                 raise refusal
-            known, content = access.record.version, access.record_of(changed)
-            outcome = await _Proposal(self._proposer, system_op(USERS, known, content)).outcome
+            known = access.record.version if lost is None else lost
+            record = SystemRecord(access.record.version + 1, access.record_of(changed))
+            outcome = await _Proposal(self._proposer, system_op(USERS, known, record)).outcome
             if isinstance(outcome, RespError):
                 raise outcome
             if isinstance(outcome, int):
-                self._changed(SystemRecord(outcome, content))
-                await self._all_have(outcome)
+                self._changed(record)
+                await self._all_have(record.version)
                 return reply
             assert isinstance(outcome, list)
-            self._changed(SystemRecord(*outcome))  # somebody was faster
+            found = SystemRecord(*outcome)  # somebody was faster, or shard 0 has lost what is known here
+            self._changed(found)
+            lost = found.version if found.version < access.record.version else None
 
     async def _all_have(self, version: int) -> None:
         """Waits until every node that there is a link to enforces this version."""
@@ -226,7 +233,7 @@ class Roll:
     @property
     def _settled(self) -> bool:
         """Whether what is enforced here will be after a restart. Before that it is told to nobody."""
-        return self._replica is not None or self._kept == self._access.record.version
+        return self._replica is not None or self._kept == self._access.record
 
     # -- other nodes
 
@@ -260,8 +267,11 @@ class Roll:
         self._has[peer] = version
         self._heard.set()
         if kind == USERS_TELL:
-            self._changed(SystemRecord(version, *content))
+            told = SystemRecord(version, *content)
+            self._changed(told)
             self._know()
+            if told < self._access.record:
+                del self._has[peer]  # it is to be told
             self._say(peer)
 
     async def _keep(self) -> None:
@@ -270,7 +280,7 @@ class Roll:
             while not self._settled:
                 record = self._access.record
                 await self._worker.run(functools.partial(self._write_file, record))
-                self._kept = record.version
+                self._kept = record
         except OSError:
             log.exception("users_file_not_written", file=str(self._file))
             return
@@ -298,7 +308,7 @@ class Roll:
             return
         record = unpack(data[:-_CRC_BYTES])
         if self._take(record):
-            self._kept = record.version
+            self._kept = record
             self._access.know()
 
     def _write_file(self, record: SystemRecord) -> None:

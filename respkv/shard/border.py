@@ -36,7 +36,7 @@ Possible = Callable[[list[bytes]], bool]
 
 _Term = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
 _Args = Annotated[list[bytes], msgspec.Meta(min_length=1)]
-_Hint = tuple[str, int] | None
+Hint = tuple[str, int] | None
 
 _PLAIN_REPLIES: Final = frozenset((bytes, int, type(None), bool, float, RespError, NullArray, LongBulk))
 
@@ -192,7 +192,7 @@ def _check_outcome(status: int, content: Any) -> None:
             raise BadMessage("Outcome: the failure is no error")
     else:
         try:
-            msgspec.convert(content, _Hint)
+            msgspec.convert(content, Hint)
         except msgspec.ValidationError as error:
             raise BadMessage(f"Outcome: {error}") from None
 

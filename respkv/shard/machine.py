@@ -110,7 +110,7 @@ class Machine:
             if args[0] == EXEC_OP:
                 return is_possible(args, Machine.can_apply)
             if args[0] == SYSTEM_OP:
-                return len(args) == 4 and _is_version(args[2])
+                return len(args) == 5 and _is_version(args[2]) and _is_version(args[3])
             return args[0] in (EXPIRE_OP, EVICT_OP, WATCH_OP)
         return spec.kind == "data" and spec.fn is not None and spec.arity_ok(len(args))
 
@@ -301,13 +301,13 @@ class Machine:
                 return NULL_ARRAY
         return [self._run(command, context) for command in transaction.commands]
 
-    def _set_system_record(self, name: bytes, known: bytes, content: bytes) -> Reply:
-        """Replaces the record of which version `known` is the newest; replies the new version. If it is not the newest
-        any more nothing happens, and the reply is a list of the version and the content that are."""
+    def _set_system_record(self, name: bytes, known: bytes, version: bytes, content: bytes) -> Reply:
+        """Replaces the record of which version `known` is the newest by `version`, a later one, and replies that. If it
+        is not the newest any more nothing happens, and the reply is a list of the version and the content that are."""
         record = self.db.system_record(name)
-        if record.version != int(known):
+        if not int(known) == record.version < int(version):
             return [record.version, record.content]
-        record = SystemRecord(record.version + 1, content)
+        record = SystemRecord(int(version), content)
         self.db.set_system_record(name, record)
         self.on_system(name, record)
         return record.version
@@ -378,9 +378,9 @@ def _is_version(text: bytes) -> bool:
     return text.isdigit() and len(text) <= VERSION_DIGITS_MAX
 
 
-def system_op(name: bytes, known: int, content: bytes) -> list[bytes]:
-    """The command that changes a system record of version `known`."""
-    return [SYSTEM_OP, name, b"%d" % known, content]
+def system_op(name: bytes, known: int, record: SystemRecord) -> list[bytes]:
+    """The command that makes `record` of a system record of version `known`."""
+    return [SYSTEM_OP, name, b"%d" % known, b"%d" % record.version, record.content]
 
 
 def expire_run(keys: list[bytes]) -> Ops:

@@ -50,6 +50,12 @@ class Outcomes(Gathering):
         """The node that leads, as far as is known here, and its term (-1: not known)."""
         raise NotImplementedError
 
+    @property
+    def owes(self) -> bool:
+        """Whether another node waits to be told what became of its batch."""
+        proposed = [batch for _, batches in self._proposals.values() for batch in batches]
+        return any(batch.origin is not None for batch in self._queue + proposed)
+
     def _close_batch(self) -> None:
         """Moves what was gathered to the end of the queue."""
         if self._parts:
@@ -142,13 +148,13 @@ class Outcomes(Gathering):
         self._give_up_untold()
 
     def _give_up_untold(self) -> None:
-        """Ends what neither the log of this replica nor the node that was asked can tell the outcome of."""
+        """Ends what neither a log of this node nor the node that was asked can tell the outcome of."""
         for request in [r for r, batch in self._forwards.items() if batch.unseen and batch.lost]:
             self._fail_unseen(self._forwards.pop(request))
 
     def _fail_unseen(self, batch: Batch) -> None:
         self._mark_overtaken(batch)
-        self._fail(batch, errors.timeout("this replica was replaced by a snapshot"))
+        self._fail(batch, errors.timeout("the link to the leader broke"))
 
     def _end_late(self, now: float) -> None:
         """Ends the batches that have waited too long."""

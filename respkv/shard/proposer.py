@@ -423,7 +423,7 @@ class Proposer(Outcomes):
             self._settle(batch, replies)
         for node, request, _, _ in entry.origins:
             if node == self._node and request in self._forwards:
-                self._settle(self._forwards.pop(request), replies)
+                self._settle_forwarded(request, replies)
         if term > self._applied_term:
             self._applied_term = term
             self._resolve_older(term)
@@ -453,9 +453,12 @@ class Proposer(Outcomes):
         elif entry.origins and self._forwards:
             for node, request, first, ops in entry.origins:
                 if node == self._node and request in self._forwards:
-                    batch = self._forwards.pop(request)
-                    self._mark_overtaken(batch)
-                    self._settle(batch, replies[first : first + ops])
+                    self._settle_forwarded(request, replies[first : first + ops])
+
+    def _settle_forwarded(self, request: int, replies: list[Any]) -> None:
+        batch = self._forwards.pop(request)
+        self._mark_overtaken(batch)
+        self._settle(batch, replies)
 
     # -- forwarding
 
@@ -472,13 +475,20 @@ class Proposer(Outcomes):
         if leader is None or leader[0] == self._node:
             return
         name, term = leader
-        while (self._parts or self._queue) and self._has_room(len(self._forwards), term):
+        while (self._parts or self._queue) and self._has_room(self._forwards_under_way(), term):
             if not self._forward_batch(name, term):
                 return
         if self._reads:
             self._request += 1
             if not self._reads.forward(name, term, self._request):
-                self._no_link_to(name)
+                self.no_leader_at(name)
+
+    def _forwards_under_way(self) -> int:
+        """How many may still be answered by the node that they were sent to."""
+        lost = 0
+        for batch in self._forwards.values():
+            lost += batch.lost
+        return len(self._forwards) - lost
 
     def _forward_batch(self, name: str, term: int) -> bool:
         self._close_batch()
@@ -489,15 +499,17 @@ class Proposer(Outcomes):
         if batch.body:
             message = (FORWARD_LONG, *message[1:], Parts(batch.body))
         if not self.send(name, message):
-            self._no_link_to(name)
+            self.no_leader_at(name)
             return False
         del self._queue[0]
         batch.term, batch.target = term, name
+        batch.unseen = self.group is None
         self._forwards[self._request] = batch
         return True
 
-    def _no_link_to(self, name: str) -> None:
-        """A node without a replica asks the next one, at the next tick: it has only hints to go by."""
+    def no_leader_at(self, name: str) -> None:
+        """Node `name` cannot be asked. One without a replica asks the next one, at the next tick: it has only hints to
+        go by."""
         if self.group is None and self._hint[0] == name:
             self.note_hint(None)
 
@@ -628,11 +640,7 @@ class Proposer(Outcomes):
         for batch in self._forwards.values():
             batch.lost = batch.lost or batch.target == peer
         self._give_up_untold()
-        if self.group is None and peer == self._hint[0]:
-            self.note_hint(None)
-            forwards, self._forwards = self._forwards, {}
-            for batch in forwards.values():
-                self._fail(batch, errors.timeout("the leader's node was lost"))
+        self.no_leader_at(peer)
         self.wake()
 
     # -- time

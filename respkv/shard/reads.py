@@ -13,6 +13,7 @@ have to be asked again, because it was too much at once or nobody leads there, n
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from respkv import errors
@@ -45,6 +46,11 @@ class _Nobody(Part):
 
 
 _NOBODY: Final = _Nobody()
+
+
+def _left(read: Read) -> Read:
+    """Stands for a read in what another node was asked when nobody waits for that answer any more."""
+    return Read(_NOBODY, read.token, read.args, read.asked_at, math.inf)
 
 
 def _put_before(batch: Batch, reads: list[Read]) -> None:
@@ -186,7 +192,7 @@ class Reads:
         for place, read in enumerate(asked):
             if read.part.client in clients:
                 moved.append(read)
-                asked[place] = Read(_NOBODY, read.token, read.args, read.asked_at, read.deadline)
+                asked[place] = _left(read)
         moved += [read for read in self.waiting if read.part.client in clients]
         self.waiting = [read for read in self.waiting if read.part.client not in clients]
         if moved:
@@ -231,7 +237,7 @@ class Reads:
             self._ask_again(reads[len(content) :])
 
     def _ask_again(self, reads: list[Read]) -> None:
-        self.waiting = reads + self.waiting
+        self.waiting = [read for read in reads if read.part is not _NOBODY] + self.waiting
         self._proposer.wake()
 
     def on_later(self, request: int, value_bytes: int) -> None:
@@ -248,14 +254,21 @@ class Reads:
     def recall(self) -> None:
         """Another node leads now, perhaps this one: what the last one was asked waits for that one."""
         if self.asked is not None:
-            self.waiting, self.asked = self.asked.reads + self.waiting, None
+            reads, self.asked = self.asked.reads, None
+            self._ask_again(reads)
 
     def tick(self, now: float) -> None:
-        """Ends what has waited too long."""
-        late = [read for read in self.waiting if read.deadline <= now]
-        if late:
-            self.waiting = [read for read in self.waiting if read.deadline > now]
-        if self.asked is not None and self.asked.reads[0].deadline <= now:
-            late, self.asked = self.asked.reads + late, None
+        """Ends what has waited too long, and asks the leader that there is now what was asked of another."""
+        leader, asked, late = self._proposer.leader(), self.asked, []
+        if asked is not None:
+            late = [read for read in asked.reads if read.deadline <= now]
+            if late:
+                asked.reads[:] = [_left(read) if read.deadline <= now else read for read in asked.reads]
+            if all(read.part is _NOBODY for read in asked.reads):
+                self.asked = None
+            elif leader is not None and leader != (asked.name, asked.term):
+                self.recall()
+        late += [read for read in self.waiting if read.deadline <= now]
+        self.waiting = [read for read in self.waiting if read.deadline > now]
         for read in late:
             read.answer(errors.cluster_down())

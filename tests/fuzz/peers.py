@@ -16,7 +16,7 @@ from respkv.checksum import crc32
 from respkv.cluster.codec import decode, encode
 from respkv.cluster.frames import FRAGMENT, LAST, RAW
 from respkv.cluster.handshake import MAGIC, Handshake, HandshakeError
-from respkv.cluster.link import HELLO, PING, Link
+from respkv.cluster.link import HELLO, LEAVING, LEFT, PING, Link
 from respkv.cluster.peers import Peers
 from respkv.cluster.topology import Node, Shard, Topology
 from respkv.config import load
@@ -37,7 +37,7 @@ from respkv.server.announce import ANNOUNCE, Endpoints
 from respkv.server.channels import CHANNEL, PATTERN, Channels
 from respkv.server.evict import SHARD_FULL, Evictor
 from respkv.server.feed import Feed
-from respkv.server.holders import HOLDERS_ASK, HOLDERS_TELL, Holders
+from respkv.server.holders import HOLDERS_ASK, HOLDERS_HINT, HOLDERS_TELL, Holders
 from respkv.server.messaging import Messaging
 from respkv.server.notify import Notifier
 from respkv.server.pause import Pause
@@ -173,7 +173,8 @@ def frames_after_the_handshake(rng: Random) -> None:
         hello = bend(rng, hello)
     stream = other.take_output() + frame(encode([hello]))
     for _ in range(rng.randrange(6)):
-        content: Any = [[PING], [rng.randrange(30), 0, *(anything(rng) for _ in range(rng.randrange(5)))], [PING]]
+        said = [rng.randrange(30), 0, *(anything(rng) for _ in range(rng.randrange(5)))]
+        content: Any = [[PING], said, [rng.choice((PING, LEAVING, LEFT))]]
         payload = encode(bend(rng, content) if rng.randrange(2) else content)
         if rng.randrange(4) == 0:
             payload = mutate(rng, payload)
@@ -280,6 +281,7 @@ def proposers_message(rng: Random, replica: Replica, requests: list[int]) -> lis
             [border.READ_LATER, 0, request, 1 << 20],
             [HOLDERS_ASK, 0, 1, rng.choice((0, 5))],
             [HOLDERS_TELL, 0, 1, 5, 2],
+            [HOLDERS_HINT, 0, 1, rng.choice((None, ("n2", term)))],
             [SHARD_FULL, 0, rng.random() < 0.5],
             [ANNOUNCE, 0, rng.choice(("", "10.0.0.9")), rng.choice((0, 7001)), rng.choice(("", "n2.example"))],
             [USERS_TELL, 0, rng.randrange(9), rng.choice((b"", b"user a on >x ~k* (+get &c)\nuser default off\n"))],

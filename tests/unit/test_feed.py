@@ -220,6 +220,14 @@ def test_what_was_dropped_for_a_node_that_does_not_read_moves_its_generation(now
     assert node.peers.sent == [("b", (CHANGED, 0, 3, 1, False, []))]
 
 
+def test_what_was_not_wanted_for_a_while_moves_the_generation_too(now: Now) -> None:
+    """Wishes and changes of other shards do not wait for each other on a link: one may hear of no pause in between."""
+    leader = Node(now, led=(0,))
+    for wants in (True, False, True):
+        leader.feed.watched_by("a", wants=wants)
+    assert leader.peers.sent == [("a", (CHANGED, 0, 3, generation, False, [])) for generation in (0, 1)]
+
+
 def test_being_ready_means_to_hear_of_every_shard(now: Now) -> None:
     node, ready = Node(now), []
     assert not node.feed.begin()

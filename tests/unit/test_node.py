@@ -6,6 +6,7 @@ import asyncio
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
 
@@ -37,6 +38,51 @@ def test_as_many_files_are_allowed_as_can_be_because_data_files_need_them_too(
 def test_a_node_that_waits_for_its_end_gives_away_what_comes_back_to_it() -> None:
     stopping: Any = MagicMock()
     stopping._busy.side_effect = [True, True, False]
-    stopping.peers.stop = AsyncMock()
+    stopping.peers.leave, stopping.peers.stop = AsyncMock(), AsyncMock()
     asyncio.run(Node._shut_down(stopping))
     assert stopping._step_aside.call_count == 3
+
+
+@pytest.mark.parametrize(
+    ("leads", "owes", "waits", "busy"),
+    [(0, 0, 0, False), (1, 0, 0, True), (0, 1, 0, True), (0, 0, 1, True)],
+)
+def test_a_node_stops_when_nobody_waits_for_it(leads: int, owes: int, waits: int, busy: bool) -> None:
+    group = SimpleNamespace(leader=bool(leads), transferring="n2")
+    replica = SimpleNamespace(group=group, proposer=SimpleNamespace(owes=bool(owes)))
+    client = SimpleNamespace(waiting=[object()] * waits)
+    node: Any = SimpleNamespace(replicas={0: replica}, server=SimpleNamespace(clients={1: client}))
+    assert Node._busy(node) is busy
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_must_not_end_ends_the_node(fails: bool) -> None:
+    """A tick that is not there any more would not be missed at once, but everything that waits for a deadline would."""
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        if fails:
+            raise OSError("no")
+
+    async def scenario() -> None:
+        node: Any = SimpleNamespace(_loop=asyncio.get_running_loop(), _tasks=[], fatal=failures.append)
+        Node._keep_running(node, work())
+        await asyncio.wait(node._tasks)
+        await asyncio.sleep(0)
+        if not fails:
+            Node._keep_running(node, asyncio.sleep(60))
+            node._tasks[-1].cancel()
+            await asyncio.wait(node._tasks)
+
+    failures: list[BaseException] = []
+    asyncio.run(scenario())
+    assert [str(error) for error in failures] == ["no"] * fails
+
+
+def test_a_peer_that_cannot_be_told_to_all_ends_the_node() -> None:
+    failures: list[BaseException] = []
+    node: Any = SimpleNamespace(fatal=failures.append)
+    told: dict[str, str] = {"n1": ""}
+    for peer in ("n1", "n2"):
+        Node._or_fatal(node, told.__delitem__, peer)
+    assert [type(error) for error in failures] == [KeyError]

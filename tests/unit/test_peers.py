@@ -19,7 +19,7 @@ from respkv.cluster.codec import decode, encode
 from respkv.cluster.frames import FRAGMENT_BYTES, LONG_BYTES, FrameReader, Parts
 from respkv.cluster.handshake import Handshake
 from respkv.cluster.link import HELLO, PING
-from respkv.cluster.peers import Peers
+from respkv.cluster.peers import LEAVE_S, Peers
 from respkv.cluster.topology import Node, Topology
 
 SECRET = b"secret"
@@ -54,8 +54,9 @@ class End:
             deliver=lambda peer, message: self.got.append((peer, message)),
             connected=lambda peer: self.events.append(f"+{peer}"),
             disconnected=lambda peer: self.events.append(f"-{peer}"),
-            dirty=lambda: None,
+            dirty=lambda: asyncio.get_running_loop().call_soon(self.peers.flush) if self.turns else None,
         )
+        self.turns = False
 
     async def start(self) -> End:
         await self.peers.start(["127.0.0.1"], self.port)
@@ -319,6 +320,53 @@ async def test_what_went_over_links_is_counted_and_outlives_them() -> None:
         one.peers.links["n2"].abort()
         await until(lambda: one.events == two_names(one, "n2", 1))
         assert counts.sent_bytes > before
+
+
+@in_a_loop
+async def test_who_leaves_hears_and_answers_what_was_sent_before_and_is_sent_nothing_more() -> None:
+    cluster = topology(free_ports(3))
+    one, two, three = ends = [End(cluster, f"n{number}") for number in (1, 2, 3)]
+    async with started(*ends):
+        for end in ends:
+            end.turns = True
+        await until(lambda: all(len(end.peers.links) == 2 for end in ends))
+        leaving = asyncio.create_task(two.peers.leave())
+        await asyncio.sleep(0)
+        assert one.say("n2", (20, 0, b"on its way"))
+        await until(lambda: one.peers.links["n2"].parting)
+        assert not one.say("n2", (20, 0, b"too late"))
+        await until(lambda: two.got == [("n1", [20, 0, b"on its way"])])
+        assert two.say("n1", (21, 0, b"answer"))
+        await leaving
+        await until(lambda: one.got == [("n2", [21, 0, b"answer"])])
+        assert one.events == ["+n2", "+n3"] or one.events == ["+n3", "+n2"]
+        assert one.say("n3", (20, 0, b"as ever"))
+        await two.peers.stop()
+        await until(lambda: one.events[2:] == ["-n2"] and "-n2" in three.events)
+
+
+@in_a_loop
+async def test_who_leaves_does_not_wait_long_for_one_that_says_nothing() -> None:
+    end = End(topology(free_ports(2)), "n2")
+    async with started(end):
+        stranger = await (await Stranger().dial(end.port)).hello(end, "n1")
+        before = asyncio.get_running_loop().time()
+        await end.peers.leave()
+        assert LEAVE_S <= asyncio.get_running_loop().time() - before < 10 * LEAVE_S
+        stranger.close()
+        await until(lambda: not end.peers.links)
+        await end.peers.leave()  # from nobody
+
+
+@in_a_loop
+async def test_two_that_leave_together_do_not_wait_for_each_other() -> None:
+    cluster = topology(free_ports(2))
+    one, two = End(cluster, "n1"), End(cluster, "n2")
+    async with started(one, two):
+        one.turns = two.turns = True
+        await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
+        async with asyncio.timeout(LEAVE_S / 2):
+            await asyncio.gather(one.peers.leave(), two.peers.leave())
 
 
 def two_names(end: End, other: str, broken: int) -> list[str]:

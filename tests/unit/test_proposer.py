@@ -10,9 +10,10 @@ import pytest
 
 from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
+from respkv.shard.long import LONG_BYTES
 from respkv.shard.machine import Watcher
-from respkv.shard.proposer import FORWARD, FORWARDED
-from tests.unit.raft_world import World, reads, writes
+from respkv.shard.proposer import FORWARD, FORWARDED, IN_FLIGHT_MAX
+from tests.unit.raft_world import Client, World, reads, writes
 from tests.unit.worlds import idle, outcome, watch, worlds
 
 
@@ -254,6 +255,47 @@ def test_what_is_less_than_a_batch_lost_with_its_link_does_not_wait_for_that(mak
     assert outcome(behind) == "applied"
 
 
+def test_a_batch_lost_with_its_link_is_not_proposed_behind_a_long_one_that_was_found_in_the_log(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    world.intercept = lambda source, target, message: message[0] != FORWARD
+    first = writes(world, origin, [b"first"])
+    world.run(0.02)
+    world.relink(leader.name, origin.name)
+    world.intercept = lambda source, target, message: message[0] != FORWARDED
+    second = Client(origin.name, [b"second"], first)
+    origin.proposer.join(second)
+    origin.proposer.put(0, b"second", b"v" * LONG_BYTES)
+    world.run_until(lambda: second.ended == 1)
+    world.intercept = lambda source, target, message: True
+    leader.group.transfer("c" if origin.name == "b" else "b")
+    world.settle(4)
+    assert origin.machine.ops == [b"second"]
+    assert (outcome(first), outcome(second)) == ("CLUSTERDOWN", "applied")
+    idle(world)
+
+
+def test_however_many_batches_were_lost_with_their_link_others_go(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    world.intercept = lambda source, target, message: message[0] != FORWARD
+    for number in range(IN_FLIGHT_MAX):
+        writes(world, origin, [b"%d" % number] * 2**number)
+        world.run(0.004)
+    assert len(origin.proposer._forwards) == IN_FLIGHT_MAX
+    world.relink(leader.name, origin.name)
+    world.intercept = lambda source, target, message: True
+    behind = writes(world, origin, [b"behind"])
+    world.run(0.1)
+    assert outcome(behind) == "applied"
+
+
 def test_a_batch_lost_with_its_leader_is_not_given_up_for_a_later_one_that_was_refused(
     make: Callable[..., World],
 ) -> None:
@@ -337,6 +379,22 @@ def test_a_forwarded_batch_whose_answer_never_comes_ends_as_may_have_been_applie
     world.run(2.3)
     assert outcome(client) == "TIMEOUT"
     idle(world)
+
+
+def test_a_leader_owes_other_nodes_the_outcome_of_what_they_forwarded(make: Callable[..., World]) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    world.intercept = lambda source, target, message: message[0] != ACK
+    writes(world, leader, [b"own"])
+    world.run(0.02)
+    assert not leader.proposer.owes
+    client = writes(world, world.followers()[0], [b"f"])
+    world.run(0.02)
+    assert leader.proposer.owes
+    world.intercept = lambda source, target, message: True
+    world.run_until(lambda: client.ended == 1)
+    assert not leader.proposer.owes
 
 
 def test_a_full_disk_of_the_leader_refuses_what_is_forwarded(make: Callable[..., World]) -> None:

@@ -92,6 +92,54 @@ def test_without_a_replica_a_lost_link_ends_the_batch_as_may_have_been_applied_a
     assert read.answers == {0: 7}
 
 
+def moved_on() -> tuple[Outside, Client]:
+    """A batch is with `a`, which has just said that `c` leads now."""
+    outside = Outside()
+    client = outside.write(b"1")
+    outside.proposer.read(Client("x", [b"r"]), 0, [b"READ"])
+    outside.proposer.pump()
+    outside.proposer.receive("a", [READ_DONE, 0, outside.sent[-1][1][2], REFUSED, ["c", 9]])
+    outside.proposer.pump()
+    return outside, client
+
+
+def test_a_batch_is_lost_with_the_node_that_it_went_to_and_nothing_waits_behind_it() -> None:
+    outside, first = moved_on()
+    outside.links.discard("a")
+    outside.proposer.link_lost("a")
+    assert outcome(first) == "TIMEOUT"
+    second = outside.write(b"2")
+    assert (outside.sent[-1][0], outside.sent[-1][1][0]) == ("c", FORWARD)
+    outside.proposer.receive("c", [FORWARDED, 0, outside.sent[-1][1][2], APPLIED, [1]])
+    assert outcome(second) == "applied"
+    assert outside.proposer.pending_bytes == 0
+
+
+def test_a_batch_is_not_lost_with_another_node_that_is_believed_to_lead() -> None:
+    outside, client = moved_on()
+    outside.links.discard("c")
+    outside.proposer.link_lost("c")
+    assert client.ended == 0
+    outside.proposer.receive("a", [FORWARDED, 0, outside.sent[0][1][2], APPLIED, [1]])
+    assert outcome(client) == "applied"
+
+
+def test_a_read_does_not_end_with_an_older_one_that_was_asked_with_it() -> None:
+    outside = Outside()
+    old, new = Client("x", [b"1"]), Client("x", [b"2"])
+    outside.proposer.read(old, 0, [b"READ", b"1"])
+    outside.turn(outside.proposer.timeout_s - 0.2)
+    outside.links.discard("a")
+    outside.proposer.link_lost("a")
+    outside.proposer.read(new, 0, [b"READ", b"2"])
+    outside.proposer.pump()
+    outside.turn(0.3)
+    assert outcome(old) == "CLUSTERDOWN"
+    assert new.ended == 0
+    outside.proposer.receive("b", [READ_DONE, 0, outside.sent[-1][1][2], APPLIED, [8, 7]])
+    assert (old.ended, new.answers) == (1, {0: 7})
+
+
 def test_a_read_is_not_answered_before_one_that_is_asked_again() -> None:
     outside = Outside()
     reads = [Client("x", [b"%d" % number]) for number in range(4)]

@@ -331,6 +331,21 @@ def test_reads_sent_to_a_leader_that_dies_are_asked_again(make: Callable[..., Wo
     assert outcome(client) == "applied"
 
 
+def test_a_read_sent_to_a_leader_that_stands_still_is_asked_again_when_there_is_another(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    leader.pause(30.0)
+    client = reads(origin)
+    world.run_until(lambda: origin.group.leader_id not in {None, leader.name})
+    world.run(0.2)
+    assert outcome(client) == "applied"
+    assert world.has_link(origin.name, leader.name)
+
+
 def test_reads_in_an_entry_whose_outcome_the_leader_does_not_learn_are_asked_again(
     make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -673,6 +673,7 @@ def test_replies_before_a_wait_do_not_wait(port: int, wire: Wire) -> None:
         "CLIENT REPLY SKIP/SUBSCRIBE c/QUIT",
         "SET a 1/CLIENT REPLY SKIP/SUBSCRIBE c/PING/UNSUBSCRIBE/GET a/QUIT",
         "SET a 1/CLIENT REPLY OFF/SSUBSCRIBE c/GET a/SUNSUBSCRIBE c/SET a 2/CLIENT REPLY ON/GET a/QUIT",
+        "CLIENT REPLY OFF/MULTI/CLIENT REPLY ON/DISCARD/PING/CLIENT REPLY ON/QUIT",
     ],
 )
 def test_confirmations_keep_their_place_in_a_pipeline_with_replies_off(port: int, original: int, stream: str) -> None:

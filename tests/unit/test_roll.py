@@ -36,10 +36,10 @@ class Shard:
     def write(self, part: Any, token: int, args: list[bytes]) -> None:
         if self.faster:
             self.record = SystemRecord(self.record.version + 1, self.faster.pop(0))
-        _, _, known, content = args
+        _, _, known, version, content = args
         reply: Reply = [*self.record]
         if int(known) == self.record.version:
-            self.record = SystemRecord(self.record.version + 1, content)
+            self.record = SystemRecord(int(version), content)
             reply = self.record.version
         asyncio.get_running_loop().call_soon(part.put, token, reply)
 
@@ -236,6 +236,52 @@ def test_a_copy_that_is_not_understood_lets_nobody_in(tmp_path: Path) -> None:
         again = Node(tmp_path, Shard())
         assert not again.access.known
         assert again.access.record.version == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_shard_0_has_lost_is_made_again_by_the_next_change(tmp_path: Path) -> None:
+    """All nodes lost power, and writes needed not be durable: a copy of the record is, always."""
+
+    async def scenario() -> None:
+        shard = Shard()
+        shard.record = SystemRecord(3, b"")
+        node = Node(tmp_path, shard)
+        node.roll.receive("n2", [USERS_TELL, 0, 9, ALICE])
+        answers = node.add(b"bob")
+        await turns()
+        assert answers == [OK]
+        assert shard.record == (10, ALICE + BOB)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("first", [ALICE, BOB])
+def test_of_two_records_of_the_same_version_all_take_the_same(tmp_path: Path, first: bytes) -> None:
+    async def scenario() -> None:
+        second = BOB if first is ALICE else ALICE
+        node = Node(tmp_path, Shard(), ("n2", "n3"))
+        node.roll.receive("n2", [USERS_TELL, 0, 9, first])
+        await turns()
+        node.sent.clear()
+        node.roll.receive("n3", [USERS_TELL, 0, 9, second])
+        await turns()
+        assert node.access.record == (9, BOB)
+        answer = [USERS_TELL, 0, 9, BOB] if first is BOB else [USERS_HAVE, 0, 9]
+        assert node.sent[-1] == ("n3", answer)
+        assert Node(tmp_path, Shard()).access.record == (9, BOB)
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_a_change_when_the_node_stops_is_told_that_it_may_have_been_made(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Shard(), ("n2",))
+        answers = node.add(b"bob")
+        await turns()
+        node.roll.stop()
+        await turns()
+        assert [str(answer).split()[0] for answer in answers] == ["TIMEOUT"]
 
     asyncio.run(scenario())
 

@@ -11,6 +11,7 @@ import pytest
 from respkv import errors
 from respkv.commands.spread import Spread
 from respkv.server.burst import Burst, Convoy, LonePuts, Pushed, PutBurst
+from respkv.server.connection import Connection
 from respkv.server.dispatch import Call, Spanning, has_open_writes
 from respkv.server.steps import Steps
 
@@ -96,6 +97,16 @@ def test_sets_that_came_alone_get_the_same_reply_at_once_or_in_their_turn(fails:
     assert finished == others
     assert all(connection.waiting[0] is puts for connection in others)
     assert puts.wire().startswith(b"-TIMEOUT" if fails else b"+OK\r\n")
+
+
+def test_replies_in_their_turn_leave_no_bytes_open() -> None:
+    """A SET that came alone was never counted, and has the size of all that joined it."""
+    puts = LonePuts()
+    puts.size = 1000
+    burst = PutBurst(cast("Any", None), 10, b"\0")
+    client: Any = SimpleNamespace(waiting=deque([puts, burst]), open_bytes=10, _running=True, _write=lambda _: None)
+    Connection.flush(client)
+    assert client.open_bytes == 0
 
 
 def test_what_a_command_that_waits_brings_into_the_log_later_is_open_for_those_behind_it() -> None:

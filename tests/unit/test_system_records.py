@@ -35,6 +35,10 @@ def apply(machine: Machine, *commands: list[bytes]) -> list[object]:
     return machine.apply(machine.applied + 1, 1, Entry(1, 2, [], [Ops(list(commands))]))
 
 
+def replaced(known: int, content: bytes) -> list[bytes]:
+    return system_op(NAME, known, SystemRecord(known + 1, content))
+
+
 def digest_of(machine: Machine) -> object:
     steps = digest(machine.db)
     while True:
@@ -48,12 +52,14 @@ def test_a_change_names_the_version_that_it_replaces(machine: Machine) -> None:
     told: list[tuple[bytes, SystemRecord]] = []
     machine.on_system = lambda name, record: told.append((name, record))
     assert machine.db.system_record(NAME) == NONE
-    assert apply(machine, system_op(NAME, 0, b"first")) == [1]
-    assert apply(machine, system_op(NAME, 0, b"late")) == [[1, b"first"]]
-    assert apply(machine, system_op(NAME, 1, b"second"), system_op(NAME, 1, b"late")) == [2, [2, b"second"]]
+    assert apply(machine, replaced(0, b"first")) == [1]
+    assert apply(machine, replaced(0, b"late")) == [[1, b"first"]]
+    assert apply(machine, replaced(1, b"second"), replaced(1, b"late")) == [2, [2, b"second"]]
     assert machine.db.system_record(NAME) == (2, b"second")
+    assert apply(machine, system_op(NAME, 2, SystemRecord(2, b"no later one"))) == [[2, b"second"]]
     assert told == [(NAME, SystemRecord(1, b"first")), (NAME, SystemRecord(2, b"second"))]
     assert machine.db.system_record(b"other") == NONE
+    assert apply(machine, system_op(NAME, 2, SystemRecord(9, b"later by far"))) == [9]
 
 
 def test_no_key_of_a_client_is_that_of_a_record() -> None:
@@ -69,7 +75,7 @@ def test_keys_of_clients_are_in_the_buckets_of_their_slots(key: bytes) -> None:
 
 def test_a_record_is_in_no_count_list_or_digest(machine: Machine) -> None:
     empty = digest_of(machine)
-    apply(machine, system_op(NAME, 0, b"x"))
+    apply(machine, replaced(0, b"x"))
     assert digest_of(machine) == empty
     db = machine.db
     assert (len(db), len(machine.cask), list(db.keys()), list(machine.cask)) == (0, 0, [], [])
@@ -86,16 +92,16 @@ def test_a_record_is_in_no_count_list_or_digest(machine: Machine) -> None:
 
 
 def test_flushall_leaves_it(machine: Machine) -> None:
-    apply(machine, system_op(NAME, 0, b"x"), [b"SET", b"k", b"v"])
+    apply(machine, replaced(0, b"x"), [b"SET", b"k", b"v"])
     apply(machine, [b"FLUSHALL"])
     assert machine.db.system_record(NAME) == (1, b"x")
-    assert apply(machine, [b"FLUSHALL"], system_op(NAME, 1, b"y"), [b"FLUSHALL"], [b"DBSIZE"])[3] == 0
+    assert apply(machine, [b"FLUSHALL"], replaced(1, b"y"), [b"FLUSHALL"], [b"DBSIZE"])[3] == 0
     assert machine.db.system_record(NAME) == (2, b"y")
 
 
 def test_it_survives_restarts_merges_and_copies(tmp_path: Path) -> None:
     machine = Machine(opened(tmp_path / "a"))
-    apply(machine, system_op(NAME, 0, b"x" * 1000))
+    apply(machine, replaced(0, b"x" * 1000))
     for number in range(60):  # several files, nearly all of them dead
         apply(machine, [b"SET", b"k%d" % (number % 3), b"v" * 100_000])
     apply(machine, [b"FLUSHALL"])
@@ -120,12 +126,13 @@ def test_it_survives_restarts_merges_and_copies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "possible"),
     [
-        (system_op(NAME, 7, b"x"), True),
-        (system_op(NAME, 7, b"x")[:3], False),
-        ([*system_op(NAME, 7, b"x"), b""], False),
-        ([b"\0system", NAME, b"-1", b"x"], False),
-        ([b"\0system", NAME, b"", b"x"], False),
-        ([b"\0system", NAME, b"9" * 19, b"x"], False),
+        (replaced(7, b"x"), True),
+        (replaced(7, b"x")[:3], False),
+        ([*replaced(7, b"x"), b""], False),
+        ([b"\0system", NAME, b"-1", b"8", b"x"], False),
+        ([b"\0system", NAME, b"", b"8", b"x"], False),
+        ([b"\0system", NAME, b"9" * 19, b"8", b"x"], False),
+        ([b"\0system", NAME, b"7", b"9" * 19, b"x"], False),
     ],
 )
 def test_what_another_node_may_ask_for(args: list[bytes], possible: bool) -> None:
