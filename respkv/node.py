@@ -432,7 +432,11 @@ class Node:
 
     def _watch_disk(self) -> None:
         """Refuses writes before the disk is full, so that reads, merges and recovery still work."""
-        free = shutil.disk_usage(self.config.dir).free
+        try:
+            free = shutil.disk_usage(self.config.dir).free
+        except OSError as error:
+            log.warning("disk_usage_unknown", reason=str(error))
+            return
         headroom = self.live.config.disk_headroom_bytes
         refusal = errors.misconf(f"less than {headroom >> 20} MiB of disk are free") if free < headroom else None
         for replica in self.replicas.values():
@@ -452,7 +456,7 @@ class Node:
         os._exit(1)
 
     def _or_fatal(self, action: Callable[[str], None], peer: str) -> None:
-        """What escapes has left somebody out who should have been told."""
+        """An exception leaves parts of the node that were not told: they would wait for ever."""
         try:
             action(peer)
         except Exception as error:  # noqa: BLE001
@@ -482,12 +486,13 @@ class Node:
         self._doors.close()
         self.server.holders.stop()
         self.server.roll.stop()
-        self._step_aside()
         end = time.monotonic() + STOP_S
-        while time.monotonic() < end and self._busy():
-            await asyncio.sleep(0.01)
-            self._step_aside()  # should leadership have come back meanwhile
+        await self._wait_while(self._is_wanted, end)
+        for connection in list(self.server.clients.values()):
+            connection.close_when_answered()
+        await self._wait_while(self._busy, end)
         await self.peers.leave()
+        await self._wait_while(self._owes, end)
         for task in self._tasks:
             task.cancel()
         for connection in list(self.server.clients.values()):
@@ -504,16 +509,28 @@ class Node:
         (self.config.dir / "respkv.pid").unlink(missing_ok=True)
         log.info("node_stopped", node=self.config.node)
 
+    async def _wait_while(self, condition: Callable[[], bool], end: float) -> None:
+        self._step_aside()
+        while time.monotonic() < end and condition():
+            await asyncio.sleep(0.01)
+            self._step_aside()  # should leadership have come back meanwhile
+
     def _step_aside(self) -> None:
         for replica in self.replicas.values():
             replica.step_aside()
 
+    def _is_wanted(self) -> bool:
+        """Whether leadership is still here while somebody could take it."""
+        return any(replica.group.leader and replica.group.transferring for replica in self.replicas.values())
+
+    def _owes(self) -> bool:
+        """Whether another node waits for an outcome."""
+        return any(replica.proposer.owes for replica in self.replicas.values())
+
     def _busy(self) -> bool:
-        """Whether leadership is still here while somebody could take it, or a client waits for an outcome, perhaps at
-        another node."""
-        replicas, clients = self.replicas.values(), self.server.clients.values()
-        leading = any(replica.group.leader and replica.group.transferring for replica in replicas)
-        return leading or any(r.proposer.owes for r in replicas) or any(client.waiting for client in clients)
+        """Whether anybody waits for this node."""
+        clients = self.server.clients.values()
+        return self._is_wanted() or self._owes() or any(client.waiting for client in clients)
 
 
 def wants_intake(config: Config) -> bool:

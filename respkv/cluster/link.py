@@ -48,8 +48,8 @@ TURN_BUDGET = 1024
 
 HELLO = 250
 PING = 251
-LEAVING = 252  # the sender is about to stop, and nothing more is for it
-LEFT = 253  # the answer: nothing more comes
+LEAVING = 252  # the sender is about to stop: send it nothing more
+LEFT = 253  # the answer: that was all
 
 
 class Link(asyncio.Protocol):
@@ -180,9 +180,9 @@ class Link(asyncio.Protocol):
         if message[0] == PING:
             self._peers.counts.received_pings += 1
         elif message[0] == LEAVING:
-            self._peers.parting(self)
+            self._peers.dismiss(self)
         elif message[0] == LEFT:
-            self._peers.left(self)
+            self._peers.said_all(self)
         else:
             self._peers.deliver(str(self.name), message)
 
@@ -199,7 +199,7 @@ class Link(asyncio.Protocol):
         for message in messages:
             if message[0] <= URGENT_KIND_MAX and not is_long(message):
                 at_once.append(message)
-            elif is_long(message) or shard_of(message) in behind:
+            elif is_long(message) or shard_of(message) in behind or message[0] == LEFT:
                 behind.add(shard_of(message))
                 in_turn.append(message)
             else:

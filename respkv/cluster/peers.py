@@ -5,8 +5,8 @@ first message names the sender, its cluster and the fingerprint of its topology.
 may be on the way to that; the oldest of more is closed.
 
 Delivery is at most once and in order while a link lasts; a link that breaks loses what was under way, and
-`disconnected` says so. A node that stops in order asks the others first to send nothing more, and goes when it has
-answered what they had sent: so nobody has to wonder what became of it.
+`disconnected` says so. A node that stops in order asks the others first to send nothing more, and waits for what they
+had sent (`LEAVE_S` at the most), so that it can be answered.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Peers:
         self._greeting: dict[Link, asyncio.TimerHandle] = {}  # in the order of their coming
         self._refused: dict[str, tuple[float, int]] = {}  # by reason: when one was told of, and how many were not since
         self._servers: list[asyncio.Server] = []
-        self._staying: set[Link] = set()  # whose other ends may still send, though this node leaves
-        self._alone = asyncio.Event()
+        self._sending: set[Link] = set()  # whose other ends may still send, though this node leaves
+        self._all_said = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
@@ -112,20 +112,15 @@ class Peers:
 
     async def leave(self) -> None:
         """Has the others send nothing more, and waits for what they had sent, but not for long."""
-        self._staying = {link for name, link in self.links.items() if self.send(name, (LEAVING,))}
+        self._sending = {link for name, link in self.links.items() if self.send(name, (LEAVING,))}
         self.flush()
-        if self._staying:
-            self._alone.clear()
+        if self._sending:
+            self._all_said.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
-                    await self._alone.wait()
+                    await self._all_said.wait()
         self.flush()
         await asyncio.sleep(0)  # what was written leaves with the loop's turn
-
-    def _gone(self, link: Link) -> None:
-        self._staying.discard(link)
-        if not self._staying:
-            self._alone.set()
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -207,18 +202,20 @@ class Peers:
         self._connected(name)
         return None
 
-    def parting(self, link: Link) -> None:
-        """The other end is about to stop."""
+    def dismiss(self, link: Link) -> None:
+        """The other end is about to stop: it gets what was sent so far."""
         self.send(str(link.name), (LEFT,))
         link.parting = True
 
-    def left(self, link: Link) -> None:
+    def said_all(self, link: Link) -> None:
         """From the other end nothing more comes."""
-        self._gone(link)
+        self._sending.discard(link)
+        if not self._sending:
+            self._all_said.set()
 
     def lost(self, link: Link) -> None:
         self._over(link)
-        self._gone(link)
+        self.said_all(link)
         name = link.name
         if name is not None and self.links.get(name) is link:
             del self.links[name]

@@ -1,8 +1,9 @@
 """Records of the system's own in a shard's replicated state: kept, copied and merged as keys are, but no client's.
 
 Their keys are longer than a client's may be, so no command can name them, and they lie in a bucket behind those of the
-slots, which nothing counts, lists or digests. FLUSHALL leaves them. Each has a version, which grows with each change;
-who changes one names the version that he knows, so that of two changes at once one is refused.
+slots, which nothing counts, lists or digests. FLUSHALL leaves them. Each has a version, which grows with each change,
+mostly by one; who changes one names the version that he knows, so that of two changes at once one is refused, and the
+next.
 
 | bytes | field   |                            |
 | ----- | ------- | -------------------------- |

@@ -470,6 +470,12 @@ class Connection(PlainCommands):
         self.fast = False
         self._backlog.clear()
 
+    def close_when_answered(self) -> None:
+        """The server stops: what was run is answered first, nothing more is run."""
+        self.close_after_replies()
+        if not self.waiting:
+            self._close()
+
     def close_now(self) -> None:
         """The server stops: what was written is still sent, nothing more is read."""
         self.closing = True

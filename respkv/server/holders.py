@@ -140,7 +140,7 @@ class Holders:
         if asked is None or asked.done():
             return
         if kind == HOLDERS_HINT:
-            proposer.note_hint(*rest)
+            proposer.refused(peer, *rest)
             asked.set_result(None)
         else:
             index, followers = rest

@@ -1,10 +1,10 @@
 """The cluster's record of users: how a change on one node becomes one on all, and what its answer says.
 
 The record is one of shard 0's system records (`respkv.keyspace.system`): all users as text, with a version. ACL
-SETUSER, DELUSER and LOAD work out the new text from the newest version known here and propose it for exactly that
-version; if another change was first they begin again with its outcome. So changes are linearizable among themselves,
-and as durable as any write. Where writes need not be durable (`appendfsync no`), shard 0 may have lost what a node
-remembers: the next change is then made for the version that shard 0 has, and gets a number above both.
+SETUSER, DELUSER and LOAD work out the new text from the newest version known here and propose it as the next one, to
+replace exactly that; if another change was first they begin again with its outcome. So changes are linearizable among
+themselves, and as durable as any write. Where these need not last (`appendfsync everysec`, `no`), shard 0 may have lost
+what a node remembers: the next change then replaces what shard 0 has, with a version above both.
 
 | kind         | fields after (kind, shard) |                                                                  |
 | ------------ | -------------------------- | ---------------------------------------------------------------- |
@@ -215,7 +215,10 @@ class Roll:
 
     def _changed(self, record: SystemRecord) -> None:
         """There may be a new record: from this node's replica, another node, or a change of its own."""
+        before = self._access.record.version
         taken = self._take(record)
+        if taken and record.version == before:
+            self._has.clear()  # who has that version may have the other one
         if self._settled:
             if taken:
                 self._tell_all()
@@ -271,7 +274,7 @@ class Roll:
             self._changed(told)
             self._know()
             if told < self._access.record:
-                del self._has[peer]  # it is to be told
+                self._has.pop(peer, None)  # it is to be told
             self._say(peer)
 
     async def _keep(self) -> None:

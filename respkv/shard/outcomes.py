@@ -52,7 +52,9 @@ class Outcomes(Gathering):
 
     @property
     def owes(self) -> bool:
-        """Whether another node waits to be told what became of its batch."""
+        """Whether another node waits to be told what became of its batch, and that may become known here."""
+        if self.leader() is None:
+            return False
         proposed = [batch for _, batches in self._proposals.values() for batch in batches]
         return any(batch.origin is not None for batch in self._queue + proposed)
 
@@ -154,7 +156,7 @@ class Outcomes(Gathering):
 
     def _fail_unseen(self, batch: Batch) -> None:
         self._mark_overtaken(batch)
-        self._fail(batch, errors.timeout("the link to the leader broke"))
+        self._fail(batch, errors.timeout("its outcome was lost with a link"))
 
     def _end_late(self, now: float) -> None:
         """Ends the batches that have waited too long."""
@@ -162,7 +164,9 @@ class Outcomes(Gathering):
             self._queue.remove(batch)
             self._fail(batch, errors.cluster_down())
         for request in [r for r, batch in self._forwards.items() if batch.deadline <= now]:
-            self._fail(self._forwards.pop(request), errors.timeout())
+            batch = self._forwards.pop(request)
+            self._mark_overtaken(batch)
+            self._fail(batch, errors.timeout())
         for index in [i for i, (_, batches) in self._proposals.items() if batches and batches[0].deadline <= now]:
             term, batches = self._proposals[index]
             self._proposals[index] = (term, [])

@@ -508,10 +508,18 @@ class Proposer(Outcomes):
         return True
 
     def no_leader_at(self, name: str) -> None:
-        """Node `name` cannot be asked. One without a replica asks the next one, at the next tick: it has only hints to
-        go by."""
+        """Node `name` cannot be asked, or does not know who leads. A node without a replica, which has only hints to go
+        by, asks the next one."""
         if self.group is None and self._hint[0] == name:
-            self.note_hint(None)
+            following = self._replicas.index(name) + 1 if name in self._replicas else 0
+            self._hint = (self._replicas[following % len(self._replicas)], -1)
+
+    def refused(self, name: str, leader: Any) -> None:
+        """Node `name` does not lead. `leader` is who does, by its word: node and term, or None."""
+        if leader is None:
+            self.no_leader_at(name)
+        else:
+            self._hint = (leader[0], -1)
 
     # -- what other nodes send
 
@@ -574,7 +582,7 @@ class Proposer(Outcomes):
         if status == APPLIED:
             self._settle(batch, content)
         elif status == REFUSED:
-            self.note_hint(content)
+            self.refused(batch.target, content)
             self._requeue([batch])
         else:
             self._fail(batch, content)
@@ -626,13 +634,6 @@ class Proposer(Outcomes):
         demand[self._replicas[0]] += cluster_view
         self.asked_by, self.asked = Counter(), [0, 0]
         return demand
-
-    def note_hint(self, hint: Any) -> None:
-        if hint is not None:
-            self._hint = (hint[0], -1)
-        elif self.group is None:
-            following = self._replicas.index(self._hint[0]) + 1 if self._hint[0] in self._replicas else 0
-            self._hint = (self._replicas[following % len(self._replicas)], -1)
 
     def link_lost(self, peer: str) -> None:
         """The link to node `peer` broke: what it was asked may or may not have been done."""

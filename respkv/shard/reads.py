@@ -219,14 +219,14 @@ class Reads:
             hand_out(content, parts)
         if self.asked is None or self.asked.request != request:
             return
-        reads = self.asked.reads
+        name, reads = self.asked.name, self.asked.reads
         if status == APPLIED:
             require_count(content, len(reads), least=1)
         self.asked = None
         if self.waiting:
             self._proposer.wake()
         if status == REFUSED:
-            self._proposer.note_hint(content)
+            self._proposer.refused(name, content)
             self._ask_again(reads)
             return
         if status == FAILED:
@@ -252,7 +252,7 @@ class Reads:
             self.recall()
 
     def recall(self) -> None:
-        """Another node leads now, perhaps this one: what the last one was asked waits for that one."""
+        """Another node leads now, perhaps this one, or the link is gone: what was asked waits to be asked again."""
         if self.asked is not None:
             reads, self.asked = self.asked.reads, None
             self._ask_again(reads)

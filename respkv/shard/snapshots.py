@@ -39,10 +39,14 @@ class Snapshots:
         return self._group.snapshot_wanted - self.senders.keys() if self._group.leader else set()
 
     def begin(self, peers: Iterable[str], cask: Bitcask) -> None:
-        """Starts a transfer of what `cask` holds now to each of `peers`."""
+        """Starts a transfer of what `cask` holds now to each of `peers`, if there are descriptors for that."""
         group = self._group
         for peer in peers:
-            source = cask.snapshot()
+            try:
+                source = cask.snapshot()
+            except OSError as error:
+                log.warning("snapshot_not_begun", shard=group.shard, peer=peer, reason=str(error))
+                return
             log.info("snapshot_sending", shard=group.shard, peer=peer, index=source.index)
 
             def send(message: Message, peer: str = peer) -> bool:

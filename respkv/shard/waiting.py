@@ -66,7 +66,7 @@ class Batch:
     deadline  loop time at which it fails if it has no outcome
     term      the term in which it was proposed, forwarded or (from another node) accepted, -1 before
     target    the node it was forwarded to; `lost`: the link to it has broken since
-    unseen    this node's state was replaced since: its log no longer tells that the batch was not applied
+    unseen    no log of this node tells whether it was applied: there is none, or its state was replaced since
     overtaken a later batch may have been applied since: it must not be proposed again
     origin    the node and its request number, if another node forwarded it
     """

@@ -60,6 +60,18 @@ def test_where_nobody_knows_the_leader_one_after_the_other_is_asked() -> None:
     assert asking.asked == ["a", "b", "c"]
 
 
+def test_who_asks_several_times_at_once_skips_nobody() -> None:
+    asking = Asking("c", None)
+
+    async def scenario() -> list[int]:
+        async with asyncio.timeout(20):
+            questions = [asking.holders.followers([0], WANTED, lambda: False) for _ in range(3)]
+            return await asyncio.gather(*questions)
+
+    assert asyncio.run(scenario()) == [WANTED] * 3
+    assert asking.asked == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+
+
 def test_a_node_that_does_not_answer_or_has_no_link_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holders_module, "ASK_S", 0.01)
     asking = Asking("c", None, silent="a")

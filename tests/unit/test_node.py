@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
@@ -37,10 +39,22 @@ def test_as_many_files_are_allowed_as_can_be_because_data_files_need_them_too(
 
 def test_a_node_that_waits_for_its_end_gives_away_what_comes_back_to_it() -> None:
     stopping: Any = MagicMock()
-    stopping._busy.side_effect = [True, True, False]
-    stopping.peers.leave, stopping.peers.stop = AsyncMock(), AsyncMock()
-    asyncio.run(Node._shut_down(stopping))
+    conditions = [True, True, False]
+    asyncio.run(Node._wait_while(stopping, lambda: conditions.pop(0), math.inf))
     assert stopping._step_aside.call_count == 3
+
+
+def test_a_node_hands_over_then_answers_its_clients_then_the_other_nodes() -> None:
+    story: list[Any] = []
+    stopping: Any = MagicMock()
+    stopping._wait_while = AsyncMock(side_effect=lambda condition, _end: story.append(condition))
+    stopping.peers.leave = AsyncMock(side_effect=lambda: story.append("leave"))
+    stopping.peers.stop = AsyncMock()
+    client = MagicMock()
+    client.close_when_answered.side_effect = lambda: story.append("close")
+    stopping.server.clients = {1: client}
+    asyncio.run(Node._shut_down(stopping))
+    assert story == [stopping._is_wanted, "close", stopping._busy, "leave", stopping._owes]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +65,14 @@ def test_a_node_stops_when_nobody_waits_for_it(leads: int, owes: int, waits: int
     group = SimpleNamespace(leader=bool(leads), transferring="n2")
     replica = SimpleNamespace(group=group, proposer=SimpleNamespace(owes=bool(owes)))
     client = SimpleNamespace(waiting=[object()] * waits)
-    node: Any = SimpleNamespace(replicas={0: replica}, server=SimpleNamespace(clients={1: client}))
-    assert Node._busy(node) is busy
+    node = Node.__new__(Node)
+    node.replicas, node.server = cast("Any", ({0: replica}, SimpleNamespace(clients={1: client})))
+    assert node._busy() is busy
+
+
+def test_a_disk_that_does_not_tell_its_room_for_a_moment_ends_nothing(tmp_path: Path) -> None:
+    node: Any = SimpleNamespace(config=SimpleNamespace(dir=tmp_path / "moved"))
+    Node._watch_disk(node)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -346,6 +346,18 @@ async def test_who_leaves_hears_and_answers_what_was_sent_before_and_is_sent_not
 
 
 @in_a_loop
+async def test_what_was_sent_before_is_heard_even_if_it_is_long() -> None:
+    cluster = topology(free_ports(2))
+    one, two = End(cluster, "n1"), End(cluster, "n2")
+    async with started(one, two):
+        one.turns = two.turns = True
+        await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
+        assert one.say("n2", (20, 0, b"v" * (48 << 20)))
+        await two.peers.leave()
+        assert len(two.got) == 1
+
+
+@in_a_loop
 async def test_who_leaves_does_not_wait_long_for_one_that_says_nothing() -> None:
     end = End(topology(free_ports(2)), "n2")
     async with started(end):

@@ -12,7 +12,7 @@ from respkv.raft.messages import ACK, APPEND, TIMEOUT_NOW
 from respkv.reply import RespError
 from respkv.shard.long import LONG_BYTES
 from respkv.shard.machine import Watcher
-from respkv.shard.proposer import FORWARD, FORWARDED, IN_FLIGHT_MAX
+from respkv.shard.proposer import FORWARD, FORWARD_LONG, FORWARDED, IN_FLIGHT_MAX
 from tests.unit.raft_world import Client, World, reads, writes
 from tests.unit.worlds import idle, outcome, watch, worlds
 
@@ -277,6 +277,33 @@ def test_a_batch_lost_with_its_link_is_not_proposed_behind_a_long_one_that_was_f
     assert origin.machine.ops == [b"second"]
     assert (outcome(first), outcome(second)) == ("CLUSTERDOWN", "applied")
     idle(world)
+
+
+def test_a_long_batch_lost_with_its_link_is_not_proposed_behind_one_whose_outcome_was_not_told_in_time(
+    make: Callable[..., World],
+) -> None:
+    world = make()
+    leader = world.leader()
+    world.settle(0.3)
+    origin = world.followers()[0]
+    world.intercept = lambda source, target, message: message[0] not in {FORWARD, FORWARD_LONG}
+    first = Client(origin.name, [b"first"])
+    origin.proposer.join(first)
+    origin.proposer.put(0, b"first", b"v" * (30 << 20))  # has more time
+    world.run(0.02)
+    world.relink(leader.name, origin.name)
+    held = {FORWARDED, APPEND}  # so that it is not found in the log, either
+    world.intercept = lambda source, target, message: message[0] not in held or target != origin.name
+    second = writes(world, origin, [b"second"], behind=first)
+    world.run_until(lambda: second.ended == 1)
+    assert outcome(second) == "TIMEOUT"
+    assert first.ended == 0
+    assert leader.machine.ops == [b"second"]
+    world.intercept = lambda source, target, message: True
+    leader.group.transfer("c" if origin.name == "b" else "b")
+    world.settle(8)
+    assert origin.machine.ops == [b"second"]
+    assert outcome(first) == "CLUSTERDOWN"
 
 
 def test_however_many_batches_were_lost_with_their_link_others_go(make: Callable[..., World]) -> None:

@@ -92,6 +92,16 @@ def test_without_a_replica_a_lost_link_ends_the_batch_as_may_have_been_applied_a
     assert read.answers == {0: 7}
 
 
+def test_a_write_and_a_read_that_are_refused_together_skip_nobody() -> None:
+    outside = Outside()
+    outside.proposer.read(Client("x", [b"r"]), 0, [b"READ"])
+    outside.write(b"1")
+    for kind, (_, message) in zip((FORWARDED, READ_DONE), outside.sent.copy(), strict=True):
+        outside.proposer.receive("a", [kind, 0, message[2], REFUSED, None])
+    outside.proposer.pump()
+    assert [peer for peer, _ in outside.sent] == ["a", "a", "b", "b"]
+
+
 def moved_on() -> tuple[Outside, Client]:
     """A batch is with `a`, which has just said that `c` leads now."""
     outside = Outside()
@@ -183,7 +193,7 @@ def test_another_leader_is_asked_what_the_last_one_has_not_answered() -> None:
     first, second = Client("x", [b"1"]), Client("x", [b"2"])
     outside.proposer.read(first, 0, [b"READ", b"1"])
     outside.proposer.pump()
-    outside.proposer.note_hint(["b", 7])
+    outside.proposer.refused("a", ["b", 7])
     outside.proposer.read(second, 0, [b"READ", b"2"])
     outside.proposer.pump()
     assert (outside.sent[1][0], outside.sent[1][1][4]) == ("b", [[b"READ", b"1"], [b"READ", b"2"]])
