@@ -403,6 +403,7 @@ class Node:
             for replica in self.replicas.values():
                 replica.tick()
             if turn % 4 == 0:
+                self._watch_disk()
                 self.server.tick()
                 self.server.roll.tick()
                 for proposer in self.proposers:
@@ -419,7 +420,6 @@ class Node:
             if huge_pages is not None and huge_pages.is_due():
                 self._worker.submit(huge_pages.ask, lambda _error: None)
             await asyncio.sleep(UPKEEP_S)
-            self._watch_disk()
             self.server.close_idle()
             self.server.outbox.tick()
             self.server.stats.sample()
@@ -431,7 +431,8 @@ class Node:
                 replica.place_leader(follow_clients=self.live.config.follow_clients)
 
     def _watch_disk(self) -> None:
-        """Refuses writes before the disk is full, so that reads, merges and recovery still work."""
+        """Refuses writes before the disk is full, so that reads, merges and recovery still work. As often as it is full
+        sooner than one thinks: files grow by whole segments, and what is under way still has to go somewhere."""
         try:
             free = shutil.disk_usage(self.config.dir).free
         except OSError as error:

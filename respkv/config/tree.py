@@ -263,7 +263,7 @@ class Config:
         0.5, "merge-dead-ratio", ratio(0.05, 0.95), "Share of dead bytes at which data files are merged.", live=True
     )
     disk_headroom_bytes: int = option(
-        64 << 20, "disk-headroom-bytes", size(0, 1 << 50), "Free disk below which writes are refused.", live=True
+        256 << 20, "disk-headroom-bytes", size(0, 1 << 50), "Free disk below which writes are refused.", live=True
     )
     pending_bytes_max: int = option(
         64 << 20,

@@ -405,7 +405,7 @@ def test_a_full_disk_refuses_writes_and_serves_reads(cluster: TestCluster) -> No
     led_here = keys[next(shard for shard, name in cluster.leaders().items() if name == node.name)]
     with node.client() as client, other.client() as elsewhere:
         client.set(led_here, "before")
-        with setting(node, "disk-headroom-bytes", 1 << 49, 64 << 20):
+        with setting(node, "disk-headroom-bytes", 1 << 49, 256 << 20):
             wait_until(lambda: node.info()["writes_refused"] == "1", "the node sees it")
             for command in (f"SET {led_here} x", f"INCR {led_here}", f"DEL {led_here}", "FLUSHALL", "MSET a 1 b 2 c 3"):
                 assert until_closed(node.port, command.encode() + b"\r\n").startswith(b"-MISCONF "), command
