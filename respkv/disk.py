@@ -7,10 +7,17 @@ is here, which the records of the data files come by; elsewhere ordinary file ca
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 _ZEROS = bytes(1 << 20)
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether the disk, or what may be used of it, is full: a write that failed so says nothing else against it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Disk:
@@ -23,6 +30,10 @@ class Disk:
         if size_bytes:
             os.ftruncate(fd, size_bytes)
         return fd
+
+    def free_bytes(self, directory: Path) -> int:
+        """How much may still be written below `directory`."""
+        return shutil.disk_usage(directory).free
 
     read = staticmethod(os.pread)
     """`read(fd, size_bytes, offset)`: no more than the file has; may bring less than is there."""

@@ -19,7 +19,6 @@ import gc
 import itertools
 import os
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -434,7 +433,7 @@ class Node:
         """Refuses writes before the disk is full, so that reads, merges and recovery still work. As often as it is full
         sooner than one thinks: files grow by whole segments, and what is under way still has to go somewhere."""
         try:
-            free = shutil.disk_usage(self.config.dir).free
+            free = self._disk.free_bytes(self.config.dir)
         except OSError as error:
             log.warning("disk_usage_unknown", reason=str(error))
             return

@@ -7,7 +7,8 @@ at or below their shards' bases is reused for a later one. The bytes are describ
 
 Opening compacts: what is still needed is written to a fresh segment, synced, and the old ones are dropped. So a torn
 tail is never appended to, and after a failed fdatasync nothing is trusted to be on the disk that was only in the page
-cache.
+cache. A disk that is too full for a segment of the usual size gets a scant one; where the fresh segment has no room at
+all beside the old ones, these are written again in place and continued (behind a torn tail by a scant one).
 
 When to sync, and on which thread, is the caller's: `sync_request` is called with the descriptors and the sequence
 number, and `sync_done` is to be called on the loop afterwards.
@@ -24,15 +25,20 @@ from pathlib import Path
 
 import structlog
 
-from respkv.disk import Disk
+from respkv.disk import Disk, is_no_room
 from respkv.finding import Finding
 from respkv.raft.log import ShardLog, Standing
 from respkv.raft.segment import (
+    ENTRY,
     FRAME,
-    RECORD,
-    START,
+    HEAD_BYTES,
+    SALT_BYTES,
+    Frame,
+    Head,
     JournalDamaged,
+    Stamp,
     encode_frame,
+    head_of,
     list_segments,
     scan,
     segment_path,
@@ -40,15 +46,20 @@ from respkv.raft.segment import (
 
 log = structlog.get_logger()
 
+SCANT_BYTES = 256 << 10
+"""Room for frames in a segment for whose full size the disk has none. Clients' writes are refused then, so there will
+be few."""
+
 SyncRequest = Callable[[tuple[int, ...], int], None]
 
 
 @dataclass(slots=True)
 class _Segment:
-    """An open segment file: its size, its newest frame, the newest sync that named it, the highest index of each
-    shard."""
+    """An open segment file: what its frames check by, its size, its newest frame, the newest sync that named it, the
+    highest index of each shard."""
 
     number: int
+    stamp: Stamp
     path: Path
     fd: int
     size: int
@@ -90,6 +101,7 @@ class Journal:
         self._segments: list[_Segment] = []
         self._unsynced: list[_Segment] = []
         self._spare: Path | None = None
+        self._salt = b""
         self._at = 0
         self._failed = False
         self._lock = -1
@@ -103,10 +115,12 @@ class Journal:
         segment_bytes: int = 64 << 20,
         disk: Disk | None = None,
         standing_if_new: Standing = Standing.VOTER,
+        locked: Callable[[], None] = lambda: None,
     ) -> Journal:
         """Reads the journal in `directory` (made if it is missing), compacts it and returns it ready to append.
 
-        Where there is none its logs begin empty, and with `standing_if_new`.
+        Where there is none its logs begin empty, and with `standing_if_new`. `locked` is called when no other process
+        can have it open, before anything is allocated.
 
         Raises:
             JournalDamaged: bytes that were synced do not check.
@@ -118,6 +132,7 @@ class Journal:
         journal = cls(directory, shards, segment_bytes=segment_bytes, disk=disk)
         journal._take_lock()
         try:
+            locked()
             if not list_segments(directory):
                 for shard_log in journal.logs.values():
                     shard_log.standing = standing_if_new
@@ -256,8 +271,6 @@ class Journal:
         for frame in frames:
             self.sequence = frame.sequence
             for kind, shard, index, term, payload in frame.records():
-                if kind == START:
-                    continue
                 if shard not in self.logs:
                     raise ForeignJournal(frame.file, frame.offset, f"records of shard {shard}, which is not held here")
                 try:
@@ -269,42 +282,96 @@ class Journal:
                 raise JournalDamaged(
                     self.directory, 0, f"shard {shard}: entries up to {shard_log.base_index} are missing"
                 )
-        self._compact()
+        self._compact(frames, torn=torn is not None)
 
-    def _compact(self) -> None:
-        """Starts over in a fresh segment that holds all that is still needed, then drops the old ones."""
+    def _compact(self, frames: list[Frame], *, torn: bool) -> None:
+        """Starts over in a fresh segment that holds all that is still needed, then drops the old ones, of `frames`."""
         old = list_segments(self.directory)
         number = old[-1][0] + 1 if old else 1
-        parts = [RECORD.pack(START, 0, number, 1, 0)]
+        self._salt = os.urandom(SALT_BYTES)
+        head = Head(self._salt, number, fresh=True)
+        parts: list[bytes] = []
         for shard_log in self.logs.values():
             parts += shard_log.checkpoint()
             parts += shard_log.entries_as_records()
-        frame = encode_frame(self.sequence + 1, self.sequence, parts)
+        opening = head.encode() + encode_frame(head.stamp, HEAD_BYTES, self.sequence + 1, self.sequence, parts)
         path = segment_path(self.directory, number)
         temporary = path.with_suffix(".tmp")
         fd = self._disk.create(temporary)
-        size = max(self._segment_bytes, len(frame))
-        self._disk.allocate(fd, size)
-        self._disk.clear(fd, size)  # a tenth of a second, for as long as no segment comes back to be used again
-        self._disk.write(fd, frame, 0)
+        try:
+            size = self._allocate(fd, len(opening))
+            self._disk.clear(fd, size)  # a tenth of a second, for as long as no segment comes back to be used again
+        except OSError as error:
+            self._disk.close(fd)
+            self._disk.unlink(temporary)
+            if not frames or not is_no_room(error):
+                raise
+            log.warning("journal_not_compacted", needed_bytes=len(opening), reason=error.strerror)
+            self._carry_on(frames, torn=torn)
+            return
+        self._disk.write(fd, opening, 0)
         self._disk.sync(fd)
         self._disk.rename(temporary, path)
         self._disk.sync_dir(self.directory)
         self.sequence += 1
         self.synced = self.sequence
-        self._at = len(frame)
+        self._at = len(opening)
         top = {shard: shard_log.last_index for shard, shard_log in self.logs.items()}
-        segment = _Segment(number, path, fd, size, last=self.sequence, top=top)
+        segment = _Segment(number, head.stamp, path, fd, size, last=self.sequence, top=top)
         self._segments = [segment]
         self._unsynced = [segment]
         for _, stale in old:
             self._disk.unlink(stale)
 
+    def _carry_on(self, frames: list[Frame], *, torn: bool) -> None:
+        """Writes all `frames` where they are already, so that no sync can miss them, and continues behind them."""
+        paths = {frame.file for frame in frames}
+        for number, path in list_segments(self.directory):
+            head = head_of(number, path)
+            if path not in paths or head is None:  # superseded, or of a torn tail
+                self._disk.unlink(path)
+                continue
+            fd = self._disk.open(path)
+            segment = _Segment(number, head.stamp, path, fd, os.fstat(fd).st_size)
+            self._segments.append(segment)
+            self._unsynced.append(segment)
+            self._salt = head.salt
+            self._disk.write(fd, head.encode(), 0)
+        segments = {segment.path: segment for segment in self._segments}
+        for frame in frames:
+            segment = segments[frame.file]
+            again = encode_frame(segment.stamp, frame.offset, frame.sequence, frame.synced, [frame.body])
+            self._disk.write(segment.fd, again, frame.offset)
+            segment.last = frame.sequence
+            for kind, shard, index, _, _ in frame.records():
+                if kind == ENTRY:
+                    segment.top[shard] = max(segment.top.get(shard, 0), index)
+        self._at = frames[-1].offset + FRAME.size + len(frames[-1].body)
+        if torn:
+            self._roll(0)
+        self.flush_and_wait()
+
+    def _allocate(self, fd: int, needed: int) -> int:
+        """Reserves a segment of the usual size, or a scant one where the disk is too full for that; returns its
+        size."""
+        size = max(self._segment_bytes, needed)
+        try:
+            self._disk.allocate(fd, size)
+        except OSError as error:
+            scant = needed + SCANT_BYTES
+            if not is_no_room(error) or scant >= size:
+                raise
+            log.warning("journal_segment_scant", bytes=scant, wanted_bytes=size, reason=error.strerror)
+            self._disk.truncate(fd, 0)  # part of what could not be had may have been reserved
+            self._disk.allocate(fd, scant)
+            return scant
+        return size
+
     def _write_frame(self, parts: list[bytes]) -> None:
-        body_bytes = FRAME.size + sum(map(len, parts))
-        if self._at + body_bytes > self._segments[-1].size:
-            self._roll(body_bytes)
-        self._append(encode_frame(self.sequence + 1, self.synced, parts))
+        frame_bytes = FRAME.size + sum(map(len, parts))
+        if self._at + frame_bytes > self._segments[-1].size:
+            self._roll(frame_bytes)
+        self._append(encode_frame(self._segments[-1].stamp, self._at, self.sequence + 1, self.synced, parts))
 
     def _append(self, frame: bytes) -> None:
         self._disk.write(self._segments[-1].fd, frame, self._at)
@@ -315,26 +382,26 @@ class Journal:
 
     def _roll(self, frame_bytes: int) -> None:
         number = self._segments[-1].number + 1
-        parts = [RECORD.pack(START, 0, number, 0, 0)]
+        head = Head(self._salt, number, fresh=False)
+        parts: list[bytes] = []
         for shard_log in self.logs.values():
             parts += shard_log.checkpoint()
-        checkpoint = encode_frame(self.sequence + 1, self.synced, parts)
-        needed = len(checkpoint) + frame_bytes
+        opening = head.encode() + encode_frame(head.stamp, HEAD_BYTES, self.sequence + 1, self.synced, parts)
+        needed = len(opening) + frame_bytes
         path = segment_path(self.directory, number)
         if self._spare is not None and needed <= self._segment_bytes:
             self._disk.rename(self._spare, path)
             self._spare = None
             fd, size = self._disk.open(path), self._segment_bytes
         else:
-            size = max(self._segment_bytes, needed)
             fd = self._disk.create(path)
-            self._disk.allocate(fd, size)
+            size = self._allocate(fd, needed)
         self._disk.sync_dir(self.directory)
-        segment = _Segment(number, path, fd, size)
+        segment = _Segment(number, head.stamp, path, fd, size)
         self._segments.append(segment)
         self._unsynced.append(segment)
         self._at = 0
-        self._append(checkpoint)
+        self._append(opening)
 
     def _fail(self, error: BaseException) -> None:
         if not self._failed:
@@ -357,11 +424,10 @@ def check(directory: Path) -> tuple[list[Finding], dict[int, int]]:
         frames, torn = scan(directory)
         for frame in frames:
             for kind, shard, index, term, payload in frame.records():
-                if kind != START:
-                    try:
-                        logs.setdefault(shard, ShardLog(shard, [], lambda _: None)).replay(kind, index, term, payload)
-                    except ValueError as error:
-                        raise JournalDamaged(frame.file, frame.offset, f"shard {shard}: {error}") from None
+                try:
+                    logs.setdefault(shard, ShardLog(shard, [], lambda _: None)).replay(kind, index, term, payload)
+                except ValueError as error:
+                    raise JournalDamaged(frame.file, frame.offset, f"shard {shard}: {error}") from None
     except JournalDamaged as damage:
         return [Finding(damage.file, damage.offset, "damage", damage.detail)], {}
     findings = [

@@ -1,11 +1,24 @@
 """The bytes of the journal: frames in segment files, and what a scan of them finds.
 
-A frame is what one loop turn wrote, for all shards of the node, in one write(2). All numbers little endian.
+A segment is a head followed by frames without gaps. All numbers little endian.
+
+Head, 40 bytes:
 
 | field      | bytes | meaning                                                          |
 | ---------- | ----- | ---------------------------------------------------------------- |
-| magic      | 4     | `RJF1`                                                           |
-| crc        | 4     | CRC-32 of everything after this field                            |
+| magic      | 8     | `RKVJRNL2`                                                       |
+| salt       | 16    | random, made with every fresh segment, kept by those behind it   |
+| number     | 8     | the segment's, as in its name                                    |
+| fresh      | 1     | 1 if lower-numbered segments are superseded                      |
+| -          | 3     | zero                                                             |
+| crc        | 4     | CRC-32 of everything before this field                           |
+
+A frame is what one loop turn wrote, for all shards of the node, in one write(2):
+
+| field      | bytes | meaning                                                          |
+| ---------- | ----- | ---------------------------------------------------------------- |
+| mark       | 4     | the segment's                                                    |
+| crc        | 4     | CRC-32 of all behind it, started from the segment's seed + offset |
 | body_bytes | 8     | length of the body                                               |
 | sequence   | 8     | number of the frame, consecutive through all segments            |
 | synced     | 8     | newest frame known to be fdatasynced when this one was written   |
@@ -13,10 +26,13 @@ A frame is what one loop turn wrote, for all shards of the node, in one write(2)
 
 A record is `kind u8 | shard u16 | index u64 | term u64 | payload_bytes u32 | payload`.
 
+Mark and seed are a keyed hash of the segment's number, the salt being the key. So a frame is valid in one place of one
+segment only, and nobody who can store values can make bytes that a scan would take for a frame.
+
 Segments are preallocated, the first one with zeros written to it, and recycled. So what follows the last frame may be
-zeros or frames of an earlier life; those carry lower sequence numbers and end the scan. At the first frame that does
-not check, later frames decide: if one of them says `synced` at or beyond the missing one, synced data is damaged
-(`JournalDamaged`); otherwise the frame was torn before anybody was told of it, and the journal ends there.
+zeros or frames of an earlier use, which do not check and end the scan. At the first frame that does not check, later
+frames decide: if one of them says `synced` at or beyond the missing one, synced data is damaged (`JournalDamaged`);
+otherwise the frame was torn before anybody was told of it, and the journal ends there.
 """
 
 from __future__ import annotations
@@ -26,26 +42,34 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from respkv.checksum import crc32
 from respkv.contents import Contents
 
-MAGIC = b"RJF1"
+MAGIC = b"RKVJRNL2"
+SALT_BYTES = 16
 FRAME = struct.Struct("<4sIQQQ")
 FRAME_REST = struct.Struct("<QQQ")
 RECORD = struct.Struct("<BHQQI")
 
-START = 1  # first in every segment: index is the segment's number, term 1 if lower-numbered segments are superseded
-ENTRY = 2  # a Raft entry; an index at or below the last one replaces the tail from there
-STATE = 3  # current term; the payload names the node voted for (empty: none)
-BASE = 4  # entries up to index (of term) are in the state machine's own log
-TRUNCATE = 5  # entries from index on are gone
-LOST = 6  # all entries are gone: the log is empty again
-STANDING = 7  # index is the replica's `Standing`; none was written for a voter that has never been anything else
+ENTRY = 1  # a Raft entry; an index at or below the last one replaces the tail from there
+STATE = 2  # current term; the payload names the node voted for (empty: none)
+BASE = 3  # entries up to index (of term) are in the state machine's own log
+TRUNCATE = 4  # entries from index on are gone
+LOST = 5  # all entries are gone: the log is empty again
+STANDING = 6  # index is the replica's `Standing`; none was written for a voter that has never been anything else
 
 SUFFIX = ".journal"
-_FRESH = 1
+
+_HEAD = struct.Struct("<8s16sQB3x")
+_U32 = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size + _U32.size
+
+Stamp = tuple[bytes, int]
+"""Mark and seed of the frames of one segment."""
 
 
 class JournalDamaged(Exception):
@@ -80,11 +104,42 @@ class Frame:
             yield kind, shard, index, term, body[start:at]
 
 
-def encode_frame(sequence: int, synced: int, parts: list[bytes]) -> bytes:
-    """The bytes of one frame whose body is the concatenation of `parts`."""
+class Head(NamedTuple):
+    """The fixed start of a segment."""
+
+    salt: bytes
+    number: int
+    fresh: bool
+
+    def encode(self) -> bytes:
+        data = _HEAD.pack(MAGIC, self.salt, self.number, self.fresh)
+        return data + _U32.pack(crc32(data))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Head | None:
+        """The head in the first bytes of `data`, None if it is not intact or of another version."""
+        if len(data) < HEAD_BYTES or crc32(data[: _HEAD.size]) != _U32.unpack_from(data, _HEAD.size)[0]:
+            return None
+        magic, salt, number, fresh = _HEAD.unpack_from(data)
+        return cls(salt, number, bool(fresh)) if magic == MAGIC else None
+
+    @property
+    def stamp(self) -> Stamp:
+        return stamp_of(self.salt, self.number)
+
+
+def stamp_of(salt: bytes, number: int) -> Stamp:
+    """What the frames of segment `number` are known by; whoever does not know the salt cannot tell it."""
+    digest = blake2b(number.to_bytes(8, "little"), key=salt, digest_size=8).digest()
+    return digest[:4], int.from_bytes(digest[4:], "little")
+
+
+def encode_frame(stamp: Stamp, offset: int, sequence: int, synced: int, parts: list[bytes]) -> bytes:
+    """The bytes of one frame whose body is the concatenation of `parts`, to lie at `offset` of a segment of `stamp`."""
+    mark, seed = stamp
     body = b"".join(parts)
-    crc = crc32(body, crc32(FRAME_REST.pack(len(body), sequence, synced)))
-    return FRAME.pack(MAGIC, crc, len(body), sequence, synced) + body
+    crc = crc32(body, crc32(FRAME_REST.pack(len(body), sequence, synced), seed + offset & 0xFFFFFFFF))
+    return FRAME.pack(mark, crc, len(body), sequence, synced) + body
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -98,97 +153,95 @@ def list_segments(directory: Path) -> list[tuple[int, Path]]:
 
 
 def scan(directory: Path) -> tuple[list[Frame], tuple[Path, int] | None]:
-    """All frames since the newest START, and file and offset of a torn tail (None: nothing was torn).
+    """All frames since the newest fresh segment, and file and offset of a torn tail (None: nothing was torn).
 
     Raises:
         JournalDamaged: a frame that was synced does not check, or frames are missing.
     """
-    segments = list_segments(directory)
+    segments, salt = _current(list_segments(directory))
     frames: list[Frame] = []
-    for number, path in reversed(segments):
-        if _opening(path, number) == _FRESH:
-            segments = [(n, p) for n, p in segments if n >= number]
-            break
-    if segments and _opening(segments[0][1], segments[0][0]) is None:
-        raise JournalDamaged(segments[0][1], 0, "the oldest segment's first frame does not check")
-    torn: tuple[Path, int] | None = None
-    for position, (_, path) in enumerate(segments):
-        expected = frames[-1].sequence + 1 if frames else None
-        got, end = _frames_of(path, expected)
-        if position and not got:
-            break  # prepared for later, or a remnant of an earlier life
+    for position, (number, path) in enumerate(segments):
+        missing = frames[-1].sequence + 1 if frames else None
+        got, end = _frames_of(path, stamp_of(salt, number), missing)
         frames += got
-        expected = frames[-1].sequence + 1
-        if position + 1 < len(segments) and _starts_with(*segments[position + 1], expected):
-            continue
-        torn = _judge_tail(segments[position:], path, end, expected)
-        break
-    return frames, torn
+        if not frames:
+            raise JournalDamaged(path, end, "the oldest segment's first frame does not check")
+        missing = frames[-1].sequence + 1
+        if position + 1 == len(segments) or not _continues(*segments[position + 1], salt, missing):
+            return frames, _judge_tail(segments[position:], salt, end, missing)
+    return frames, None
 
 
-def _opening(path: Path, number: int) -> int | None:
-    """How a segment begins: `_FRESH`, 0 for one that continues, None if it is unused or does not check."""
+def _current(segments: list[tuple[int, Path]]) -> tuple[list[tuple[int, Path]], bytes]:
+    """The segments from the newest fresh one on (all, if the fresh one is gone already), and their salt."""
+    head: Head | None = None
+    for position in reversed(range(len(segments))):
+        head = head_of(*segments[position])
+        if head is not None and head.fresh:
+            return segments[position:], head.salt
+    if segments and head is None:
+        raise JournalDamaged(segments[0][1], 0, f"the oldest segment does not begin with a head {MAGIC.decode()}")
+    return segments, head.salt if head else b""
+
+
+def head_of(number: int, path: Path) -> Head | None:
+    """A segment's head, None if it does not check or is that of an earlier use."""
     with _opened(path) as data:
-        frame = _read_frame(path, data, 0)
-    if frame is None:
-        return None
-    kind, _, index, fresh, _ = next(frame.records(), (0, 0, 0, 0, b""))
-    return fresh if kind == START and index == number else None
+        head = Head.decode(data[0:HEAD_BYTES])
+    return head if head is not None and head.number == number else None
 
 
-def _starts_with(number: int, path: Path, sequence: int) -> bool:
-    if _opening(path, number) is None:
+def _continues(number: int, path: Path, salt: bytes, sequence: int) -> bool:
+    """Whether a segment was begun behind the ones before it, with frame `sequence`."""
+    head = Head(salt, number, fresh=False)
+    if head_of(number, path) != head:
         return False
     with _opened(path) as data:
-        return _sequence_at(data, 0) == sequence
+        frame = _read_frame(path, data, head.stamp, HEAD_BYTES)
+    return frame is not None and frame.sequence == sequence
 
 
-def _frames_of(path: Path, expected: int | None) -> tuple[list[Frame], int]:
+def _frames_of(path: Path, stamp: Stamp, expected: int | None) -> tuple[list[Frame], int]:
     """The run of consecutive frames at the start of a segment and the offset behind it."""
     frames: list[Frame] = []
-    at = 0
+    at = HEAD_BYTES
     with _opened(path) as data:
-        while (frame := _read_frame(path, data, at)) is not None and expected in (None, frame.sequence):
+        while (frame := _read_frame(path, data, stamp, at)) is not None and expected in (None, frame.sequence):
             frames.append(frame)
             expected = frame.sequence + 1
             at += FRAME.size + len(frame.body)
     return frames, at
 
 
-def _judge_tail(segments: list[tuple[int, Path]], path: Path, end: int, missing: int) -> tuple[Path, int] | None:
-    """Raises if a later frame proves that frame `missing` was synced; else says what is cut off, if anything is."""
-    remnant = False
-    for position, (_, later) in enumerate(segments):
+def _judge_tail(segments: list[tuple[int, Path]], salt: bytes, end: int, missing: int) -> tuple[Path, int] | None:
+    """Raises if a later frame proves that frame `missing`, at `end` of the first of `segments`, was synced; else says
+    what is cut off, if anything is."""
+    path, at, remnant = segments[0][1], end, False
+    for number, later in segments:
+        stamp = stamp_of(salt, number)
         with _opened(later) as data:
-            at = end if position == 0 else 0
-            if position == 0:
-                remnant = data[at : at + len(MAGIC)] == MAGIC and _sequence_at(data, at) >= missing
-            while (at := data.find(MAGIC, at)) >= 0:
-                frame = _read_frame(later, data, at)
-                if frame is not None and frame.sequence > missing:
-                    remnant = True
-                    if frame.synced >= missing:
-                        detail = f"frame {missing} is damaged, frame {frame.sequence} says that it was synced"
-                        raise JournalDamaged(path, end, detail)
+            while (at := data.find(stamp[0], at)) >= 0:
+                frame = _read_frame(later, data, stamp, at)
+                if frame is not None and frame.synced >= missing:
+                    detail = f"frame {missing} is damaged, frame {frame.sequence} says that it was synced"
+                    raise JournalDamaged(path, end, detail)
+                remnant = remnant or frame is not None or (later, at) == (path, end)
                 at += 1
+        at = 0
     return (path, end) if remnant else None
 
 
-def _sequence_at(data: Contents, at: int) -> int:
+def _read_frame(path: Path, data: Contents, stamp: Stamp, at: int) -> Frame | None:
+    mark, seed = stamp
     header = data[at : at + FRAME.size]
-    return int(FRAME.unpack(header)[3]) if len(header) == FRAME.size else 0
-
-
-def _read_frame(path: Path, data: Contents, at: int) -> Frame | None:
-    header = data[at : at + FRAME.size]
-    if len(header) < FRAME.size or header[:4] != MAGIC:
+    if len(header) < FRAME.size or header[:4] != mark:
         return None
     _, crc, body_bytes, sequence, synced = FRAME.unpack(header)
     start = at + FRAME.size
     if body_bytes > len(data) - start:
         return None
     body = data[start : start + body_bytes]
-    if crc32(body, crc32(header[8:])) != crc:
+    if crc32(body, crc32(header[8:], seed + at & 0xFFFFFFFF)) != crc:
         return None
     return Frame(path, at, sequence, synced, body)
 

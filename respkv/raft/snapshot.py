@@ -2,8 +2,9 @@
 
 The sender asks its source for files (open descriptors, so that merging them away does no harm) and keeps at most
 `WINDOW` chunks unacknowledged. The receiver gathers them in a directory of its own and hands that over when every byte
-has come; until then nothing of the old state is touched. A transfer that stalls or whose link breaks is dropped and
-started anew.
+has come; until then nothing of the old state is touched. A transfer that stalls, whose link breaks or that the
+follower refuses is dropped and started anew. A follower refuses what its disk has no room for beside the old state: it
+goes on with that, and lags.
 
 | message        | fields after (kind, shard)                                        | from     |
 | -------------- | ----------------------------------------------------------------- | -------- |
@@ -17,6 +18,8 @@ Frames carry a CRC; the files' own CRCs are checked when they are opened.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -27,7 +30,7 @@ from typing import Any, Protocol
 import structlog
 
 from respkv.border import BadMessage
-from respkv.disk import Disk
+from respkv.disk import Disk, is_no_room
 from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END, Message
 
 log = structlog.get_logger()
@@ -36,6 +39,8 @@ CHUNK_BYTES = 128 << 10
 SYNC_BYTES = 1 << 20  # received and not synced: syncing all of it at the end would stop the node for seconds
 WINDOW = 8
 STALLED_S = 10.0
+INCOMING = ".incoming"  # the end of the name of a receiver's directory
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Source(Protocol):
@@ -49,13 +54,15 @@ class Source(Protocol):
 
 
 class SnapshotSender:
-    """One snapshot on its way to one follower. `finished` once everything was sent and acknowledged, or it failed."""
+    """One snapshot on its way to one follower. `finished` once everything was sent and acknowledged (then it is
+    `delivered`), or it failed."""
 
     def __init__(
         self, shard: int, transfer: int, term: int, source: Source, send: Callable[[Message], bool], now: float
     ) -> None:
         self.source = source
         self.finished = False
+        self.delivered = False
         self._shard = shard
         self._transfer = transfer
         self._send = send
@@ -99,6 +106,7 @@ class SnapshotSender:
             self._send((SNAPSHOT_CHUNK, self._shard, self._transfer, self._sent, position, offset, data))
             self._sent += 1
         if self._ended and self._acknowledged > self._sent:
+            self.delivered = True
             self.stop()
 
     def tick(self, now: float) -> None:
@@ -140,7 +148,7 @@ class _Incoming:
 
 class SnapshotReceiver:
     """Gathers one snapshot at a time in `directory`; `install(index, term)` is called when it is complete and
-    synced."""
+    synced. `room_bytes` tells how much it may write; that is asked again as it comes, as others write, too."""
 
     def __init__(
         self,
@@ -149,12 +157,14 @@ class SnapshotReceiver:
         disk: Disk,
         send: Callable[[str, Message], bool],
         install: Callable[[int, int], None],
+        room_bytes: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._shard = shard
         self._directory = directory
         self._disk = disk
         self._send = send
         self._install = install
+        self._room_bytes = room_bytes
         self._incoming: _Incoming | None = None
 
     @property
@@ -163,7 +173,7 @@ class SnapshotReceiver:
         return self._incoming is not None
 
     def receive(self, peer: str, message: Message, applied: int) -> None:
-        """Takes a message of the leader. Raises OSError from the disk."""
+        """Takes a message of the leader. Raises OSError from the disk, unless that is only full."""
         kind, _, transfer, *rest = message
         if kind == SNAPSHOT_BEGIN:
             self._begin(peer, transfer, rest, applied)
@@ -193,10 +203,18 @@ class SnapshotReceiver:
         if index <= applied:
             self._answer(peer, transfer, -1)
             return
-        log.info("snapshot_receiving", shard=self._shard, peer=peer, index=index, bytes=sum(size for _, size in files))
-        self._directory.mkdir(parents=True)
-        fds = [self._disk.create(self._directory / name) for name, _ in files]
-        self._incoming = _Incoming(peer, transfer, index, index_term, fds, [size for _, size in files])
+        lengths = [size for _, size in files]
+        log.info("snapshot_receiving", shard=self._shard, peer=peer, index=index, bytes=sum(lengths))
+        incoming = self._incoming = _Incoming(peer, transfer, index, index_term, [], lengths)
+        if not self._has_room(incoming, sum(lengths)):
+            return
+        try:
+            self._directory.mkdir(parents=True)
+            for name, _ in files:
+                incoming.fds.append(self._disk.create(self._directory / name))
+        except OSError as error:
+            self._refuse_for(error, incoming)
+            return
         self._answer(peer, transfer, 0)
 
     def _chunk(self, incoming: _Incoming, number: int, position: int, offset: int, data: bytes) -> None:
@@ -209,13 +227,19 @@ class SnapshotReceiver:
             self.drop()
             return
         fd = incoming.fds[position]
-        self._disk.write(fd, data, offset)
+        try:
+            self._disk.write(fd, data, offset)
+        except OSError as error:
+            self._refuse_for(error, incoming)
+            return
         incoming.received += 1
         incoming.unsynced_bytes += len(data)
         incoming.moved(len(data))
         if incoming.unsynced_bytes >= SYNC_BYTES or incoming.position > position:
             self._disk.sync(fd)
             incoming.unsynced_bytes = 0
+            if not self._has_room(incoming):
+                return
         self._answer(incoming.peer, incoming.transfer, incoming.received)
 
     def _end(self, incoming: _Incoming, chunks: int) -> None:
@@ -231,6 +255,24 @@ class SnapshotReceiver:
         self._install(incoming.index, incoming.term)
         self._answer(incoming.peer, incoming.transfer, chunks + 1)
 
+    def _has_room(self, incoming: _Incoming, needed_bytes: int = 0) -> bool:
+        """Whether the disk has room for so much more; if not, `incoming` was refused."""
+        room = self._room_bytes()
+        if needed_bytes > room:
+            self._refuse(incoming, f"{needed_bytes} bytes to come, room for {max(0, room)}")
+        return needed_bytes <= room
+
+    def _refuse_for(self, error: OSError, incoming: _Incoming) -> None:
+        """Raises an `error` that says something against the disk. Of a sync each does: what it lost nobody knows."""
+        if not is_no_room(error) and error.errno not in _NO_DESCRIPTORS:
+            raise error
+        self._refuse(incoming, str(error))
+
+    def _refuse(self, incoming: _Incoming, reason: str) -> None:
+        log.warning("snapshot_refused", shard=self._shard, peer=incoming.peer, reason=reason)
+        self._answer(incoming.peer, incoming.transfer, -1)
+        self.drop()
+
     def _answer(self, peer: str, transfer: int, chunks: int) -> None:
         self._send(peer, (SNAPSHOT_ACK, self._shard, transfer, chunks))
 
@@ -243,3 +285,12 @@ class SnapshotReceiver:
             self._incoming = None
         if self._incoming is None and self._directory.exists():
             shutil.rmtree(self._directory)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes what transfers of an earlier process have left in the node's `directory`.
+
+    To be called once that is locked and before anything is allocated in it: they may have filled the disk.
+    """
+    for left in directory.glob(f"*{INCOMING}"):
+        shutil.rmtree(left)

@@ -30,6 +30,7 @@ from respkv.raft.identity import was_here
 from respkv.raft.journal import ForeignJournal, Journal
 from respkv.raft.log import Standing
 from respkv.raft.segment import JournalDamaged, list_segments
+from respkv.raft.snapshot import remove_leftovers
 
 log = structlog.get_logger()
 
@@ -61,7 +62,14 @@ def open_journal(config: Config, shards: Sequence[Shard], disk: Disk) -> Journal
     def open_with(standing: Standing) -> Journal:
         numbers = [shard.id for shard in shards]
         size = config.journal_segment_bytes
-        return Journal.open(directory, numbers, segment_bytes=size, disk=disk, standing_if_new=standing)
+        return Journal.open(
+            directory,
+            numbers,
+            segment_bytes=size,
+            disk=disk,
+            standing_if_new=standing,
+            locked=lambda: remove_leftovers(config.dir),
+        )
 
     try:
         return open_with(standing)

@@ -26,7 +26,7 @@ from respkv.raft.journal import Journal
 from respkv.raft.log import Standing
 from respkv.raft.membership import Membership
 from respkv.raft.messages import APPEND, INTRODUCE, SNAPSHOT_ACK, SNAPSHOT_BEGIN, Message
-from respkv.raft.snapshot import SnapshotReceiver
+from respkv.raft.snapshot import INCOMING, SnapshotReceiver
 from respkv.shard.border import check_append
 from respkv.shard.leadership import LeaderNews
 from respkv.shard.machine import Machine
@@ -99,10 +99,18 @@ class Replica:
             eager=shard.replicas[0] == node,
             lease=config.read_mode == "lease",
         )
-        self.upkeep = Upkeep(
-            self.cask, self.group, config, journal, worker=worker, now=now, damaged=self._damaged, fatal=fatal
-        )
         self.snapshots = Snapshots(self.group, send=send, now=now)
+        self.upkeep = Upkeep(
+            self.cask,
+            self.group,
+            config,
+            journal,
+            worker=worker,
+            now=now,
+            damaged=self._damaged,
+            fatal=fatal,
+            trimmable=self.snapshots.trimmable,
+        )
         self.proposer = Proposer(
             shard,
             node,
@@ -116,13 +124,22 @@ class Replica:
             pace=pace,
         )
         self.placement = Placement(shard.replicas)
-        self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install)
+        self.receiver = SnapshotReceiver(shard.id, self._incoming_path, disk, send, self._install, self._room_bytes)
         self.receiver.drop()  # what an earlier process has left
         self.membership = Membership(self.group, others, identity or Identity(), send=send, repaired=self._repaired)
 
     @property
     def _incoming_path(self) -> Path:
-        return self.path.with_name(self.path.name + ".incoming")
+        return self.path.with_name(self.path.name + INCOMING)
+
+    def _room_bytes(self) -> int:
+        """How much a snapshot may write: nodes refuse writes, and journals may not grow, where less is free."""
+        try:
+            free = self._disk.free_bytes(self._config.dir)
+        except OSError as error:
+            log.warning("disk_usage_unknown", reason=str(error))
+            return 0
+        return free - self._config.disk_headroom_bytes
 
     @property
     def _alone(self) -> bool:

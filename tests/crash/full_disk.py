@@ -3,11 +3,13 @@
 To be run inside `tests.crash.isolated`, where it may mount them. First all nodes run out of room: writes are refused as
 not applied before anything is appended, reads go on, restarts work, and with more room writes go on. Then one node
 loses its room without warning: it stops, the others go on without it, and with room it comes back by itself. Until it
-stops it may refuse writes to shards that it leads.
+stops it may refuse writes to shards that it leads. At last a node with default settings, alone, and a client at full
+speed: it is refused in time, too, and a start needs little room, also when it comes again and again.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +21,8 @@ from tests.cluster import NodeProcess, TestCluster, wait_until
 
 SMALL_MB = 48
 LARGE_MB = 128
+ALONE_MB = 500
+DEFAULTS = {"JOURNAL_SEGMENT_BYTES": "64mb", "SEGMENT_BYTES": "128mb"}
 OPTIONS = {
     "DISK_HEADROOM_BYTES": "16mb",
     "JOURNAL_SEGMENT_BYTES": "2mb",
@@ -39,11 +43,11 @@ class Disk:
     def resize(self, size_mb: int) -> None:
         self._mount("mount", "-o", f"remount,size={size_mb}m", str(self.path))
 
-    def fill(self) -> None:
-        """Somebody else takes all that is left."""
+    def fill(self, leave: int = 0) -> None:
+        """Somebody else takes all that is left, but for `leave` bytes."""
         with (self.path / "ballast").open("wb", buffering=0) as file:
             try:
-                while True:
+                while shutil.disk_usage(self.path).free > leave:
                     file.write(bytes(1 << 16))
             except OSError:
                 pass
@@ -126,6 +130,36 @@ def one_node_loses_its_room(cluster: TestCluster, disk: Disk) -> None:
     print("one node: stopped, was not missed, came back")
 
 
+def a_client_at_full_speed(directory: Path) -> None:
+    disk = Disk(directory / "disk-alone", ALONE_MB)
+    cluster = TestCluster(directory / "alone", 1, 1, **DEFAULTS)
+    (node,) = cluster.nodes
+    node.options["DIR"] = str(disk.path / "data")
+    try:
+        cluster.start()
+        count, refused = 0, False
+        with node.client() as client:
+            while not refused:
+                pipe = client.pipeline(transaction=False)
+                for number in range(count, count + 40):
+                    pipe.set(f"k{number}", 4 * VALUE)
+                replies = pipe.execute(raise_on_error=False)
+                refused = any(isinstance(reply, redis.ResponseError) for reply in replies)
+                count += replies.count(True)
+        assert not any(str(reply).split(" ")[0] not in {"True", "MISCONF"} for reply in replies)
+        disk.fill(leave=1 << 20)
+        for end in (node.stop, node.kill, node.stop):
+            end()
+            node.start()
+            cluster.wait_ready()
+            assert node.call("DBSIZE") == count
+            assert node.call("GET", f"k{count - 1}") == 4 * VALUE
+    finally:
+        for node in cluster.running:
+            node.kill()
+    print(f"alone: refused after {count} writes at full speed, starts with little room")
+
+
 def main(directory: Path) -> None:
     directory.mkdir(exist_ok=True)
     disks = [Disk(directory / f"disk-{number}", SMALL_MB) for number in (1, 2, 3)]
@@ -139,6 +173,7 @@ def main(directory: Path) -> None:
     finally:
         for node in cluster.running:
             node.kill()
+    a_client_at_full_speed(directory)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from respkv.disk import Disk
 from respkv.raft import journal as raft_journal
 from respkv.raft.identity import Identity
 from respkv.raft.journal import Journal
-from respkv.raft.segment import FRAME, MAGIC, JournalDamaged, list_segments
+from respkv.raft.segment import FRAME, HEAD_BYTES, MAGIC, Head, JournalDamaged, list_segments
 from respkv.storage import Bitcask, Damaged, check, columns, record
 from respkv.storage.frame import FileHead, find_headers, frames
 from tests.fuzz.source import mutate, some_bytes
@@ -160,7 +160,9 @@ def journals(rng: Random) -> None:
     files, ever = _journal_files()
     path = _directory()
     try:
-        damaged = _damage(rng, files, (MAGIC, FRAME.pack(MAGIC, 0, 2**63, 5, 5)))
+        heads = [Head.decode(data) for data in files.values()]
+        marks = [head.stamp[0] for head in heads if head is not None]
+        damaged = _damage(rng, files, (MAGIC, rng.choice(marks), FRAME.pack(rng.choice(marks), 0, 2**63, 5, 5)))
         for name, data in damaged.items():
             (path / name).write_bytes(data)
         if rng.randrange(3) == 0:
@@ -194,15 +196,18 @@ def _make_checksums_right(rng: Random, path: Path) -> None:
     if segment is None:
         return
     data = bytearray(segment.read_bytes())
-    at = 0
-    while at + FRAME.size <= len(data) and data[at : at + 4] == MAGIC:
+    head, at = Head.decode(data), HEAD_BYTES
+    if head is None:
+        return
+    mark, seed = head.stamp
+    while at + FRAME.size <= len(data) and data[at : at + 4] == mark:
         _, _, body_bytes, _, _ = FRAME.unpack_from(data, at)
         end = at + FRAME.size + body_bytes
         if end > len(data):
             break
         if body_bytes and rng.randrange(4) == 0:
             data[at + FRAME.size + rng.randrange(body_bytes)] ^= 1 << rng.randrange(8)
-        data[at + 4 : at + 8] = crc32(bytes(data[at + 8 : end])).to_bytes(4, "little")
+        data[at + 4 : at + 8] = crc32(bytes(data[at + 8 : end]), seed + at & 0xFFFFFFFF).to_bytes(4, "little")
         at = end
     segment.write_bytes(data)
     _RIGHTED.append(segment)

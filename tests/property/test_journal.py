@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,6 +25,18 @@ def seen(shard_log: ShardLog) -> Model:
     return shard_log.term, shard_log.voted_for, tuple(shard_log)
 
 
+class FullDisk(VolatileDisk):
+    """Has no room for a file `full` times."""
+
+    full = 0
+
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        if self.full:
+            self.full -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().allocate(fd, size_bytes)
+
+
 class JournalMachine(RuleBasedStateMachine):
     """`turns` holds what the logs were after each flush, by frame; a crash leaves one of those not older than the
     newest synced."""
@@ -30,7 +44,7 @@ class JournalMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.path = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-        self.disk = VolatileDisk()
+        self.disk = FullDisk()
         self.journal = self._open()
         self.model = {shard: [0, None, [(NO_OP, 1, 0)]] for shard in SHARDS}
         self.turns = [(self.journal.sequence, self._model())]
@@ -128,17 +142,20 @@ class JournalMachine(RuleBasedStateMachine):
     def release(self) -> None:
         self.journal.release()
 
-    @rule(seed=st.integers(0, 1 << 20))
-    def crash(self, seed: int) -> None:
+    @rule(seed=st.integers(0, 1 << 20), full=st.booleans())
+    def crash(self, seed: int, full: bool) -> None:
+        """`full`: the next start finds no room for a fresh segment."""
         self.disk.crash(Random(seed))
         self.journal._failed = True
         self.journal.close()
         assert {finding.kind for finding in check(self.path)[0]} <= {"torn"}
+        self.disk.full = full
         self._recover([model for _, model in self.turns + self.rolls])
 
-    @rule()
-    def reopen(self) -> None:
+    @rule(full=st.booleans())
+    def reopen(self, full: bool) -> None:
         self.journal.close()
+        self.disk.full = full
         self._recover([self._model()])
 
     def _recover(self, possible: list[dict[int, Model]]) -> None:

@@ -116,6 +116,10 @@ class SimDisk(Disk):
         self._changes: list[Change] = []
         root.mkdir(parents=True, exist_ok=True)
 
+    def free_bytes(self, directory: Path) -> int:
+        """It never is full by itself."""
+        return 1 << 50
+
     # -- faults
 
     def _step(self, kind: str) -> None:

@@ -463,9 +463,9 @@ def trimmed_too_far(replace: Callable[..., None]) -> None:
 
 @mutation("a torn tail of the journal is taken for whole", **_POWER, **_BUSY, value_bytes=(1, 1, 100, 1500))
 def torn_tail_accepted(replace: Callable[..., None]) -> None:
-    def read_frame(path: Any, data: Any, at: int) -> segment.Frame | None:
+    def read_frame(path: Any, data: Any, stamp: segment.Stamp, at: int) -> segment.Frame | None:
         header = data[at : at + segment.FRAME.size]
-        if len(header) < segment.FRAME.size or header[:4] != segment.MAGIC:
+        if len(header) < segment.FRAME.size or header[:4] != stamp[0]:
             return None
         _, _, body_bytes, sequence, synced = segment.FRAME.unpack(header)
         start = at + segment.FRAME.size

@@ -10,8 +10,10 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from respkv.contents import Contents
 from respkv.disk import Disk
 from respkv.raft import segment
 from respkv.raft.identity import Identity
-from respkv.raft.journal import Journal
+from respkv.raft.journal import SCANT_BYTES, Journal
 from respkv.raft.journal import check as check_journal
 from respkv.raft.log import Standing
 from respkv.raft.messages import SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END
@@ -32,7 +34,7 @@ from respkv.raft.snapshot import SnapshotReceiver
 from respkv.shard.repair import open_journal
 from respkv.shard.replica import Replica
 from respkv.storage import Bitcask, Damaged, Failed, check
-from tests.property.test_bitcask import CrashDisk, Story, abandon, contents, open_cask
+from tests.property.test_bitcask import CrashDisk, PowerCutError, Story, abandon, contents, open_cask
 from tests.unit.test_journal import states
 
 
@@ -297,6 +299,181 @@ def test_a_call_that_fails_is_told_and_costs_a_journal_nothing_that_was_synced(t
         journal.close()
         assert check_journal(root / "journal")[0] == []
     assert refused > 40
+
+
+class Small(CrashDisk):
+    """Has room for files of `size` bytes in all; where one does not fit, as much of it as fits is reserved."""
+
+    def __init__(self, root: Path, size: int = 1 << 40) -> None:
+        super().__init__(root)
+        self.size = size
+
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        free = max(0, self.size - self.used())
+        self.truncate(fd, min(size_bytes, free))
+        if free < size_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def used(self) -> int:
+        return sum(file.stat().st_size for file in self.root.rglob("*") if file.is_file())
+
+
+MIB = 1 << 20
+
+
+def grow(journal: Journal, count: int, size: int = 50_000) -> None:
+    shard_log = journal.logs[0]
+    for _ in range(count):
+        index = shard_log.last_index + 1
+        shard_log.add(b"\0" + b"%06d" % index * (size // 6), index, 1)
+        journal.flush_and_wait()
+
+
+def segment_sizes(root: Path) -> list[int]:
+    return [path.stat().st_size for _, path in segment.list_segments(root)]
+
+
+def test_a_journal_starts_and_lives_on_where_there_is_no_room_for_a_segment_of_the_usual_size(tmp_path: Path) -> None:
+    disk = Small(tmp_path)
+    start = partial(Journal.open, tmp_path, (0,), segment_bytes=4 * MIB, disk=disk)
+    journal = start()
+    grow(journal, 4)
+    before = states(journal)
+    journal.close()
+    disk.size = disk.used() + MIB
+    journal = start()
+    assert states(journal) == before
+    assert segment_sizes(tmp_path) == [journal._at + SCANT_BYTES]
+    disk.size = disk.used() + MIB  # something else has taken what the old segment gave back
+    grow(journal, 12)
+    assert len(segment_sizes(tmp_path)) == 3
+    assert max(segment_sizes(tmp_path)) < MIB
+    journal.logs[0].trim(journal.logs[0].last_index - 1)
+    journal.flush_and_wait()
+    journal.release()
+    assert len(segment_sizes(tmp_path)) == 1
+    assert not list(tmp_path.glob("*.spare")), "a scant segment is not used again"
+    disk.size += 4 * MIB
+    grow(journal, 6)
+    assert segment_sizes(tmp_path)[-1] == 4 * MIB
+    before = states(journal)
+    journal.close()
+    journal = start()
+    assert states(journal) == before
+    journal.close()
+
+
+def test_a_roll_over_without_any_room_is_told_and_costs_nothing_that_was_synced(tmp_path: Path) -> None:
+    disk = Small(tmp_path)
+    journal = Journal.open(tmp_path, (0,), segment_bytes=MIB, disk=disk)
+    grow(journal, 10)
+    disk.size = disk.used()
+    before = states(journal)
+    told: list[BaseException] = []
+    journal.on_failure = told.append
+    journal.logs[0].add(b"\0" * MIB, journal.logs[0].last_index + 1, 1)
+    journal.flush()
+    assert [getattr(error, "errno", None) for error in told] == [errno.ENOSPC]
+    journal.close()
+    journal = Journal.open(tmp_path, (0,), segment_bytes=MIB, disk=disk)
+    assert states(journal) == before
+    journal.close()
+
+
+def test_a_journal_starts_where_what_it_holds_has_no_room_twice(tmp_path: Path) -> None:
+    disk = Small(tmp_path)
+    start = partial(Journal.open, tmp_path, (0,), segment_bytes=MIB, disk=disk)
+    journal = start()
+    grow(journal, 60)
+    journal.close()
+    before = states(journal)
+    disk.size = disk.used() + MIB // 2
+    sizes = segment_sizes(tmp_path)
+    for life in range(5):
+        if life == 3:
+            tear(tmp_path)
+            before[0][2].pop()
+            sizes.append(SCANT_BYTES)
+        journal = start()
+        assert states(journal) == before
+        assert journal.logs[0].durable == journal.logs[0].last_index
+        assert [size // SCANT_BYTES for size in segment_sizes(tmp_path)] == [size // SCANT_BYTES for size in sizes]
+        assert not list(tmp_path.glob("*.tmp"))
+        grow(journal, 2, size=300)
+        before = states(journal)
+        journal.close()
+        assert check_journal(tmp_path)[0] == []
+    journal = start()
+    journal.logs[0].trim(journal.logs[0].last_index - 1)
+    journal.flush_and_wait()
+    journal.release()
+    assert len(segment_sizes(tmp_path)) == 1
+    before = states(journal)
+    journal.close()
+    journal = start()
+    assert segment_sizes(tmp_path) == [MIB]
+    assert states(journal) == before
+    journal.close()
+
+
+def tear(root: Path) -> None:
+    """Flips a bit in the newest frame, of which nothing says that it was synced."""
+    newest = segment.scan(root)[0][-1]
+    content = bytearray(newest.file.read_bytes())
+    content[newest.offset + segment.FRAME.size] ^= 1
+    newest.file.write_bytes(content)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_journal_without_room_trusts_no_page_that_a_failed_sync_has_left_in_memory(tmp_path: Path, seed: int) -> None:
+    root, after = tmp_path / "root", tmp_path / "after"
+    root.mkdir()
+    disk = Small(root)
+    start = partial(Journal.open, root, (0,), segment_bytes=MIB, disk=disk)
+    journal = start()
+    grow(journal, 30)
+    disk.failing_sync = disk.syncs
+    with pytest.raises(OSError, match="Input/output error"):
+        grow(journal, 1)
+    journal.close()
+    disk.size = disk.used() + MIB // 2
+    journal = start()
+    assert journal.logs[0].durable == journal.logs[0].last_index == 32
+    before = states(journal)
+    disk.power_cut(Random(seed), after)
+    journal.close()
+    journal = Journal.open(after, (0,), segment_bytes=MIB)
+    assert states(journal) == before
+    journal.close()
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_power_cut_at_any_call_of_a_start_without_room_costs_nothing_that_was_synced(
+    tmp_path: Path, torn: bool
+) -> None:
+    calls, started = 0, False
+    while not started:
+        root, after = tmp_path / f"root-{calls}", tmp_path / f"after-{calls}"
+        root.mkdir()
+        start = partial(Journal.open, shards=(0,), segment_bytes=1024)
+        journal = start(root)
+        grow(journal, 12, size=240)
+        journal.close()
+        before = states(journal)
+        if torn:
+            tear(root)
+            before[0][2].pop()
+        disk = Small(root)
+        disk.size, disk.calls_left = disk.used() + 1200, calls
+        with suppress(PowerCutError):
+            start(root, disk=disk)._failed = True
+            started = True
+        disk.power_cut(Random(calls), after)
+        journal = start(after)
+        assert states(journal) == before, f"power cut at call {calls}"
+        journal.close()
+        calls += 1
+    assert calls > 20
 
 
 def test_a_call_that_fails_leaves_the_old_identity_or_the_new_one(tmp_path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from respkv.checksum import crc32
 from respkv.disk import Disk
 from respkv.raft.journal import Journal, JournalInUse, check
 from respkv.raft.log import NO_OP, ShardLog
-from respkv.raft.segment import JournalDamaged, list_segments, scan
+from respkv.raft.segment import MAGIC, JournalDamaged, head_of, list_segments, scan
 
 SEGMENT_BYTES = 4096
 State = tuple[int, str | None, list[tuple[bytes, int, int]]]
@@ -266,6 +268,38 @@ def test_a_segment_stays_open_while_a_sync_that_names_it_is_under_way(tmp_path: 
     journal.sync_done(asked[1])
     journal.release()
     assert len(journal._segments) == 1
+    journal.close()
+
+
+def test_a_life_of_the_journal_has_a_salt_of_its_own_and_all_its_segments_have_it(tmp_path: Path) -> None:
+    seen: set[bytes] = set()
+    for life in range(3):
+        journal = opened(tmp_path)
+        fill(journal, segments=3)
+        heads = [head_of(number, path) for number, path in list_segments(tmp_path)]
+        assert [head is not None and head.fresh for head in heads] == [True, False, False]
+        seen |= {head.salt for head in heads if head is not None}
+        assert len(seen) == life + 1
+        journal.close()
+
+
+def test_values_made_of_forged_frames_are_never_taken_for_frames(tmp_path: Path) -> None:
+    """They lie behind the end of the log, in segments that are used again."""
+    rest = struct.pack("<QQQ", 0, 1 << 60, 1 << 60)
+    forged = b"".join(mark + struct.pack("<I", crc32(rest)) + rest for mark in (b"RJF1", MAGIC[:4], MAGIC[4:]))
+    journal = opened(tmp_path)
+    shard_log = journal.logs[0]
+    for _ in range(60):
+        shard_log.add(b"\0" + forged * 4, shard_log.last_index + 1, 1)
+        shard_log.trim(max(1, shard_log.last_index - 3))
+        sync(journal)
+        journal.release()
+        assert check(tmp_path)[0] == []
+    assert journal._segments[-1].number > 6
+    assert forged in journal._segments[-1].path.read_bytes()[journal._at :]
+    before = states(journal)
+    journal = reopened(journal, tmp_path)
+    assert states(journal) == before
     journal.close()
 
 

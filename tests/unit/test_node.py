@@ -14,6 +14,7 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
+from respkv.disk import Disk
 from respkv.node import Node
 
 LIMITS = """
@@ -71,7 +72,7 @@ def test_a_node_stops_when_nobody_waits_for_it(leads: int, owes: int, waits: int
 
 
 def test_a_disk_that_does_not_tell_its_room_for_a_moment_ends_nothing(tmp_path: Path) -> None:
-    node: Any = SimpleNamespace(config=SimpleNamespace(dir=tmp_path / "moved"))
+    node: Any = SimpleNamespace(config=SimpleNamespace(dir=tmp_path / "moved"), _disk=Disk())
     Node._watch_disk(node)
 
 

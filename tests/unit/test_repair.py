@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from respkv.cluster.topology import Shard
 from respkv.config import Config, load
 from respkv.disk import Disk
-from respkv.raft.journal import ForeignJournal, Journal
+from respkv.raft.journal import ForeignJournal, Journal, JournalInUse
 from respkv.raft.log import Standing
 from respkv.raft.segment import JournalDamaged
 from respkv.shard.repair import StartError, open_journal, put_aside
@@ -54,6 +56,27 @@ def test_a_journal_of_another_node_is_refused_and_not_put_aside(tmp_path: Path) 
     with pytest.raises(ForeignJournal):
         open_journal(config_of(tmp_path), [MEMBER], Disk())
     assert [path.name for path in tmp_path.iterdir()] == ["journal"]
+
+
+def test_what_a_transfer_has_left_is_gone_before_anything_is_allocated_but_not_that_of_a_running_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "shard-0.incoming"
+    seen: list[bool] = []
+
+    class Watching(Disk):
+        def allocate(self, fd: int, size_bytes: int) -> None:
+            seen.append(left.exists())
+            super().allocate(fd, size_bytes)
+
+    left.mkdir()
+    open_journal(config_of(tmp_path), [MEMBER], Watching()).close()
+    assert seen == [False]
+    left.mkdir()
+    monkeypatch.setattr(fcntl, "lockf", MagicMock(side_effect=BlockingIOError))
+    with pytest.raises(JournalInUse):
+        open_journal(config_of(tmp_path), [MEMBER], Watching())
+    assert left.exists()
 
 
 def test_a_lost_shard_is_no_loss_while_the_journal_has_all_of_it(tmp_path: Path) -> None:

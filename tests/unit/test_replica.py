@@ -1,5 +1,6 @@
 """A replica's start: journal and Bitcask log are made to meet, or the node does not start on them."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from respkv.cluster.topology import Shard
 from respkv.config import Config, load
 from respkv.disk import Disk
 from respkv.raft.journal import Journal
-from respkv.raft.messages import APPEND
+from respkv.raft.messages import APPEND, SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK
 from respkv.shard.repair import StartError
 from respkv.shard.replica import Replica
 from respkv.storage import Bitcask, Damaged
@@ -116,6 +117,29 @@ def test_what_a_snapshot_that_never_ended_has_left_is_removed_at_the_start(
     (left / "000001.0.data").write_bytes(bytes(1000))
     make_replica(Journal.open(config.dir / "journal", [0]))
     assert not left.exists()
+
+
+@pytest.mark.parametrize("free_mib", [0, 299, 300, None])
+def test_a_snapshot_is_refused_where_the_disk_has_no_room_for_it_and_the_headroom(
+    config: Config, make_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch, free_mib: int | None
+) -> None:
+    def usage(path: Path) -> Any:
+        if free_mib is None:
+            raise OSError(5, "nobody knows")
+        return SimpleNamespace(free=free_mib << 20)
+
+    replica: Any = make_replica(Journal.open(config.dir / "journal", [0]))
+    answers: list[Any] = []
+    replica.receiver._send = lambda peer, message: answers.append((peer, message))
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert config.disk_headroom_bytes < 300 << 20
+    size = (300 << 20) - config.disk_headroom_bytes
+    replica.receive("n2", (SNAPSHOT_BEGIN, 0, 5, 1, 10, 1, [["000001.0.data", size]]))
+    fits = free_mib == 300
+    assert answers == [("n2", (SNAPSHOT_ACK, 0, 5, 0 if fits else -1))]
+    assert replica._incoming_path.exists() is fits
+    replica.receive("n2", (SNAPSHOT_CHUNK, 0, 5, 0, 0, 0, b"x"))
+    assert answers[-1] == ("n2", (SNAPSHOT_ACK, 0, 5, 1 if fits else -1))
 
 
 def test_the_upkeep_removes_a_snapshot_that_has_become_pointless(

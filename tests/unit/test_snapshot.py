@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from respkv.disk import Disk
 from respkv.raft.messages import SNAPSHOT_ACK, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_END
-from respkv.raft.snapshot import CHUNK_BYTES, STALLED_S, WINDOW, SnapshotReceiver, SnapshotSender
+from respkv.raft.snapshot import (
+    CHUNK_BYTES,
+    STALLED_S,
+    WINDOW,
+    SnapshotReceiver,
+    SnapshotSender,
+    remove_leftovers,
+)
+from respkv.shard.snapshots import CATCH_UP_S, RETRY_MAX_S, RETRY_S, Snapshots
 
 
 @dataclass
@@ -51,7 +61,8 @@ class Transfer:
         self.installed: list[tuple[int, int]] = []
         self.to_follower: deque[Any] = deque()
         self.to_leader: deque[Any] = deque()
-        self.receiver = SnapshotReceiver(3, self.incoming, Disk(), self._answer, self._install)
+        self.room = 1 << 40
+        self.receiver = SnapshotReceiver(3, self.incoming, Disk(), self._answer, self._install, lambda: self.room)
         self.sender = SnapshotSender(3, 11, 8, self.source, self._send, 0.0)
 
     def _send(self, message: Any) -> bool:
@@ -100,6 +111,7 @@ def test_all_files_arrive_whole_and_are_handed_over_once(transfer: Transfer) -> 
     assert transfer.installed == [(100, 7)]
     assert transfer.contents == CONTENTS
     assert transfer.sender.finished
+    assert transfer.sender.delivered
     assert transfer.source.closed == 1
     assert not transfer.receiver.busy
 
@@ -281,3 +293,250 @@ def test_file_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -
         transfer.receiver.receive("leader", (SNAPSHOT_BEGIN, 3, 11, 8, 100, 7, [[name, 1]]), 50)
     transfer.receiver.drop()
     assert not (tmp_path / "evil").exists()
+
+
+# -- disks without room
+
+
+class Failing(Disk):
+    """Its calls of one `kind` fail from the `after`-th on."""
+
+    def __init__(self, kind: str, code: int, after: int = 0) -> None:
+        self.opened: set[int] = set()
+        self._kind, self._code, self._left = kind, code, after
+
+    def _step(self, kind: str) -> None:
+        if kind == self._kind:
+            self._left -= 1
+            if self._left < 0:
+                raise OSError(self._code, os.strerror(self._code))
+
+    def create(self, path: Path, size_bytes: int = 0) -> int:
+        self._step("create")
+        fd = super().create(path, size_bytes)
+        self.opened.add(fd)
+        return fd
+
+    def write(self, fd: int, data: Any, offset: int) -> None:
+        self._step("write")
+        super().write(fd, data, offset)
+
+    def sync(self, fd: int) -> None:
+        self._step("sync")
+        super().sync(fd)
+
+    def close(self, fd: int) -> None:
+        super().close(fd)
+        self.opened.remove(fd)
+
+
+def assert_refused(transfer: Transfer) -> None:
+    assert transfer.installed == []
+    assert not transfer.receiver.busy
+    assert not transfer.incoming.exists()
+    assert transfer.sender.finished
+    assert not transfer.sender.delivered
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize(("kind", "after"), [("create", 0), ("create", 2), ("write", 0), ("write", 3)])
+def test_a_disk_that_is_full_refuses_the_snapshot_and_goes_on(
+    transfer: Transfer, kind: str, after: int, code: int
+) -> None:
+    transfer.receiver._disk = disk = Failing(kind, code, after)
+    transfer.run()
+    assert_refused(transfer)
+    assert not disk.opened
+
+
+def test_the_disk_has_room_again_and_the_next_snapshot_arrives(tmp_path: Path) -> None:
+    transfer = Transfer(tmp_path, CONTENTS)
+    transfer.room = 0
+    transfer.run()
+    assert_refused(transfer)
+    transfer.room = 1 << 40
+    transfer.source.files = [
+        File(name, os.open(tmp_path / name, os.O_RDONLY), len(content)) for name, content in CONTENTS.items()
+    ]
+    transfer.sender = SnapshotSender(3, 12, 8, transfer.source, transfer._send, 0.0)
+    transfer.run()
+    assert transfer.installed
+    assert transfer.contents == CONTENTS
+
+
+@pytest.mark.parametrize(("kind", "code"), [("create", errno.EIO), ("write", errno.EIO), ("sync", errno.ENOSPC)])
+def test_a_disk_that_fails_is_not_taken_for_a_full_one(transfer: Transfer, kind: str, code: int) -> None:
+    """After a failed sync nobody knows what the disk has, whatever the reason."""
+    transfer.receiver._disk = Failing(kind, code)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        transfer.run()
+
+
+@pytest.mark.parametrize("short_by", [0, 1])
+def test_a_snapshot_begins_only_if_there_is_room_for_all_of_it(transfer: Transfer, short_by: int) -> None:
+    transfer.room = sum(map(len, CONTENTS.values())) - short_by
+    transfer.receive()
+    assert transfer.incoming.exists() is not bool(short_by)
+    transfer.run()
+    if short_by:
+        assert_refused(transfer)
+    else:
+        assert transfer.contents == CONTENTS
+
+
+def test_a_snapshot_leaves_the_room_that_others_need_though_they_write_meanwhile(
+    transfer: Transfer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("respkv.raft.snapshot.SYNC_BYTES", CHUNK_BYTES)
+    transfer.receive()
+    transfer.acknowledge()
+    transfer.receive()
+    assert transfer.receiver.busy
+    transfer.room = -1
+    transfer.receive()
+    assert not transfer.incoming.exists()
+    transfer.run()
+    assert_refused(transfer)
+
+
+def test_what_transfers_have_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("journal", "shard-0", "shard-0.incoming", "shard-1", "shard-1.damaged-17", "shard-12.incoming"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000001.0.data").write_bytes(b"x")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "shard-0", "shard-1", "shard-1.damaged-17"]
+
+
+# -- the leader's side: when a transfer begins, and how much of the log it needs
+
+
+class FakeGroup:
+    shard, term, leader = 3, 8, True
+
+    def __init__(self) -> None:
+        self.snapshot_wanted = {"n2"}
+        self.connected = {"n2", "n3"}
+        self.acknowledged = {"n2": 0, "n3": 0}
+
+    def is_connected(self, name: str) -> bool:
+        return name in self.connected
+
+    def matched(self, name: str) -> int:
+        return self.acknowledged[name]
+
+
+class Leader:
+    """The transfers of a leader at `time`; `answer` is a follower's to the newest message of a transfer."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.group: Any = FakeGroup()
+        self.transfers: dict[str, int] = {}
+        self.snapshots = Snapshots(self.group, send=self._send, now=lambda: self.time)
+
+    def _send(self, peer: str, message: Any) -> bool:
+        self.transfers[peer] = message[2]
+        return True
+
+    def begin(self, index: int = 100) -> set[str]:
+        wanted = self.snapshots.supervise()
+        cask: Any = SimpleNamespace(snapshot=lambda: FakeSource(index, 7))
+        self.snapshots.begin(wanted, cask)
+        return wanted
+
+    def answer(self, peer: str, chunks: int) -> None:
+        self.snapshots.acknowledged(peer, (SNAPSHOT_ACK, 3, self.transfers[peer], chunks))
+
+    def deliver(self, peer: str) -> None:
+        self.answer(peer, 0)
+        self.answer(peer, 1)
+
+    def waits(self) -> float:
+        """How long it takes until the next transfer may begin."""
+        begun = self.time
+        while not self.snapshots.supervise():
+            self.time += 0.5
+        return self.time - begun
+
+
+@pytest.fixture
+def leader() -> Leader:
+    return Leader()
+
+
+def test_a_follower_that_refuses_is_left_alone_longer_each_time(leader: Leader) -> None:
+    waits = []
+    for _ in range(8):
+        assert leader.begin() == {"n2"}
+        leader.answer("n2", -1)
+        waits.append(leader.waits())
+    assert waits == [min(RETRY_S * 2**n, RETRY_MAX_S) for n in range(8)]
+
+
+def test_a_follower_that_was_left_alone_is_no_hindrance_to_others(leader: Leader) -> None:
+    leader.begin()
+    leader.answer("n2", -1)
+    leader.group.snapshot_wanted.add("n3")
+    assert leader.begin() == {"n3"}
+
+
+@pytest.mark.parametrize("event", ["delivered", "link", "lead"])
+def test_patience_begins_anew_with_success_a_new_link_and_a_new_lead(leader: Leader, event: str) -> None:
+    for _ in range(2):
+        leader.begin()
+        leader.answer("n2", -1)
+        leader.waits()
+    leader.begin()
+    if event == "delivered":
+        leader.deliver("n2")
+    else:
+        leader.answer("n2", -1)
+        assert leader.begin() == set()
+        leader.snapshots.drop("n2") if event == "link" else leader.snapshots.stop()
+    assert leader.begin() == {"n2"}
+    leader.answer("n2", -1)
+    assert leader.waits() == RETRY_S
+
+
+def test_a_transfer_that_stalls_is_followed_by_a_rest(leader: Leader) -> None:
+    leader.begin()
+    leader.time += STALLED_S + 1
+    assert leader.snapshots.supervise() == set()
+    assert leader.waits() == RETRY_S
+
+
+def test_nothing_is_sent_to_a_follower_without_a_link(leader: Leader) -> None:
+    leader.group.connected.remove("n2")
+    assert leader.begin() == set()
+    leader.group.connected.add("n2")
+    assert leader.begin() == {"n2"}
+
+
+def test_the_log_is_kept_behind_the_oldest_snapshot_under_way(leader: Leader) -> None:
+    assert leader.snapshots.trimmable(500) == 500
+    leader.begin(300)
+    leader.group.snapshot_wanted.add("n3")
+    leader.begin(400)
+    assert leader.snapshots.trimmable(500) == 300
+    assert leader.snapshots.trimmable(200) == 200
+    leader.answer("n2", -1)
+    leader.snapshots.supervise()
+    assert leader.snapshots.trimmable(500) == 400
+    leader.snapshots.stop()
+    assert leader.snapshots.trimmable(500) == 500
+
+
+def test_the_log_is_kept_until_a_follower_with_a_new_snapshot_has_caught_up_but_not_for_ever(leader: Leader) -> None:
+    leader.begin(300)
+    leader.deliver("n2")
+    assert leader.snapshots.trimmable(500) == 300
+    leader.group.snapshot_wanted.clear()
+    leader.snapshots.supervise()
+    assert leader.snapshots.trimmable(500) == 300
+    leader.group.acknowledged["n2"] = 450
+    assert leader.snapshots.trimmable(500) == 450
+    leader.group.acknowledged["n2"] = 600
+    assert leader.snapshots.trimmable(500) == 500
+    leader.group.acknowledged["n2"] = 450
+    leader.time += CATCH_UP_S
+    assert leader.snapshots.trimmable(500) == 500
