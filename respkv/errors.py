@@ -343,6 +343,12 @@ def misconf(reason: str) -> RespError:
     return RespError(f"MISCONF writes are refused: {reason}; the command was not applied")
 
 
+def too_much_at_once(bytes_max: int) -> RespError:
+    """What is written together has grown too large for the log; sent again by itself the command may do."""
+    return RespError(f"ERR commands that are applied together may write about {bytes_max >> 20} MiB at the most; "
+                     "the command was not applied")
+
+
 def oom() -> RespError:
     """`maxmemory` is reached."""
     return RespError("OOM command not allowed when used memory > 'maxmemory'.")
@@ -355,6 +361,11 @@ def is_oom(error: RespError | None) -> bool:
 def damaged(where: str) -> RespError:
     """A read of a value that is not what it was, where no other replica has it."""
     return RespError(f"ERR the value is damaged on the disk and there is no other replica: {where}")
+
+
+def unreadable(reason: str) -> RespError:
+    """The system refuses what it takes to read a value (descriptors, for instance), which may pass."""
+    return RespError(f"ERR the value cannot be read now: {reason}")
 
 
 def is_outcome_unknown(error: RespError) -> bool:

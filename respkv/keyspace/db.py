@@ -30,6 +30,9 @@ from respkv.storage.bitcask import Bitcask
 from respkv.storage.record import OVERHEAD_BYTES, Record
 
 NO_EXPIRY: Final = 0
+WRITTEN_BYTES_MAX: Final = 1 << 30
+"""From here on the commands of an entry write no more: it becomes one append, which has to fit into one file. The same
+on every replica, for it decides what they reply and store."""
 _RANDOM_TRIES_MAX: Final = 100
 _TTL_SAMPLE: Final = 100
 
@@ -185,6 +188,11 @@ class Db:
         return self._present(key)
 
     # --- writing ---
+
+    @property
+    def is_full(self) -> bool:
+        """Whether commands have written as much to the open batch as one entry may."""
+        return self._batch is not None and self._batch.put_bytes >= WRITTEN_BYTES_MAX
 
     def notify(self, kind: int, event: bytes, key: bytes) -> None:
         """Tells who watches what a command has done (`respkv.keyspace.watch`)."""

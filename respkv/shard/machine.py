@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from respkv import errors
 from respkv.commands.context import Context
 from respkv.commands.keys import evict_keys, expire_keys
 from respkv.commands.table import COMMANDS, Spec, resolve, spec_keys
-from respkv.keyspace.db import Db
+from respkv.keyspace.db import WRITTEN_BYTES_MAX, Db
 from respkv.keyspace.system import SystemRecord
 from respkv.keyspace.values import STRING
 from respkv.keyspace.watch import MISS, Event, Watch
@@ -245,6 +246,8 @@ class Machine:
 
     def _call(self, spec: Spec, args: list[bytes], context: Context) -> Reply:
         assert spec.fn is not None
+        if spec.is_write and self.db.is_full:
+            return errors.too_much_at_once(WRITTEN_BYTES_MAX)
         try:
             reply: Reply = spec.fn(self.db, args, context)
         except RespError as refusal:

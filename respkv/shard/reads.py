@@ -121,6 +121,8 @@ class Reads:
             return False
         except Damaged as damaged:
             self._leave_to_others(read, damaged)
+        except OSError as error:  # no descriptor for a long value
+            read.answer(errors.unreadable(error.strerror or str(error)))
         return True
 
     def _start(self, read: Read, value: LongRead) -> None:

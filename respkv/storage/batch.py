@@ -23,13 +23,16 @@ class Batch:
     written. Nothing of the store changes before the commit; a batch that is dropped has no effect.
     """
 
-    __slots__ = ("_cask", "changes", "cleared", "forgot")
+    __slots__ = ("_cask", "changes", "cleared", "forgot", "put_bytes")
 
     def __init__(self, cask: Bitcask) -> None:
         self._cask = cask
         self.cleared = False
         self.forgot = False
         """Changes were made before the last `clear` and are not among `changes` any more."""
+        self.put_bytes = 0
+        """Of the records that `put` has made, less those that were replaced since, whoever made them: what
+        `put_encoded` and `put_long` were given and this make at least as many bytes as the batch has."""
         self.changes: dict[bytes, Change] = {}
         """Key to (bucket, expire_ms, encoded record); an empty record deletes the key.
 
@@ -50,10 +53,15 @@ class Batch:
         if expire_ms < 0:
             raise ValueError("an expiry counts from the epoch")
         bucket = self._cask.bucket_of(key) if bucket is None else bucket
-        self.changes[key] = (bucket, expire_ms, record.encode(type, expire_ms, key, value))
+        encoded = record.encode(type, expire_ms, key, value)
+        replaced = self.changes.get(key)
+        self.put_bytes += len(encoded) if replaced is None else len(encoded) - len(replaced[2])
+        self.changes[key] = (bucket, expire_ms, encoded)
 
     def put_encoded(self, slots: list[int], keys: list[bytes], sizes: list[int], records: bytes) -> None:
         """Sets keys to plain strings: what `record.encode_puts(keys, values)` made of them, and their buckets."""
+        if self.put_bytes > 0:
+            self._replace(keys)
         start = 0
         for bucket, key, size in zip(slots, keys, sizes, strict=True):
             self.changes[key] = (bucket, 0, records[start : start + size])
@@ -61,12 +69,19 @@ class Batch:
 
     def put_long(self, bucket: int, key: bytes, value: list[memoryview]) -> None:
         """Sets `key` to the plain string that the parts of `value` make up. They are not joined: `commit_in_slices`."""
+        self._replace([key])
         self.changes[key] = (bucket, 0, LongRecord(key, value))
+
+    def _replace(self, keys: list[bytes]) -> None:
+        """What there is of `keys` goes."""
+        self.put_bytes -= sum(len(self.changes[key][2]) for key in self.changes.keys() & keys)
 
     def delete(self, key: bytes, bucket: int | None = None, *, expired: bool = False) -> bool:
         """Removes `key`. Returns whether it was there. `expired`: for no reader."""
         bucket = self._cask.bucket_of(key) if bucket is None else bucket
         there = self.has(key, bucket)
+        if key in self.changes:
+            self._replace([key])
         self.changes[key] = (bucket, EXPIRED if expired else 0, b"")
         return there
 
@@ -74,6 +89,7 @@ class Batch:
         """Removes every key, those put earlier in this batch included."""
         self.cleared = True
         self.forgot = self.forgot or bool(self.changes)
+        self.put_bytes = 0
         self.changes = {}
 
     def get(self, key: bytes, bucket: int | None = None) -> Record | None:

@@ -224,7 +224,7 @@ class Bitcask:
         if location & SIZE_MASK < SIZE_MASK:
             return None
         file, offset = self._file_of(location), offset_of(location)
-        damaged = partial(self._damage, location)
+        damaged = partial(self._damage_of, file, offset)
         try:
             record_type, expire_ms, _, value_bytes = record.header_at(file.contents(ahead_bytes=0), offset)
         except Damaged as error:
@@ -240,9 +240,14 @@ class Bitcask:
 
     def _damage(self, location: int, error: OSError | Damaged | None = None) -> Damaged:
         self._check_open()
+        return self._damage_of(self._file_of(location), offset_of(location), error)
+
+    def _damage_of(self, file: DataFile, offset: int, error: OSError | Damaged | None = None) -> Damaged:
+        """What is met in a file that has been closed by now, or merged, is the reader's alone."""
         reason = "a record that is in use " + ("is not intact" if error is None else f"cannot be read: {error}")
-        damaged = Damaged(self._file_of(location).path, offset_of(location), reason)
-        self.on_damage(damaged)
+        damaged = Damaged(file.path, offset, reason)
+        if not (self.closed or file.retired):
+            self.on_damage(damaged)
         return damaged
 
     def __len__(self) -> int:
@@ -476,7 +481,10 @@ class Bitcask:
         self.synced_to(point)
 
     def close(self) -> None:
-        """Flushes and closes; may be called twice. After a failed write it only closes."""
+        """Flushes and closes; may be called twice. After a failed write it only closes.
+
+        Afterwards the memory is free as soon as nobody refers to the object.
+        """
         if self.closed:
             return
         try:
@@ -518,8 +526,8 @@ class Bitcask:
         to do, at once when there was nothing; call it again later. It may be dropped at any yield: the next call goes
         on from there. Commits, reads and snapshots may come between slices; only one `maintain` is resumed at a time.
 
-        Raises `OSError` when the disk refuses (a merge is then undone, and tried anew by a later call), and `Damaged`
-        when a record to be merged is damaged.
+        A merge or a hint that finds the disk full is undone, and tried anew by a later call. Raises `OSError` when the
+        disk refuses otherwise, and `Damaged` when a record is damaged: later calls leave its file as it is.
         """
         return self._maintenance.run()
 

@@ -41,6 +41,7 @@ from respkv.storage import record
 from respkv.storage.columns import OFFSET_SHIFT, SIZE_MASK, Records
 from respkv.storage.datafile import DataFile
 from respkv.storage.keydir import NUMBER_SHIFT, Keydir, split_keys
+from respkv.storage.slices import Steps, Task
 
 _MAGIC = b"RKVHINT1"
 _HEAD = Struct("<8sIIII6Q3Q")
@@ -169,8 +170,16 @@ class Hint:
         """Whether both would do the same to a keydir."""
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
-    def write(self, path: Path, seed: int, disk: Disk) -> None:
-        """Writes and syncs a hint file. Blocks; may run in any thread as long as the hint is left alone meanwhile."""
+    def write(self, path: Path, seed: int, disk: Disk) -> Steps:
+        """Writes and syncs a hint file; the hint is to be left alone meanwhile."""
+        fd = disk.create(path)
+        try:
+            yield Task(lambda: self._write(fd, seed, disk), optional=True)
+            yield Task(lambda: disk.sync(fd))
+        finally:
+            disk.close(fd)
+
+    def _write(self, fd: int, seed: int, disk: Disk) -> None:
         columns: list[array[int] | bytearray] = [
             _little(self._places),
             _little(self._lengths),
@@ -182,18 +191,13 @@ class Hint:
         for column in columns:
             column_crc = crc32(column, column_crc)
         summed = self._summed(column_crc, seed)
-        fd = disk.create(path)
-        try:
-            disk.write(fd, _MAGIC + crc32(summed).to_bytes(4, "little") + summed, 0)
-            offset = _HEAD.size
-            for column in columns:
-                data = memoryview(column).cast("B")
-                if data:
-                    disk.write(fd, data, offset)
-                    offset += len(data)
-            disk.sync(fd)
-        finally:
-            disk.close(fd)
+        disk.write(fd, _MAGIC + crc32(summed).to_bytes(4, "little") + summed, 0)
+        offset = _HEAD.size
+        for column in columns:
+            data = memoryview(column).cast("B")
+            if data:
+                disk.write(fd, data, offset)
+                offset += len(data)
 
     def _summed(self, column_crc: int, seed: int) -> bytes:
         last_frame = (self.data_bytes, self.index, self.term, self.clock_ms)

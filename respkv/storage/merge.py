@@ -119,7 +119,7 @@ class Merge:
                 size = record.size_at(contents, offset)
             if size >= LARGE_BYTES:
                 yield from verify_large(file, contents, offset, offset + size)
-                yield Task(partial(self._copy_large, file, contents, row_at(contents, offset, offset, size)))
+                yield self._copying(file, contents, row_at(contents, offset, offset, size))
                 continue
             if near and (len(near) >= SLICE_RECORDS or offset + size - near[0][0] > SLICE_BYTES):
                 self._copy_near(file, contents, near)
@@ -155,7 +155,7 @@ class Merge:
                 else:
                     rows = [row for records in step for row in self._needed(file, records)]
                     if rows and rows[0][4] >= LARGE_BYTES:
-                        yield Task(partial(self._copy_large, file, contents, rows[0]))
+                        yield self._copying(file, contents, rows[0])
                     elif rows:
                         self._copy_rows(file, rows, [contents[row[3] : row[3] + row[4]] for row in rows])
                     yield None
@@ -184,6 +184,9 @@ class Merge:
         for row in rows:
             self._note(file, row, at)
             at += row[4]
+
+    def _copying(self, file: DataFile, contents: Contents, row: Row) -> Task:
+        return Task(partial(self._copy_large, file, contents, row), optional=True)
 
     def _copy_large(self, file: DataFile, contents: Contents, row: Row) -> None:
         offset, size = row[3:]
@@ -215,7 +218,7 @@ class Merge:
         yield Task(point.run)
         self._cask.synced_to(point)
         yield Task(lambda: self._disk.sync(self._fd))
-        yield Task(lambda: self._hint.write(self._hint_tmp, self._head.seed, self._disk))
+        yield from self._hint.write(self._hint_tmp, self._head.seed, self._disk)
 
     def _publish(self) -> DataFile:
         """Gives the copy its name and its place in the log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 
 from respkv.contents import Contents
+from respkv.disk import is_no_room
 from respkv.storage import record
 from respkv.storage.columns import Records, read_records
 from respkv.storage.datafile import DataFile
@@ -16,12 +17,16 @@ SLICE_BYTES = 256 << 10
 
 
 class Task:
-    """Work that blocks, to be called once, in any thread. Remembers how it went, for the step that waits for it."""
+    """Work that blocks, to be called once, in any thread. Remembers how it went, for the step that waits for it.
 
-    __slots__ = ("_work", "done", "error")
+    What is `optional` is left to that step alone when the disk has no room for it.
+    """
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    __slots__ = ("_optional", "_work", "done", "error")
+
+    def __init__(self, work: Callable[[], object], *, optional: bool = False) -> None:
         self._work = work
+        self._optional = optional
         self.done = False
         self.error: BaseException | None = None
 
@@ -30,7 +35,8 @@ class Task:
             self._work()
         except BaseException as error:
             self.error = error
-            raise
+            if not (self._optional and is_no_room(error)):
+                raise
         finally:
             self.done = True
 

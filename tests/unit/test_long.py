@@ -295,6 +295,39 @@ def test_a_flipped_bit_in_a_long_value_is_never_answered(tmp_path: Path) -> None
         assert [damage.file for damage in told] == [file]
 
 
+@pytest.mark.parametrize("end", ["closed", "merged"])
+def test_a_damaged_value_is_damaged_whatever_became_of_its_file(tmp_path: Path, end: str) -> None:
+    """A replica that begins anew because of the first reader may have closed the log before the second comes to it."""
+    cask = Bitcask(tmp_path, segment_bytes=1 << 16)
+    cask.put(b"long", bytes(20_000))
+    finished = cask.files[0].path
+    writable = finished.open("r+b")
+    told: list[Damaged] = []
+    damaged: list[Damaged] = []
+    reads = shard_long.LongReads(lambda read, error: damaged.append(error))
+    for _ in range(2):
+        found = cask.read_long(b"long", cask.bucket_of(b"long"), 5000)
+        assert found is not None
+        reads.add(None, found)  # type: ignore[arg-type]
+    if end == "merged":
+        while len(cask.files) < 3:
+            cask.put(b"filler", bytes(1000))
+        cask.merge()
+        assert not finished.exists()
+    cask.on_damage = told.append
+    with writable:
+        writable.seek(10_000)
+        writable.write(b"x")
+    reads.advance()
+    if end == "closed":
+        cask.close()
+    reads.advance()
+    assert [one.file for one in damaged] == [finished] * 2
+    assert len(told) == (end == "closed")
+    assert not reads
+    cask.close()
+
+
 def test_reads_of_long_values_are_answered_one_after_the_other_and_a_damaged_one_is_left_to_others(
     tmp_path: Path,
 ) -> None:

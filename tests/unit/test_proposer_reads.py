@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from respkv.raft.messages import ACK
-from respkv.reply import LongBulk
+from respkv.reply import LongBulk, RespError
 from respkv.shard.border import FAILED
 from respkv.shard.long import LONG_BYTES
 from respkv.shard.machine import InDoubt
@@ -366,6 +368,28 @@ def test_reads_in_an_entry_whose_outcome_the_leader_does_not_learn_are_asked_aga
     world.intercept = lambda source, target, message: True
     world.settle(0.5)
     assert asked.answers == {0: 0, 1: 0}
+    idle(world)
+
+
+@pytest.mark.parametrize("lease", [True, False])
+def test_a_long_value_for_which_there_is_no_descriptor_is_an_error_of_its_read_alone(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch, lease: bool
+) -> None:
+    world = make(lease=lease)
+    leader = world.leader()
+    world.settle(0.3)
+
+    def refused(self: Recorder, args: list[bytes]) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, "long_value", refused)
+        client = reads(leader)
+        world.run_until(lambda: client.ended == 1)
+    assert client.answers == {0: RespError("ERR the value cannot be read now: Too many open files")}
+    later = reads(leader)
+    world.run_until(lambda: later.ended == 1)
+    assert later.answers == {0: 0}
     idle(world)
 
 

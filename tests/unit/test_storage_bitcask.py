@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import tracemalloc
+import weakref
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -529,3 +532,24 @@ def test_a_location_takes_the_32_bytes_of_two_digits_and_no_spare_one(tmp_path: 
 def _sizes_of_what_is_kept(file: str) -> Counter[int]:
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, f"*{file}")])
     return Counter(trace.size for trace in snapshot.traces)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 20, 1000])
+def test_a_closed_log_gives_its_memory_back_without_the_collector(tmp_path: Path, steps: int) -> None:
+    cask = Bitcask(tmp_path, segment_bytes=4096, cache_bytes=1 << 20, disk=QuickDisk())
+    for number in range(1000):
+        cask.put(b"%d" % (number % 100), b"%d" % number)
+    work = cask.maintain()
+    for task in islice(work, steps):
+        if task is not None:
+            task()
+        del task
+    gone = weakref.ref(cask)
+    gc.disable()
+    try:
+        cask.close()
+        assert next(work, "ended") == "ended"
+        del cask, work
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from respkv.storage import Bitcask, Damaged, check, encode_puts, maintenance, merge, slices
+from respkv.storage.columns import LARGE_BYTES
 from tests.unit.test_storage_bitcask import QuickDisk, contents
 
 
@@ -136,30 +138,118 @@ def test_a_slice_of_small_records_holds_few_of_them(tmp_path: Path) -> None:
         assert max(counts) < 2000
 
 
-def test_hints_are_written_even_if_a_merge_fails(tmp_path: Path) -> None:
-    class Refusing(QuickDisk):
-        refuses = True
+class Full(QuickDisk):
+    """While `full`, calls on files of which the names end with `suffix` fail with `code`: to make one, or once more
+    than `room` bytes of one are written."""
 
-        def create(self, path: Path, size_bytes: int = 0) -> int:
-            if self.refuses and path.name.endswith(".1.data.tmp"):
-                raise OSError(errno.ENOSPC, "no space")
-            return super().create(path, size_bytes)
+    def __init__(self, suffix: str, room: int = 0, code: int = errno.ENOSPC) -> None:
+        self._suffix = suffix
+        self._room = room
+        self._code = code
+        self.full = True
+        self.refusals = 0
 
-    disk = Refusing()
+    def _refuse(self, path: Path) -> None:
+        if self.full and path.name.endswith(self._suffix):
+            self.refusals += 1
+            raise OSError(self._code, os.strerror(self._code))
+
+    def create(self, path: Path, size_bytes: int = 0) -> int:
+        if not self._room:
+            self._refuse(path)
+        return super().create(path, size_bytes)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        if offset + len(data) > self._room:
+            self._refuse(Path(f"/proc/self/fd/{fd}").readlink())
+        super().write(fd, data, offset)
+
+
+def keep_up(cask: Bitcask) -> None:
+    for task in cask.maintain():
+        if task is not None:
+            task()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    ("suffix", "room"),
+    [(".1.data.tmp", 0), (".1.data.tmp", 50), (".1.data.tmp", 3000), (".1.hint.tmp", 0), (".1.hint.tmp", 50)],
+)
+@pytest.mark.usefixtures("way")
+def test_a_merge_that_finds_no_room_is_undone_and_tried_anew_much_later(
+    tmp_path: Path, suffix: str, room: int, code: int, large: bool
+) -> None:
+    disk = Full(suffix, room, code)
+    with Bitcask(tmp_path, segment_bytes=4 << 20, disk=disk) as cask:
+        for number in range(4):
+            cask.put(b"kept:%d" % number, b"1" * (LARGE_BYTES if large and not number else 1000))
+        fill(cask, keys=20, count=12_000)
+        before = contents(cask)
+        keep_up(cask)
+        assert disk.refusals == 1
+        assert contents(cask) == before
+        assert not list(tmp_path.glob("*.tmp"))
+        assert all(file.hinted for file in cask.files[:-1])  # other work goes on
+        for _ in range(maintenance.NO_ROOM_RUNS - 1):
+            keep_up(cask)
+        assert disk.refusals == 1
+        keep_up(cask)
+        assert disk.refusals == 2
+        disk.full = False
+        file_bytes = cask.file_bytes
+        for _ in range(maintenance.NO_ROOM_RUNS):
+            keep_up(cask)
+        assert cask.file_bytes < file_bytes / 2
+        assert contents(cask) == before
+
+
+def test_a_hint_that_finds_no_room_is_tried_anew_much_later(tmp_path: Path) -> None:
+    disk = Full(".hint.tmp")
+    with Bitcask(tmp_path, segment_bytes=1 << 20, disk=disk) as cask:
+        fill(cask, keys=5000, count=5000)
+        for _ in range(maintenance.NO_ROOM_RUNS):
+            keep_up(cask)
+        assert disk.refusals == 1
+        disk.full = False
+        keep_up(cask)
+        assert all(file.hinted for file in cask.files[:-1])
+
+
+def test_who_asks_for_a_merge_does_not_wait_for_room(tmp_path: Path) -> None:
+    disk = Full(".1.data.tmp")
     with Bitcask(tmp_path, segment_bytes=1 << 20, disk=disk) as cask:
         fill(cask, keys=20, count=5000)
-        before = contents(cask)
-        with pytest.raises(OSError, match="no space"):
-            cask.merge()
-        for task in cask.maintain():
-            if task is not None:
-                task()
+        cask.merge()
         assert len(cask.files) > 3
-        assert all(file.hinted for file in cask.files[:-1])
-        disk.refuses = False
+        disk.full = False
         cask.merge()
         assert len(cask.files) == 2
-        assert contents(cask) == before
+
+
+@pytest.mark.parametrize("suffix", [".1.data.tmp", ".1.hint.tmp"])
+def test_another_error_of_the_disk_is_told(tmp_path: Path, suffix: str) -> None:
+    with Bitcask(tmp_path, segment_bytes=1 << 20, disk=Full(suffix, code=errno.EIO)) as cask:
+        fill(cask, keys=20, count=5000)
+        with pytest.raises(OSError, match="Input/output error"):
+            cask.merge()
+
+
+@pytest.mark.parametrize("suffix", [".data", ".data.tmp", ".hint.tmp"])
+def test_a_sync_that_fails_is_told_even_if_there_is_no_room(tmp_path: Path, suffix: str) -> None:
+    class Unsynced(QuickDisk):
+        def sync(self, fd: int) -> None:
+            if Path(f"/proc/self/fd/{fd}").readlink().name.endswith(suffix):
+                raise OSError(errno.ENOSPC, "no space")
+
+    cask = Bitcask(tmp_path, segment_bytes=1 << 20, disk=QuickDisk())
+    fill(cask, keys=20, count=5000)
+    cask.disk = Unsynced()
+    with pytest.raises(OSError, match="no space"):
+        cask.merge()
+    cask.failed = True
+    cask.close()
 
 
 def test_a_seal_behind_which_the_file_was_not_cut_is_no_damage(tmp_path: Path) -> None:
@@ -197,6 +287,36 @@ def test_a_damaged_record_in_use_ends_a_merge_and_changes_nothing(tmp_path: Path
         assert {key: cask.get(key) for key in cask if key != b"kept"} == before
         assert path.exists()
         assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("what", ["a record", "a header", "a large record"])
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.usefixtures("way")
+def test_a_damaged_file_is_left_alone_and_all_others_are_kept_up(tmp_path: Path, what: str, merged: bool) -> None:
+    """`merged`: it is chosen for a merge, else it is to get a hint."""
+    with Bitcask(tmp_path, segment_bytes=1 << 20, disk=QuickDisk()) as cask:
+        size = 300_000 if what == "a large record" else 5000
+        cask.put(b"kept", b"1" * size)
+        if not merged:
+            fill(cask, keys=100, count=600)
+            cask.put(b"more", b"1" * 500_000)
+        fill(cask, keys=20, count=3000)
+        path = cask.files[0].path
+        with path.open("r+b") as file:
+            if what == "a header":
+                file.truncate(112)
+            else:
+                file.seek(1000)
+                file.write(b"x")
+        with pytest.raises(Damaged, match=r"000001\.0\.data"):
+            keep_up(cask)
+        for start in range(3):
+            keep_up(cask)
+            assert [file.path for file in cask.files if file.sealed and not file.hinted] == [path]
+            assert len(cask.files) <= 4
+            for number in range(3000):
+                cask.put(b"%d:%d" % (start % 2, number % 20), bytes(1000))
+        assert path.exists()
 
 
 def test_what_is_counted_while_writing_is_what_the_files_hold(tmp_path: Path) -> None:

@@ -202,7 +202,9 @@ def test_no_hint_with_a_changed_or_missing_byte_is_believed(tmp_path: Path) -> N
     made.add(0, 0, b"gone", 142, 25)
     made.add(2, 77, b"soon", 167, 5000)
     made.finish(9000, 3, 2, 1)
-    made.write(file.hint_path, file.seed, Disk())
+    for task in made.write(file.hint_path, file.seed, Disk()):
+        assert task is not None
+        task()
     data = file.hint_path.read_bytes()
     loaded = hint.read(file.hint_path, file)
     assert loaded is not None
