@@ -72,8 +72,11 @@ def test_a_node_stops_when_nobody_waits_for_it(leads: int, owes: int, waits: int
 
 
 def test_a_disk_that_does_not_tell_its_room_for_a_moment_ends_nothing(tmp_path: Path) -> None:
-    node: Any = SimpleNamespace(config=SimpleNamespace(dir=tmp_path / "moved"), _disk=Disk())
+    proposer = SimpleNamespace(refusal="as it was")
+    replicas = {0: SimpleNamespace(proposer=proposer)}
+    node: Any = SimpleNamespace(config=SimpleNamespace(dir=tmp_path / "moved"), _disk=Disk(), replicas=replicas)
     Node._watch_disk(node)
+    assert proposer.refusal == "as it was"
 
 
 @pytest.mark.parametrize("fails", [False, True])
