@@ -464,6 +464,16 @@ def leader() -> Leader:
     return Leader()
 
 
+def test_a_snapshot_for_which_there_are_no_descriptors_is_begun_later(leader: Leader) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    leader.snapshots.begin({"n2"}, SimpleNamespace(snapshot=refuse))  # type: ignore[arg-type]
+    assert leader.snapshots.senders == {}
+    assert leader.begin() == {"n2"}
+    assert leader.snapshots.senders.keys() == {"n2"}
+
+
 def test_a_follower_that_refuses_is_left_alone_longer_each_time(leader: Leader) -> None:
     waits = []
     for _ in range(8):
