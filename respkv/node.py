@@ -93,6 +93,7 @@ class Node:
         self._dirty: list[Replica] = []
         self._scheduled = False
         self._pace = Pace()
+        self._knows_room = True
         self._doors = Doors(self._loop, self.live, self._accept)
         self._tasks: list[asyncio.Task[None]] = []
         self._remote: list[Proposer] = []
@@ -430,13 +431,16 @@ class Node:
                 replica.place_leader(follow_clients=self.live.config.follow_clients)
 
     def _watch_disk(self) -> None:
-        """Refuses writes before the disk is full, so that reads, merges and recovery still work. As often as it is full
-        sooner than one thinks: files grow by whole segments, and what is under way still has to go somewhere."""
+        """Refuses writes before the disk is full, so that reads, merges and recovery still work. To be called several
+        times a second: files grow by whole segments, and what is under way still has to go somewhere."""
         try:
             free = self._disk.free_bytes(self.config.dir)
         except OSError as error:
-            log.warning("disk_usage_unknown", reason=str(error))
+            if self._knows_room:
+                log.warning("disk_usage_unknown", reason=str(error))
+            self._knows_room = False
             return
+        self._knows_room = True
         headroom = self.live.config.disk_headroom_bytes
         refusal = errors.misconf(f"less than {headroom >> 20} MiB of disk are free") if free < headroom else None
         for replica in self.replicas.values():

@@ -71,12 +71,18 @@ def test_a_node_stops_when_nobody_waits_for_it(leads: int, owes: int, waits: int
     assert node._busy() is busy
 
 
-def test_a_disk_that_does_not_tell_its_room_for_a_moment_ends_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_does_not_tell_its_room_for_a_moment_ends_nothing_and_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     proposer = SimpleNamespace(refusal="as it was")
     replicas = {0: SimpleNamespace(proposer=proposer)}
-    node: Any = SimpleNamespace(config=SimpleNamespace(dir=tmp_path / "moved"), _disk=Disk(), replicas=replicas)
-    Node._watch_disk(node)
+    node = Node.__new__(Node)
+    node.config, node.replicas = cast("Any", (SimpleNamespace(dir=tmp_path / "moved"), replicas))
+    node._disk, node._knows_room = Disk(), True
+    for _ in range(3):
+        node._watch_disk()
     assert proposer.refusal == "as it was"
+    assert capsys.readouterr().out.count("disk_usage_unknown") == 1
 
 
 @pytest.mark.parametrize("fails", [False, True])

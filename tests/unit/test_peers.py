@@ -379,6 +379,8 @@ async def test_two_that_leave_together_do_not_wait_for_each_other() -> None:
         await until(lambda: len(one.peers.links) == len(two.peers.links) == 1)
         async with asyncio.timeout(LEAVE_S / 2):
             await asyncio.gather(one.peers.leave(), two.peers.leave())
+        assert one.peers.links["n2"].parting
+        assert two.peers.links["n1"].parting
 
 
 def two_names(end: End, other: str, broken: int) -> list[str]:
